@@ -1,0 +1,1 @@
+"""The light side: environment servers step environments and send observations. No torch here."""

@@ -1,0 +1,103 @@
+"""What an algorithm's file exports, and how it is found by name or import path."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import Any, Literal, NamedTuple, Protocol, cast
+
+from torch import Tensor, nn
+
+from seed.config import ConfigError, NetworkConfig
+from seed.unrolls import Rows, Unroll
+from seed.wire import SpaceSpec
+
+
+class Acted(NamedTuple):
+    """What an agent did at one row of each of B environments.
+
+    Attributes:
+        actions: `[B]` int64, or `[B, *shape]` float32 for Box actions.
+        behaviour: Stored with each row and seen again in `Unroll.behaviour`. `[B, ...]` each.
+        agent_state: The recurrent state after the row. `[B, S] float32`
+    """
+
+    actions: Tensor
+    behaviour: dict[str, Tensor]
+    agent_state: Tensor
+
+
+class LossResult(NamedTuple):
+    """What a loss returns.
+
+    Attributes:
+        loss: To be minimized. `[]`
+        metrics: Scalars for the log, by name, detached. `[]` each.
+        priorities: For replay, per unroll; None for queue algorithms. `[B]`
+    """
+
+    loss: Tensor
+    metrics: dict[str, Tensor]
+    priorities: Tensor | None = None
+
+
+class Agent(Protocol):
+    """The network of an algorithm; a torch module with a recurrent state of fixed size."""
+
+    state_size: int
+
+    def initial_state(self, batch_size: int) -> Tensor:
+        """The state at an episode's start. `[batch_size, state_size] float32`"""
+
+
+class Algorithm(Protocol):
+    """The names in an algorithm's module."""
+
+    Config: type
+    DATA_SOURCE: Literal["queue", "replay"]
+
+    def make_agent(
+        self, observation: SpaceSpec, action: SpaceSpec, network: NetworkConfig, config: Any
+    ) -> nn.Module:
+        """A module that follows `Agent`; made once to act and once to learn."""
+
+    def act(
+        self, agent: nn.Module, rows: Rows, agent_state: Tensor, config: Any, *, greedy: bool
+    ) -> Acted:
+        """Chooses actions for rows `[1, B, ...]`; `greedy` picks the best instead of sampling."""
+
+    def loss(
+        self, agent: nn.Module, target: nn.Module | None, unroll: Unroll, config: Any
+    ) -> LossResult:
+        """The loss of a batch of unrolls: a pure function of its arguments."""
+
+
+_NAMES = ("Config", "DATA_SOURCE", "make_agent", "act", "loss")
+
+
+def load_algorithm(name: str) -> Algorithm:
+    """The module `seed.algorithms.NAME`, or the module at the import path NAME.
+
+    Raises:
+        ConfigError: where there is no such module, or it lacks a name of the contract.
+    """
+    path = f"seed.algorithms.{name}" if "." not in name else name
+    try:
+        found = importlib.util.find_spec(path) is not None
+    except (ImportError, ValueError):
+        found = False
+    if not found:
+        raise ConfigError(
+            f"algorithm.name = {name!r}: no module {path}; expected a file of seed/algorithms "
+            "or the import path of a module"
+        )
+    module = importlib.import_module(path)
+    missing = [needed for needed in _NAMES if not hasattr(module, needed)]
+    if missing:
+        raise ConfigError(f"algorithm.name = {name!r}: {path} lacks {', '.join(missing)}")
+    return cast(Algorithm, module)
+
+
+def load_algorithm_config(name: str) -> type:
+    """The configuration dataclass of the algorithm with this name; raises ConfigError."""
+    return load_algorithm(name).Config

@@ -1,0 +1,138 @@
+"""Checkpoints: written whole or not at all, checked before they are believed, free of pickle.
+
+A checkpoint is a folder `checkpoints/frames-NNN` with `state.safetensors` (every tensor),
+`state.json` (everything else) and `manifest.json` (their SHA-256). It is written under another
+name and renamed last, so a folder of that name is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
+
+TENSORS, STATE, MANIFEST = "state.safetensors", "state.json", "manifest.json"
+
+
+class CheckpointError(Exception):
+    """No checkpoint can be loaded; the text says from where and why."""
+
+
+class Checkpoint(NamedTuple):
+    """What a checkpoint holds.
+
+    Attributes:
+        tensors: By name, on the CPU.
+        state: Counters and settings, as JSON has them.
+    """
+
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def save(folder: Path, name: str, checkpoint: Checkpoint, *, keep: int) -> Path:
+    """Writes `folder/name` durably, then deletes all but the `keep` newest; returns its path."""
+    final, temporary = folder / name, folder / f".{name}.tmp"
+    if final.exists():
+        return final
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    tensors = {key: t.detach().cpu().contiguous().clone() for key, t in checkpoint.tensors.items()}
+    save_file(tensors, temporary / TENSORS)
+    (temporary / STATE).write_text(json.dumps(checkpoint.state, indent=1))
+    digests = {part: _digest(temporary / part) for part in (TENSORS, STATE)}
+    (temporary / MANIFEST).write_text(json.dumps(digests, indent=1))
+    for path in (*(temporary / part for part in (TENSORS, STATE, MANIFEST)), temporary):
+        _sync(path)
+    os.rename(temporary, final)
+    _sync(folder)
+    for old in names(folder)[:-keep]:
+        shutil.rmtree(folder / old, ignore_errors=True)
+    return final
+
+
+def names(folder: Path) -> list[str]:
+    """Names of the complete checkpoints in a folder, oldest first."""
+    return sorted(path.name for path in folder.glob("frames-*") if path.is_dir())
+
+
+def load(path: Path) -> Checkpoint:
+    """Reads one checkpoint; raises CheckpointError where any of its bytes is not as written."""
+    try:
+        digests = json.loads((path / MANIFEST).read_text())
+        for part in (TENSORS, STATE):
+            if digests[part] != _digest(path / part):
+                raise CheckpointError(f"{path / part}: not as it was written (SHA-256 differs)")
+        return Checkpoint(load_file(path / TENSORS), json.loads((path / STATE).read_text()))
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: not a readable checkpoint ({error})") from None
+
+
+def load_newest(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint that is whole; None where there are none at all.
+
+    Raises:
+        CheckpointError: where there are checkpoints and none of them is whole.
+    """
+    errors = []
+    for name in reversed(names(folder)):
+        try:
+            return load(folder / name)
+        except CheckpointError as error:
+            log.warning("%s; trying the one before", error)
+            errors.append(str(error))
+    if errors:
+        raise CheckpointError("no checkpoint is whole: " + "; ".join(errors))
+    return None
+
+
+def pack(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Every tensor of the module and of the optimizer's state, by name."""
+    tensors = {f"agent.{key}": tensor for key, tensor in module.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{key}": tensor for key, tensor in state.items()}
+    return tensors
+
+
+def unpack_agent(tensors: dict[str, Tensor], module: nn.Module) -> None:
+    """Loads what `pack` kept of the module; raises CheckpointError where it does not fit."""
+    kept = {key.removeprefix("agent."): t for key, t in tensors.items() if key.startswith("agent.")}
+    try:
+        module.load_state_dict(kept)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"the checkpoint is of another network: {reason}") from None
+
+
+def unpack_optimizer(tensors: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
+    """Loads what `pack` kept of the optimizer."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".", 2)
+            state.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,260 @@
+"""The configuration of a run: frozen dataclasses, one per table of the TOML file.
+
+Every field is explained by the string below it, which `seed-learner --help` prints.
+`seed.config_loading` reads them from a file and from the command line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Scalar = bool | int | float | str
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; its text names the field, the value, the remedy."""
+
+
+@dataclass(frozen=True)
+class AtariConfig:
+    """How the emulator's frames become observations; used where `environment.kind = "atari"`."""
+
+    action_repeat: int = 4
+    """Emulator frames for which each action is held."""
+    full_action_set: bool = False
+    """All 18 joystick actions instead of the ones that the game uses."""
+    sticky_action_probability: float = 0.0
+    """Probability that the emulator repeats its previous action for a frame."""
+    noop_max: int = 30
+    """Most no-op frames at the start of an episode; the number is drawn at random."""
+    max_frames_per_episode: int = 108_000
+    """Emulator frames after which an episode is truncated (108 000 is 30 minutes)."""
+    life_loss_ends_episode: bool = False
+    """Whether the loss of a life ends an episode for learning; returns count whole games."""
+    fire_reset: bool = False
+    """Whether FIRE is pressed once after a reset, in games that wait for it."""
+    screen_size: int = 84
+    """Height and width of an observation in pixels."""
+    grayscale: bool = True
+    """One gray channel instead of three colours."""
+    max_pool: bool = True
+    """Pixel-wise maximum over the last two frames, against sprites that flicker."""
+
+
+@dataclass(frozen=True)
+class EnvironmentConfig:
+    """What the environment servers run; sent to them when they connect."""
+
+    kind: Literal["atari", "gymnasium", "function"] = "gymnasium"
+    """Where `id` is looked up: ale-py's native emulator, Gymnasium, or a Python function."""
+    id: str = "CartPole-v1"
+    """A game ("pong"), a Gymnasium id ("CartPole-v1"), or "package.module:function"."""
+    vectorization: Literal["sync", "async", "native"] = "sync"
+    """How Gymnasium runs a group: in turn, in processes, or the environment's own vector class."""
+    frames_per_step: int = 1
+    """Frames that one step counts for; where `kind = "atari"`, `action_repeat` counts instead."""
+    kwargs: dict[str, Scalar] = field(default_factory=dict)
+    """Keyword arguments for the Gymnasium environment or the function."""
+    atari: AtariConfig = AtariConfig()
+
+    @property
+    def frames_per_env_step(self) -> int:
+        """Frames per step, for every figure given in frames."""
+        return self.atari.action_repeat if self.kind == "atari" else self.frames_per_step
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The body of the network, from observations to features."""
+
+    torso: Literal["auto", "nature", "impala_shallow", "impala_deep", "mlp"] = "auto"
+    """First layers; "auto" takes "nature" for images and "mlp" for the rest."""
+    frame_stack: int = 1
+    """Newest observations that the network sees together; stacks end at an episode's start."""
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    """Widths of the layers of the "mlp" torso."""
+    lstm_size: int = 0
+    """Units of the LSTM after the torso; 0 for none."""
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    """The socket and the batched forward pass."""
+
+    address: str = "tcp://127.0.0.1:5555"
+    """Where environment servers connect; a port of "*" takes a free one and prints it."""
+    insecure_no_auth: bool = False
+    """Allows an address that other machines reach; anyone there can then join the run."""
+    device: str = "auto"
+    """"cpu", "cuda", "cuda:1"; "auto" takes a GPU where there is one."""
+    max_envs: int = 256
+    """Environments that may be connected at a time."""
+    max_batch: int = 256
+    """Rows of the largest forward pass."""
+    min_batch: int = 1
+    """Rows for which a forward pass waits, for `max_wait_us` at most."""
+    max_wait_us: int = 0
+    """Longest wait for `min_batch` rows, in microseconds after the first row came."""
+    threads: int = 1
+    """CPU threads of the forward pass; more than 1 is slower while other processes are busy."""
+    lease_s: float = 20.0
+    """Seconds of silence after which an environment server's connection is tested."""
+
+
+@dataclass(frozen=True)
+class LearnerConfig:
+    """The training step and its data."""
+
+    device: str = "auto"
+    """"cpu", "cuda", "cuda:1"; "auto" takes a GPU where there is one."""
+    unroll_length: int = 20
+    """Steps of one unroll (T)."""
+    batch_size: int = 32
+    """Unrolls per update (B)."""
+    queue_batches: float = 1.0
+    """Batches of finished unrolls that may wait before inference pauses; bounds policy lag."""
+    publish_every_updates: int = 1
+    """Updates after which the weights are handed to inference."""
+    threads: int = 1
+    """CPU threads of the training step; more than 1 is slower while other processes are busy."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How gradients become weights."""
+
+    kind: Literal["rmsprop_tf", "adam"] = "adam"
+    """TensorFlow's RMSProp (epsilon inside the root, accumulator from 1) or Adam."""
+    learning_rate: float = 3e-4
+    """Step size at the first frame."""
+    final_learning_rate_fraction: float = 0.0
+    """Share of `learning_rate` left at the last frame; linear in between. 1 keeps it constant."""
+    epsilon: float = 1e-8
+    """Added to the second moment (RMSProp: inside the root; Adam: outside)."""
+    decay: float = 0.99
+    """RMSProp's decay of the second moment."""
+    momentum: float = 0.0
+    """RMSProp's momentum."""
+    beta1: float = 0.9
+    """Adam's decay of the first moment."""
+    beta2: float = 0.999
+    """Adam's decay of the second moment."""
+    clip_norm: float = 40.0
+    """Largest norm of the gradient over all weights; 0 for no clipping."""
+
+
+@dataclass(frozen=True)
+class LocalConfig:
+    """Environment servers that the learner starts on its own machine."""
+
+    envservers: int | Literal["auto"] = "auto"
+    """Processes; "auto" takes one per core beside the learner's, 0 waits for remote ones only."""
+    envs_per_server: int = 32
+    """Environments in each process."""
+    groups_per_server: int = 2
+    """Groups in each process; one steps while the others' observations are on their way."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run, complete."""
+
+    run_dir: str = "runs/default"
+    """Folder of the run: config.toml, metrics.jsonl, tensorboard/, checkpoints/."""
+    resume: str = "auto"
+    """"auto" goes on from the run's newest checkpoint, "never" starts anew, or a checkpoint."""
+    seed: int = 1
+    """Seed of network, action sampling and environments."""
+    total_env_frames: int = 10_000_000
+    """Frames (action repeat counted) after which the run is complete."""
+    log_interval_s: float = 10.0
+    """Seconds between lines of metrics.jsonl."""
+    checkpoint_interval_s: float = 300.0
+    """Seconds between checkpoints."""
+    keep_checkpoints: int = 3
+    """Checkpoints kept; older ones are deleted."""
+    environment: EnvironmentConfig = EnvironmentConfig()
+    network: NetworkConfig = NetworkConfig()
+    inference: InferenceConfig = InferenceConfig()
+    learner: LearnerConfig = LearnerConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    local: LocalConfig = LocalConfig()
+    algorithm_name: str = "vtrace"
+    """A name in seed.algorithms or the import path of a module; `name` of table [algorithm]."""
+    algorithm: Any = None
+
+
+def check(config: Config) -> None:
+    """Refuses values that no run can work with.
+
+    Raises:
+        ConfigError: naming the field, the value and what was expected.
+    """
+    _check_ranges(config)
+    _check_address(config.inference)
+    _check_relations(config)
+
+
+_AT_LEAST_ONE = (
+    "total_env_frames", "keep_checkpoints", "network.frame_stack", "inference.max_envs",
+    "inference.max_batch", "inference.min_batch", "inference.threads", "learner.unroll_length",
+    "learner.batch_size", "learner.queue_batches", "learner.publish_every_updates",
+    "learner.threads", "local.envs_per_server", "local.groups_per_server",
+    "environment.frames_per_step", "environment.atari.action_repeat",
+)  # fmt: skip
+_AT_LEAST_ZERO = (
+    "seed", "network.lstm_size", "inference.max_wait_us", "optimizer.learning_rate",
+    "optimizer.final_learning_rate_fraction", "optimizer.epsilon", "optimizer.clip_norm",
+    "optimizer.momentum", "environment.atari.noop_max", "inference.lease_s",
+    "log_interval_s", "checkpoint_interval_s",
+)  # fmt: skip
+
+
+def _check_ranges(config: Config) -> None:
+    for least, names in ((1, _AT_LEAST_ONE), (0, _AT_LEAST_ZERO)):
+        for name in names:
+            value: Any = config
+            for part in name.split("."):
+                value = getattr(value, part)
+            if not value >= least:
+                raise ConfigError(f"{name} = {value!r}: expected at least {least}")
+    if config.local.envservers != "auto" and config.local.envservers < 0:
+        raise ConfigError(f"local.envservers = {config.local.envservers}: expected at least 0")
+
+
+def _check_address(inference: InferenceConfig) -> None:
+    scheme, _, rest = inference.address.partition("://")
+    host, _, port = rest.rpartition(":")
+    if scheme not in ("tcp", "ipc") or (scheme == "tcp" and not (host and _is_port(port))):
+        raise ConfigError(
+            f"inference.address = {inference.address!r}: expected tcp://HOST:PORT or ipc://PATH"
+        )
+    loopback = host == "localhost" or host.startswith("127.") or host == "[::1]"
+    if scheme == "tcp" and not loopback and not inference.insecure_no_auth:
+        raise ConfigError(
+            f"inference.address = {inference.address!r}: other machines could reach it and join "
+            "the run; use 127.0.0.1, or inference.insecure_no_auth = true on a network you trust"
+        )
+
+
+def _is_port(port: str) -> bool:
+    return port == "*" or (port.isdigit() and int(port) < 65_536)
+
+
+def _check_relations(config: Config) -> None:
+    if config.inference.min_batch > config.inference.max_batch:
+        raise ConfigError(
+            f"inference.min_batch = {config.inference.min_batch}: expected at most "
+            f"inference.max_batch = {config.inference.max_batch}"
+        )
+    if config.local.groups_per_server > config.local.envs_per_server:
+        raise ConfigError(
+            f"local.groups_per_server = {config.local.groups_per_server}: expected at most "
+            f"local.envs_per_server = {config.local.envs_per_server}"
+        )
+    if config.network.frame_stack - 1 > config.learner.unroll_length:
+        raise ConfigError(
+            f"network.frame_stack = {config.network.frame_stack}: expected at most "
+            f"learner.unroll_length + 1 = {config.learner.unroll_length + 1}"
+        )

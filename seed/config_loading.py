@@ -1,0 +1,203 @@
+"""From a TOML file and the command line to a checked `Config`, and back to TOML."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import tomli_w
+import tyro
+
+from seed.config import Config, ConfigError, check
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class CommandLine:
+    """What `seed-learner` was asked to do."""
+
+    config_file: Path
+    dry_run: bool
+    config: Config
+
+
+def parse_command_line(arguments: Sequence[str], load_algorithm_config: Any) -> CommandLine:
+    """Reads `CONFIG [overrides]`; overrides win over the file, the file over the defaults.
+
+    Args:
+        arguments: The command line without the program's name.
+        load_algorithm_config: From an algorithm's name to its configuration dataclass; called
+            once the file has said which algorithm it is.
+
+    Raises:
+        ConfigError: for a file or value that cannot be used.
+        SystemExit: from the command-line parser, after it printed help or what was wrong.
+    """
+    config_file = next((Path(word) for word in arguments if word.endswith(".toml")), None)
+    tables = read_toml(config_file) if config_file else {}
+    default = from_tables(tables, load_algorithm_config)
+    parsed = tyro.cli(
+        _command_line_type(type(default.algorithm)),
+        args=list(arguments),
+        prog="seed-learner",
+        description="Trains by the configuration in CONFIG; any field can be overridden.",
+        default=_command_line_type(type(default.algorithm))(
+            config_file=tyro.MISSING, dry_run=False, config=default
+        ),
+    )
+    if parsed.config_file != config_file:
+        raise ConfigError(f"{parsed.config_file}: expected a file whose name ends with .toml")
+    check(parsed.config)
+    return CommandLine(parsed.config_file, parsed.dry_run, parsed.config)
+
+
+@functools.cache
+def _command_line_type(algorithm_type: type) -> Any:
+    """The command line as a type, with the fields of this very algorithm in it."""
+    config_type = _config_type(algorithm_type)
+    return dataclasses.make_dataclass(
+        "CommandLine",
+        [
+            ("config_file", typing.Annotated[
+                Path, tyro.conf.Positional, tyro.conf.arg(
+                    name="CONFIG", metavar="CONFIG", help="The run's TOML file, from configs/."
+                )]),
+            ("dry_run", typing.Annotated[
+                bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(
+                    help="Print the resolved configuration and what would start; start nothing."
+                )]),
+            ("config", typing.Annotated[config_type, tyro.conf.arg(name="")]),
+        ],
+        frozen=True,
+    )  # fmt: skip
+
+
+@functools.cache
+def _config_type(algorithm_type: type) -> type[Config]:
+    """`Config` with the algorithm's own dataclass in the place of Any."""
+    return dataclasses.make_dataclass(
+        "Config",
+        [
+            ("algorithm", algorithm_type),
+            ("algorithm_name", tyro.conf.Suppress[str]),
+        ],
+        bases=(Config,),
+        frozen=True,
+    )
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file; raises ConfigError where it is missing or malformed."""
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML ({error})") from None
+
+
+def from_tables(tables: Mapping[str, Any], load_algorithm_config: Any) -> Config:
+    """A `Config` from TOML tables, types checked strictly; `[algorithm] name` picks the module.
+
+    Raises:
+        ConfigError: naming the field, its value and what was expected.
+    """
+    rest = dict(tables)
+    algorithm_table = rest.pop("algorithm", {})
+    if not isinstance(algorithm_table, dict):
+        raise ConfigError(f"algorithm = {algorithm_table!r}: expected a table [algorithm]")
+    algorithm_table = dict(algorithm_table)
+    name = algorithm_table.pop("name", Config.algorithm_name)
+    if not isinstance(name, str):
+        raise ConfigError(f"algorithm.name = {name!r}: expected a string")
+    algorithm_type = load_algorithm_config(name)
+    algorithm = build(algorithm_type, algorithm_table, "algorithm.")
+    rest |= {"algorithm": algorithm, "algorithm_name": name}
+    return build(_config_type(algorithm_type), rest, "")
+
+
+def build(cls: type[T], table: Mapping[str, Any], path: str) -> T:
+    """An instance of dataclass `cls` from a table, without any conversion but int → float.
+
+    Args:
+        path: Prefix of the field names in errors, such as "learner.".
+
+    Raises:
+        ConfigError: for an unknown field or a value of another type than declared.
+    """
+    hints = typing.get_type_hints(cls)
+    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for name in table:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, 1)
+            meant = f" (did you mean {close[0]!r}?)" if close else ""
+            raise ConfigError(
+                f"{path}{name} = {table[name]!r}: unknown field{meant}; "
+                f"expected one of {', '.join(names)}"
+            )
+    return cls(**{name: _value(hints[name], value, path + name) for name, value in table.items()})
+
+
+def _value(hint: Any, value: Any, path: str) -> Any:
+    origin = typing.get_origin(hint)
+    if origin is typing.Annotated:
+        return _value(typing.get_args(hint)[0], value, path)
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return build(typing.cast("type[Any]", hint), value, path + ".")
+    if origin is tuple and isinstance(value, list):
+        element = typing.get_args(hint)[0]
+        return tuple(_value(element, item, f"{path}[{i}]") for i, item in enumerate(value))
+    if origin is dict and isinstance(value, Mapping):
+        element = typing.get_args(hint)[1]
+        return {key: _value(element, item, f"{path}.{key}") for key, item in value.items()}
+    if hint is float and type(value) is int:
+        return float(value)
+    if not _matches(hint, value):
+        raise ConfigError(f"{path} = {value!r}: expected {_describe(hint)}")
+    return value
+
+
+def _matches(hint: Any, value: Any) -> bool:
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        return any(type(value) is type(choice) and value == choice
+                   for choice in typing.get_args(hint))  # fmt: skip
+    if origin in (typing.Union, types.UnionType):
+        return any(_matches(option, value) for option in typing.get_args(hint))
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return isinstance(value, hint)
+    return hint is Any or type(value) is hint
+
+
+def _describe(hint: Any) -> str:
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        return " or ".join(repr(choice) for choice in typing.get_args(hint))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_describe(option) for option in typing.get_args(hint))
+    if origin is tuple:
+        return f"a list of {_describe(typing.get_args(hint)[0])}"
+    if origin is dict or dataclasses.is_dataclass(hint):
+        return "a table"
+    names = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
+    return names.get(hint, str(hint))
+
+
+def to_tables(config: Config) -> dict[str, Any]:
+    """The configuration as TOML tables; `from_tables` reads them back to an equal `Config`."""
+    tables = dataclasses.asdict(config)
+    tables["algorithm"] = {"name": tables.pop("algorithm_name"), **tables["algorithm"]}
+    return tables
+
+
+def to_toml(config: Config) -> str:
+    """The resolved configuration as the text of `config.toml`."""
+    return tomli_w.dumps(to_tables(config))

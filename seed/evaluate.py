@@ -1,0 +1,197 @@
+"""`seed-eval`: plays a run's checkpoint with the run's own preprocessing and network.
+
+It is the training's acting side without a learner: the same store, forward pass and environment
+servers, from the run's `config.toml`, so that nothing can differ from training by accident.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from seed import checkpoint
+from seed.algorithms.contract import load_algorithm, load_algorithm_config
+from seed.checkpoint import Checkpoint, CheckpointError
+from seed.config import Config, ConfigError, check
+from seed.config_loading import from_tables, read_toml
+from seed.inference import EpisodeRecord, Inference
+from seed.local_servers import LocalServerError, LocalServers, server_command
+from seed.serving import Spaces, make_agent, make_inference, make_store, resolve_device
+from seed.threads import Crew
+from seed.weights import WeightSlot
+
+_TICK_S = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What an evaluation found.
+
+    Attributes:
+        episodes: Episodes played to their end.
+        return_mean: Mean of their returns, as the environment gave the rewards.
+        return_std: Standard deviation of the returns.
+        return_min: Smallest return.
+        return_max: Largest return.
+        length_steps_mean: Mean length in steps.
+        env_frames: Frames of training behind the checkpoint.
+    """
+
+    episodes: int
+    return_mean: float
+    return_std: float
+    return_min: float
+    return_max: float
+    length_steps_mean: float
+    env_frames: int
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The `seed-eval` command; returns its exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
+    arguments = _parse(argv)
+    try:
+        result = evaluate(arguments.run, arguments.episodes, arguments.envs, arguments.greedy)
+    except (ConfigError, LocalServerError) as error:
+        print(f"seed-eval: {error}", file=sys.stderr)
+        return 2
+    except CheckpointError as error:
+        print(f"seed-eval: {error}", file=sys.stderr)
+        return 78
+    except KeyboardInterrupt:
+        return 130
+    if arguments.json:
+        print(json.dumps(dataclasses.asdict(result)))
+    else:
+        print(
+            f"return {result.return_mean:.2f} ± {result.return_std:.2f} "
+            f"(from {result.return_min:g} to {result.return_max:g}) over {result.episodes} "
+            f"episodes of {result.length_steps_mean:.0f} steps; "
+            f"checkpoint of {result.env_frames:,} frames"
+        )
+    return 0
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="seed-eval", description="Plays a checkpoint of a run and prints its returns."
+    )
+    parser.add_argument(
+        "run", type=Path, metavar="RUN",
+        help="the run's folder, for its newest checkpoint, or one checkpoint in it",
+    )  # fmt: skip
+    parser.add_argument("--episodes", type=_positive, default=20, help="episodes (default: 20)")
+    parser.add_argument(
+        "--envs", type=_positive, default=8,
+        help="environments that play at a time (default: 8, at most one per episode)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--greedy", action="store_true", help="take the likeliest action instead of sampling"
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    return parser.parse_args(argv)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
+    return value
+
+
+def evaluate(path: Path, episodes: int, envs: int, greedy: bool) -> Result:
+    """Plays episodes of the checkpoint at `path`, or of the newest one of the run there.
+
+    Each environment plays the same number of episodes and only its first ones count, so that
+    short episodes are not preferred to long ones.
+
+    Raises:
+        ConfigError: where `path` is not a run or its configuration does not fit.
+        CheckpointError: where there is nothing to play.
+        LocalServerError: where the environments cannot be run.
+    """
+    run_dir, loaded = _load(path)
+    config = _adapt(from_tables(read_toml(run_dir / "config.toml"), load_algorithm_config),
+                    min(envs, episodes))  # fmt: skip
+    check(config)
+    inference = _make_player(config, loaded, greedy)
+    records = _play(config, inference, episodes)
+    returns = [record.episode_return for record in records]
+    return Result(
+        episodes=len(returns),
+        return_mean=statistics.fmean(returns),
+        return_std=statistics.pstdev(returns),
+        return_min=min(returns),
+        return_max=max(returns),
+        length_steps_mean=statistics.fmean(record.length_steps for record in records),
+        env_frames=loaded.state["env_frames"],
+    )
+
+
+def _load(path: Path) -> tuple[Path, Checkpoint]:
+    if (path / "config.toml").exists():
+        loaded = checkpoint.load_newest(path / "checkpoints")
+        if loaded is None:
+            raise CheckpointError(f"{path}: no checkpoint yet")
+        return path, loaded
+    run_dir = path.parent.parent
+    if not (run_dir / "config.toml").exists():
+        raise ConfigError(f"{path}: expected the folder of a run or one of its checkpoints")
+    return run_dir, checkpoint.load(path)
+
+
+def _adapt(config: Config, envs: int) -> Config:
+    """The run's configuration with one local server of `envs` environments on a free port."""
+    return dataclasses.replace(
+        config,
+        inference=dataclasses.replace(
+            config.inference, address="tcp://127.0.0.1:*", max_envs=envs, min_batch=1
+        ),
+        local=dataclasses.replace(
+            config.local, envservers=1, envs_per_server=envs, groups_per_server=1
+        ),
+    )
+
+
+def _make_player(config: Config, loaded: Checkpoint, greedy: bool) -> Inference:
+    """Inference that acts with the checkpoint's weights and gives every whole page back."""
+    algorithm = load_algorithm(config.algorithm_name)
+    spaces = Spaces.from_map(loaded.state["spaces"])
+    device = resolve_device(config.inference.device, "inference.device")
+    agent = make_agent(algorithm, config, spaces, device)
+    checkpoint.unpack_agent(loaded.tensors, agent)
+    slot = WeightSlot()
+    slot.publish(loaded.state["learner_steps"], agent)
+    store = make_store(algorithm, config, spaces, agent, device)
+    return make_inference(
+        algorithm, config, spaces, store, slot, store.release, greedy=greedy
+    )
+
+
+def _play(config: Config, inference: Inference, episodes: int) -> list[EpisodeRecord]:
+    """The first episodes of every environment, as equally many of each as can be."""
+    envs = config.local.envs_per_server
+    quotas = {env: episodes // envs + (env < episodes % envs) for env in range(envs)}
+    played: list[EpisodeRecord] = []
+    crew = Crew()
+    crew.start("inference", lambda: inference.run(crew.stop, lambda: "the evaluation is over"))
+    servers = LocalServers(server_command(config.local, inference.endpoint), 1)
+    try:
+        while len(played) < episodes and not crew.stop.is_set():
+            servers.check()
+            time.sleep(_TICK_S)
+            for _ in range(inference.records.qsize()):
+                record = inference.records.get()
+                if isinstance(record, EpisodeRecord) and quotas[record.env_id] > 0:
+                    quotas[record.env_id] -= 1
+                    played.append(record)
+    finally:
+        crew.join()
+        servers.stop(timeout_s=5.0)
+    return played

@@ -1,0 +1,335 @@
+"""The socket's loop: receive, batch, forward, reply. Runs in a thread of its own.
+
+Work-conserving: whenever the device is free, every row that has arrived goes into the next batch.
+`min_batch` may hold a batch back, for `max_wait_us` at most, and never once all rows are there.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import zmq
+
+from seed import wire
+from seed.config import InferenceConfig
+from seed.forward import ForwardPass, GroupStep
+from seed.pages import PageLinks
+from seed.sessions import Refused, Session, SessionTable
+from seed.unrolls import UnrollStore
+from seed.weights import WeightSlot
+
+log = logging.getLogger(__name__)
+
+_IDLE_POLL_MS = 20
+_HOUSEKEEPING_S = 1.0
+
+
+class BatchRecord(NamedTuple):
+    """One batch, for the metrics: its rows and how long its oldest row waited for its action."""
+
+    rows: int
+    latency_s: float
+
+
+class EpisodeRecord(NamedTuple):
+    """One finished episode, for the metrics."""
+
+    env_id: int
+    episode_return: float
+    length_steps: int
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a WELCOME tells an environment server to run."""
+
+    environment: dict[str, Any]
+    observation: wire.SpaceSpec
+    action: wire.SpaceSpec
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A checked STEP that waits for its batch."""
+
+    session: Session
+    group: int
+    seq: int
+    step: GroupStep
+    arrived_s: float
+
+
+class Inference:
+    """The ROUTER socket and everything that happens between a STEP and its ACTIONS.
+
+    Other threads may read `env_steps`, `endpoint`, `num_envs` and the queue `records`.
+    """
+
+    def __init__(
+        self,
+        config: InferenceConfig,
+        offer: Offer,
+        forward: ForwardPass,
+        store: UnrollStore,
+        slot: WeightSlot,
+        *,
+        queue_limit: int,
+        publish: Callable[[list[PageLinks]], None],
+    ) -> None:
+        """Binds the socket, so that a busy port is known before anything starts.
+
+        Args:
+            config: Address, batching and limits.
+            offer: What environment servers are told to run.
+            forward: The acting network; this object's own from here on.
+            store: Where rows go.
+            slot: Where new weights come from.
+            queue_limit: Whole pages in the store's queue at which batches pause.
+            publish: Gets the pages that a batch made whole.
+
+        Raises:
+            zmq.ZMQError: where the address cannot be bound.
+        """
+        self.env_steps = 0
+        self.records: queue.SimpleQueue[BatchRecord | EpisodeRecord] = queue.SimpleQueue()
+        self.rows_dropped = 0
+        self.messages_refused = 0
+        self._config = config
+        self._offer = offer
+        self._forward = forward
+        self._store = store
+        self._slot = slot
+        self._queue_limit = queue_limit
+        self._publish = publish
+        self._sessions = SessionTable(config.max_envs, config.max_batch)
+        self._sessions_opened = 0
+        self._pending: dict[tuple[int, int], _Pending] = {}
+        self._next_housekeeping_s = 0.0
+        self._socket = _bind(config.address)
+        self.endpoint = self._socket.get_string(zmq.LAST_ENDPOINT)
+
+    @property
+    def num_envs(self) -> int:
+        """Environments connected."""
+        return self._sessions.num_envs
+
+    def run(self, stop: threading.Event, farewell: Callable[[], str]) -> None:
+        """Serves until `stop` is set, then says goodbye with the farewell as its reason."""
+        try:
+            while not stop.is_set():
+                self._take_weights()
+                self._receive(0 if self._pending else _IDLE_POLL_MS)
+                batch = self._next_batch()
+                if batch:
+                    self._serve(batch)
+                self._keep_house()
+        finally:
+            for session in self._sessions:
+                self._send(session.identity, wire.Goodbye(session.number, farewell()))
+            self._socket.close(linger=500)
+
+    def _take_weights(self) -> None:
+        weights = self._slot.take()
+        if weights is not None:
+            self._forward.load_weights(weights)
+
+    # --- receiving -------------------------------------------------------------------------------
+
+    def _receive(self, timeout_ms: int) -> None:
+        """Reads everything that has arrived, up to a full batch; waits only for the first."""
+        if not self._socket.poll(timeout_ms):
+            return
+        while self._pending_rows() < self._config.max_batch:
+            try:
+                identity, *frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            self._handle(identity.bytes, [frame.buffer for frame in frames])
+
+    def _handle(self, identity: bytes, frames: list[wire.Frame]) -> None:
+        """Acts on one message; a bad one is refused and never ends anything but itself."""
+        try:
+            message = wire.decode(frames)
+            if isinstance(message, wire.Step):
+                self._handle_step(identity, message)
+            elif isinstance(message, wire.Hello):
+                self._handle_hello(identity, message)
+            elif isinstance(message, wire.Goodbye):
+                session = self._sessions.find(message.session, identity)
+                if session is not None:
+                    self._close(session, message.reason)
+            else:
+                raise wire.WireError(f"{type(message).__name__} is not for a learner")
+        except wire.WireError as error:
+            self._refuse(identity, f"malformed message: {error}", retry=False)
+        except Refused as refusal:
+            self._refuse(identity, str(refusal), retry=refusal.retry)
+
+    def _refuse(self, identity: bytes, reason: str, *, retry: bool) -> None:
+        self.messages_refused += 1
+        log.warning("refused a message: %s", reason)
+        self._send(identity, wire.Refusal(reason, retry))
+
+    def _handle_hello(self, identity: bytes, hello: wire.Hello) -> None:
+        earlier = self._sessions.predecessor(hello)
+        if earlier is not None:
+            self._close(earlier, "it connected anew")
+        session = self._sessions.open(hello, identity, time.monotonic())
+        self._sessions_opened += 1
+        seeds = np.random.SeedSequence((self._offer.seed, self._sessions_opened))
+        welcome = wire.Welcome(
+            session.number,
+            self._offer.environment,
+            self._offer.observation,
+            self._offer.action,
+            session.all_env_ids,
+            (seeds.generate_state(hello.num_envs) >> 1).astype(np.int64),
+        )
+        if self._send(identity, welcome):
+            log.info("%s connected with %d environments", hello.name, hello.num_envs)
+        else:
+            self._close(session, "it left during the handshake")
+
+    def _handle_step(self, identity: bytes, message: wire.Step) -> None:
+        session = self._sessions.find(message.session, identity)
+        if session is None:
+            raise Refused("the session has ended; say HELLO again", retry=True)
+        session.heard_s = time.monotonic()
+        if message.group >= len(session.env_ids):
+            raise wire.WireError(f"group: expected below {len(session.env_ids)}")
+        env_ids = session.env_ids[message.group]
+        arrays = wire.check_step(message, self._offer.observation, len(env_ids))
+        expected = session.next_seq[message.group]
+        if message.seq < expected:
+            return  # a double, or an old message that came late
+        if message.seq > expected:
+            self.rows_dropped += self._store.drop(env_ids)
+        session.next_seq[message.group] = message.seq + 1
+        self._pending[session.number, message.group] = _Pending(
+            session, message.group, message.seq, GroupStep(env_ids, arrays), session.heard_s
+        )
+
+    # --- batching --------------------------------------------------------------------------------
+
+    def _pending_rows(self) -> int:
+        return sum(len(pending.step.env_ids) for pending in self._pending.values())
+
+    def _next_batch(self) -> list[_Pending]:
+        """The oldest waiting groups that fit one batch; empty while it is better to wait."""
+        if not self._pending or self._waits_for_more():
+            return []
+        batch: list[_Pending] = []
+        rows = 0
+        for pending in self._pending.values():
+            rows += len(pending.step.env_ids)
+            if rows > self._config.max_batch:
+                break
+            batch.append(pending)
+        if self._store.num_ready >= self._queue_limit or not self._has_room(batch):
+            self._store.wait_for_release(_IDLE_POLL_MS / 1e3)
+            return []
+        for pending in batch:
+            del self._pending[pending.session.number, pending.group]
+        return batch
+
+    def _waits_for_more(self) -> bool:
+        least = min(self._config.min_batch, self._sessions.num_envs)
+        if self._pending_rows() >= least:
+            return False
+        oldest_s = next(iter(self._pending.values())).arrived_s
+        return time.monotonic() - oldest_s < self._config.max_wait_us * 1e-6
+
+    def _has_room(self, batch: list[_Pending]) -> bool:
+        return self._store.has_room(
+            np.concatenate([pending.step.env_ids for pending in batch]),
+            np.concatenate([pending.step.arrays.run_ids for pending in batch]),
+        )
+
+    def _serve(self, batch: list[_Pending]) -> None:
+        """Runs one batch and sends its actions."""
+        actions, complete = self._forward.run([pending.step for pending in batch])
+        end = 0
+        for pending in batch:
+            start, end = end, end + len(pending.step.env_ids)
+            self._reply(pending, actions[start:end])
+            self._record(pending)
+        self._publish(complete)
+        self.records.put(BatchRecord(end, time.monotonic() - batch[0].arrived_s))
+
+    def _reply(self, pending: _Pending, actions: npt.NDArray[Any]) -> None:
+        frame = np.ascontiguousarray(actions).tobytes()
+        message = wire.Actions(pending.session.number, pending.group, pending.seq, frame)
+        if not self._send(pending.session.identity, message):
+            self._close(pending.session, "the connection is gone")
+
+    def _record(self, pending: _Pending) -> None:
+        arrays = pending.step.arrays
+        self.env_steps += int(np.count_nonzero((arrays.flags & wire.FIRST) == 0))
+        for index, length_steps, episode_return in arrays.episodes.tolist():
+            env_id = int(pending.step.env_ids[index])
+            self.records.put(EpisodeRecord(env_id, episode_return, length_steps))
+
+    # --- sessions --------------------------------------------------------------------------------
+
+    def _send(self, identity: bytes, message: wire.Message) -> bool:
+        """False where the connection is gone or its peer has stopped reading."""
+        try:
+            self._socket.send_multipart([identity, *wire.encode(message)], zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            if error.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+                return False
+            raise
+        return True
+
+    def _close(self, session: Session, reason: str) -> None:
+        if self._sessions.find(session.number, session.identity) is None:
+            return
+        self.rows_dropped += self._store.drop(session.all_env_ids)
+        for group in range(len(session.env_ids)):
+            self._pending.pop((session.number, group), None)
+        self._sessions.close(session)
+        log.info("%s left: %s", session.hello.name, reason)
+
+    def _keep_house(self) -> None:
+        """Tests the connections of sessions that have been silent for long."""
+        now_s = time.monotonic()
+        if now_s < self._next_housekeeping_s:
+            return
+        self._next_housekeeping_s = now_s + _HOUSEKEEPING_S
+        for session in self._sessions:
+            silent = now_s - session.heard_s > self._config.lease_s
+            if silent and not self._send(session.identity, wire.Ping(session.number)):
+                self._close(session, "the connection is gone")
+
+
+def _bind(address: str) -> zmq.Socket[bytes]:
+    """A ROUTER socket at the address, with settings that fence off slow and dead peers."""
+    socket = zmq.Context.instance().socket(zmq.ROUTER)
+    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    socket.setsockopt(zmq.ROUTER_HANDOVER, 0)
+    socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_OBSERVATION_BYTES * 4)
+    socket.setsockopt(zmq.RCVHWM, 64)
+    socket.setsockopt(zmq.SNDHWM, 64)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, 5_000)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 15_000)
+    socket.setsockopt(zmq.HEARTBEAT_TTL, 15_000)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, 5_000)
+    socket.setsockopt(zmq.BACKLOG, 4_096)
+    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.IPV6, 1 if "[" in address else 0)
+    try:
+        socket.bind(address)
+    except zmq.ZMQError:
+        socket.close()
+        raise
+    return socket

@@ -1,0 +1,96 @@
+"""Environment servers on the learner's own machine: started with it, restarted, gone with it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+
+from seed.config import ConfigError, LocalConfig
+
+log = logging.getLogger(__name__)
+
+_MAX_QUICK_FAILURES = 5
+_QUICK_S = 30.0
+
+
+class LocalServerError(Exception):
+    """A local environment server that keeps failing; its own output says why."""
+
+
+def server_count(config: LocalConfig, max_envs: int) -> int:
+    """Processes to start; raises ConfigError where they have more environments than may connect."""
+    count = config.envservers
+    if count == "auto":
+        count = max(1, len(os.sched_getaffinity(0)) - 1)
+        count = max(1, min(count, max_envs // config.envs_per_server))
+    if count * config.envs_per_server > max_envs:
+        raise ConfigError(
+            f"local.envservers = {count} with local.envs_per_server = {config.envs_per_server}: "
+            f"expected at most inference.max_envs = {max_envs} environments in all"
+        )
+    return count
+
+
+def server_command(config: LocalConfig, endpoint: str) -> list[str]:
+    """The command line of one local environment server."""
+    return [
+        sys.executable, "-m", "envservers.main", "--connect", endpoint, "--once",
+        "--num-envs", str(config.envs_per_server), "--groups", str(config.groups_per_server),
+    ]  # fmt: skip
+
+
+@dataclass
+class _Server:
+    process: subprocess.Popen[bytes]
+    started_s: float
+    quick_failures: int = field(default=0)
+
+
+class LocalServers:
+    """A fixed number of processes. Owned by the main thread."""
+
+    def __init__(self, command: list[str], count: int) -> None:
+        """Starts them."""
+        self._command = command
+        # One thread for numerical libraries: the environments of all servers share the cores.
+        self._environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self._servers = [_Server(self._start(), time.monotonic()) for _ in range(count)]
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        # A session of its own: Ctrl-C reaches the learner, which says goodbye to its servers.
+        return subprocess.Popen(
+            self._command, env=self._environment, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+
+    def check(self) -> None:
+        """Restarts servers that ended; raises LocalServerError for one that keeps ending."""
+        for server in self._servers:
+            status = server.process.poll()
+            if status is None:
+                continue
+            quick = time.monotonic() - server.started_s < _QUICK_S
+            server.quick_failures = server.quick_failures + 1 if quick else 1
+            if status == 2 or server.quick_failures >= _MAX_QUICK_FAILURES:
+                raise LocalServerError(
+                    f"a local environment server ended with exit code {status} "
+                    f"({server.quick_failures} times in a row); its reason is above"
+                )
+            log.warning("a local environment server ended with exit code %d; restarting", status)
+            server.process, server.started_s = self._start(), time.monotonic()
+
+    def stop(self, timeout_s: float) -> None:
+        """Waits for the servers to leave by themselves, then ends those that have not."""
+        deadline_s = time.monotonic() + timeout_s
+        for end in (lambda process: None, subprocess.Popen.terminate, subprocess.Popen.kill):
+            for server in self._servers:
+                end(server.process)
+            for server in self._servers:
+                try:
+                    server.process.wait(max(0.0, deadline_s - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    continue
+            deadline_s = time.monotonic() + timeout_s

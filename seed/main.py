@@ -1,0 +1,234 @@
+"""`seed-learner`: puts the central process together, runs it, and says how it ended."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+import torch
+from rich.logging import RichHandler
+
+from envservers.environments import InvalidEnvironment, describe
+from seed import checkpoint
+from seed.algorithms.contract import load_algorithm, load_algorithm_config
+from seed.checkpoint import Checkpoint, CheckpointError
+from seed.config import Config, ConfigError
+from seed.config_loading import parse_command_line, to_toml
+from seed.display import Display
+from seed.inference import Inference
+from seed.learner import Learner, Progress
+from seed.local_servers import LocalServerError, LocalServers, server_command, server_count
+from seed.metrics import Line, Window, Writer
+from seed.serving import (
+    Spaces,
+    make_agent,
+    make_inference,
+    make_store,
+    queue_limit,
+    resolve_device,
+)
+from seed.threads import Crew
+from seed.unrolls import UnrollStore
+from seed.weights import WeightSlot
+
+log = logging.getLogger(__name__)
+
+EXIT_DONE, EXIT_REFUSED, EXIT_PREEMPTED, EXIT_NO_CHECKPOINT = 0, 2, 75, 78
+EXIT_INTERRUPTED = 130
+_TICK_S = 0.1
+
+
+@dataclasses.dataclass
+class Run:
+    """The parts of a run that is about to start."""
+
+    config: Config
+    store: UnrollStore
+    inference: Inference
+    learner: Learner
+    start: Progress
+    started_s: float = dataclasses.field(default_factory=time.monotonic)
+
+    def progress(self) -> Progress:
+        """Steps, updates and time of this process and those before it; thread-safe."""
+        return Progress(
+            env_steps=self.start.env_steps + self.inference.env_steps,
+            learner_steps=self.learner.learner_steps,
+            time_s=self.start.time_s + time.monotonic() - self.started_s,
+        )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The `seed-learner` command; returns its exit code."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(message)s", handlers=[_log_handler()], force=True
+    )
+    try:
+        command = parse_command_line(
+            sys.argv[1:] if argv is None else argv, load_algorithm_config
+        )
+        if command.dry_run:
+            print(_dry_run(command.config))
+            return EXIT_DONE
+        return _train(command.config)
+    except (ConfigError, InvalidEnvironment, LocalServerError) as error:
+        print(f"seed-learner: {error}", file=sys.stderr)
+        return EXIT_REFUSED
+    except CheckpointError as error:
+        print(f"seed-learner: {error}", file=sys.stderr)
+        return EXIT_NO_CHECKPOINT
+
+
+def _log_handler() -> logging.Handler:
+    """In a terminal, a handler that leaves the progress line in its place."""
+    if sys.stderr.isatty():
+        return RichHandler(show_path=False)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    return handler
+
+
+def _dry_run(config: Config) -> str:
+    """The resolved configuration, then as TOML comments what a run would start."""
+    spaces = _describe(config)
+    device = resolve_device(config.inference.device, "inference.device")
+    algorithm = load_algorithm(config.algorithm_name)
+    agent = make_agent(algorithm, config, spaces, torch.device("cpu"))
+    weights = sum(parameter.numel() for parameter in agent.parameters())
+    count = server_count(config.local, config.inference.max_envs)
+    lines = [
+        f"observations: {spaces.observation}",
+        f"actions: {spaces.action}",
+        f"agent: {type(agent).__name__} with {weights:,} weights, on {device}",
+        f"a queue of {queue_limit(config)} unrolls of {config.learner.unroll_length} steps",
+        f"{count} local environment servers: "
+        + " ".join(server_command(config.local, config.inference.address)),
+    ]
+    return to_toml(config) + "\n# would start:\n" + "\n".join(f"# {line}" for line in lines)
+
+
+def _describe(config: Config) -> Spaces:
+    return Spaces(*describe(dataclasses.asdict(config.environment)))
+
+
+def _train(config: Config) -> int:
+    run_dir = Path(config.run_dir)
+    loaded = _find_checkpoint(config)
+    run = _assemble(config, loaded)
+    count = server_count(config.local, config.inference.max_envs)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "config.toml").write_text(to_toml(config))
+    log.info("listening on %s, run in %s", run.inference.endpoint, run_dir)
+    signals = Signals(run.learner)
+    servers = LocalServers(server_command(config.local, run.inference.endpoint), count)
+    try:
+        _supervise(run, signals, servers)
+    finally:
+        servers.stop(timeout_s=5.0)
+    return signals.exit_code
+
+
+def _find_checkpoint(config: Config) -> Checkpoint | None:
+    """The checkpoint to go on from, by `resume`."""
+    folder = Path(config.run_dir) / "checkpoints"
+    if config.resume == "auto":
+        return checkpoint.load_newest(folder)
+    if config.resume != "never":
+        return checkpoint.load(Path(config.resume))
+    if checkpoint.names(folder):
+        raise ConfigError(
+            f"resume = 'never': {config.run_dir} has checkpoints already; choose another "
+            "run_dir, or delete it"
+        )
+    return None
+
+
+def _assemble(config: Config, loaded: Checkpoint | None) -> Run:
+    """Everything but threads and processes; the socket is bound."""
+    algorithm = load_algorithm(config.algorithm_name)
+    spaces = _describe(config)
+    acting_device = resolve_device(config.inference.device, "inference.device")
+    learning_device = resolve_device(config.learner.device, "learner.device")
+    agent = make_agent(algorithm, config, spaces, learning_device)
+    acting = make_agent(algorithm, config, spaces, acting_device)
+    store = make_store(algorithm, config, spaces, acting, acting_device)
+    slot = WeightSlot()
+    inference = make_inference(algorithm, config, spaces, store, slot, store.publish)
+    start = Progress()
+    if loaded is not None:
+        start = Progress(loaded.state["env_steps"], 0, loaded.state["time_s"])
+    run: Run
+    learner = Learner(
+        config, algorithm, agent, store, slot, lambda: run.progress(), {"spaces": spaces.to_map()}
+    )
+    if loaded is not None:
+        learner.restore(loaded)
+        log.info("going on from %d frames", loaded.state["env_frames"])
+    run = Run(config, store, inference, learner, start)
+    return run
+
+
+class Signals:
+    """Remembers how the process was asked to end; a second request ends it at once."""
+
+    def __init__(self, learner: Learner) -> None:
+        """Takes over SIGINT, SIGTERM and SIGUSR1."""
+        self.exit_code = EXIT_DONE
+        self.asked = False
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self.asked = True
+        self.exit_code = EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_PREEMPTED
+        log.info("stopping; a checkpoint is being written")
+
+
+def _supervise(run: Run, signals: Signals, servers: LocalServers) -> None:
+    """Runs the threads until the learner is done or a signal comes; writes the metrics."""
+    config = run.config
+    crew = Crew()
+    window = Window(config.environment.frames_per_env_step, run.progress())
+    writer = Writer(Path(config.run_dir))
+    display = Display(
+        config.total_env_frames, run.start.env_steps * config.environment.frames_per_env_step
+    )
+
+    def farewell() -> str:
+        return "the learner was stopped" if signals.asked else "the training is complete"
+
+    def log_line() -> Line:
+        line = window.close(run.progress(), run.inference, run.learner, run.store)
+        writer.write(line)
+        display.update(line)
+        return line
+
+    stop_inference = crew.stop
+    crew.start("inference", lambda: run.inference.run(stop_inference, farewell))
+    learning = crew.start("learner", lambda: run.learner.run(crew.stop))
+    next_line_s = time.monotonic() + config.log_interval_s
+    try:
+        while learning.is_alive() and not crew.stop.is_set() and not signals.asked:
+            learning.join(_TICK_S)
+            servers.check()
+            if time.monotonic() >= next_line_s:
+                next_line_s += config.log_interval_s
+                log_line()
+    finally:
+        crew.join()
+        last = log_line()
+        display.close()
+        writer.close()
+    log.info("%s after %s frames", farewell(), f"{last['env_frames']:,}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""Figures of a run: gathered from the threads' records, written as JSON lines and TensorBoard.
+
+Each line of `metrics.jsonl` covers the time since the line before; null where not yet known.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+from collections import deque
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+
+from seed.inference import BatchRecord, EpisodeRecord, Inference
+from seed.learner import Learner, Progress, UpdateRecord
+from seed.unrolls import UnrollStore
+
+RETURN_WINDOW = 100
+
+Line = dict[str, float | int | None]
+T = TypeVar("T")
+
+
+class Window:
+    """Turns records of the inference and learner threads into one line at a time.
+
+    Owned by the main thread.
+    """
+
+    def __init__(self, frames_per_step: int, start: Progress) -> None:
+        """The first line's fps counts from `start`."""
+        self._frames_per_step = frames_per_step
+        self._last = start
+        self._returns: deque[float] = deque(maxlen=RETURN_WINDOW)
+        self._lengths: deque[float] = deque(maxlen=RETURN_WINDOW)
+        self._episodes = 0
+
+    @property
+    def recent_returns(self) -> list[float]:
+        """Returns of the newest finished episodes, at most RETURN_WINDOW."""
+        return list(self._returns)
+
+    def close(
+        self, progress: Progress, inference: Inference, learner: Learner, store: UnrollStore
+    ) -> Line:
+        """The line for the time since the last call."""
+        batches = self._take_inference(inference)
+        updates = _drain(learner.records)
+        elapsed_s = max(progress.time_s - self._last.time_s, 1e-9)
+        frames = (progress.env_steps - self._last.env_steps) * self._frames_per_step
+        self._last = progress
+        scalars = _mean_scalars(updates)
+        latencies_ms = [1e3 * batch.latency_s for batch in batches]
+        waited_s = sum(update.wait_s for update in updates)
+        busy_s = sum(update.busy_s for update in updates)
+        return {
+            "time_s": round(progress.time_s, 3),
+            "env_frames": progress.env_steps * self._frames_per_step,
+            "env_steps": progress.env_steps,
+            "learner_steps": progress.learner_steps,
+            "fps": frames / elapsed_s,
+            "episode_return_mean": _mean(self._returns),
+            "episode_return_count": self._episodes,
+            "episode_length_steps_mean": _mean(self._lengths),
+            "policy_lag_mean": scalars.pop("policy_lag_mean", None),
+            "inference_batch_mean": _mean([batch.rows for batch in batches]),
+            "inference_latency_p50_ms": _percentile(latencies_ms, 50),
+            "inference_latency_p99_ms": _percentile(latencies_ms, 99),
+            "learner_utilisation": busy_s / (busy_s + waited_s) if updates else None,
+            "queue_length": store.num_ready,
+            "num_envs": inference.num_envs,
+            "rows_dropped": inference.rows_dropped,
+            "messages_refused": inference.messages_refused,
+            **scalars,
+        }
+
+    def _take_inference(self, inference: Inference) -> list[BatchRecord]:
+        batches = []
+        for record in _drain(inference.records):
+            if isinstance(record, EpisodeRecord):
+                self._returns.append(record.episode_return)
+                self._lengths.append(record.length_steps)
+                self._episodes += 1
+            else:
+                batches.append(record)
+        return batches
+
+
+class Writer:
+    """Writes lines to `metrics.jsonl`, appending over restarts, and to TensorBoard."""
+
+    def __init__(self, run_dir: Path) -> None:
+        """Opens both files."""
+        self._lines = (run_dir / "metrics.jsonl").open("a", buffering=1)
+        self._board = SummaryWriter(str(run_dir / "tensorboard"))  # type: ignore[no-untyped-call]
+
+    def write(self, line: Line) -> None:
+        """One line, with `env_frames` as TensorBoard's step. NaN and infinity become null."""
+        finite = {name: v if v is None or np.isfinite(v) else None for name, v in line.items()}
+        self._lines.write(json.dumps(finite) + "\n")
+        for name, value in finite.items():
+            if value is not None:
+                self._board.add_scalar(  # type: ignore[no-untyped-call]
+                    name, value, finite["env_frames"]
+                )
+        self._board.flush()  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        """Flushes and closes both files."""
+        self._lines.close()
+        self._board.close()  # type: ignore[no-untyped-call]
+
+
+def _drain(records: queue.SimpleQueue[T]) -> list[T]:
+    return [records.get() for _ in range(records.qsize())]
+
+
+def _mean(values: Any) -> float | None:
+    return float(np.mean(values)) if len(values) else None
+
+
+def _percentile(values: list[float], percent: float) -> float | None:
+    return float(np.percentile(values, percent)) if values else None
+
+
+def _mean_scalars(updates: list[UpdateRecord]) -> dict[str, float | int | None]:
+    """Means over the updates that took place; empty where none did."""
+    done = [update.scalars for update in updates if update.scalars]
+    return {name: float(np.mean([s[name] for s in done])) for name in done[0]} if done else {}

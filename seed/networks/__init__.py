@@ -1,0 +1,1 @@
+"""Networks: torsos by observation kind, the recurrent core, the body, and action policies."""

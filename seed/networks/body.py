@@ -1,0 +1,169 @@
+"""The body of an agent's network: observations in, features for the algorithm's heads out."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from seed.networks.atari import (
+    NATURE,
+    ImpalaDeepTorso,
+    ImpalaShallowTorso,
+    NatureTorso,
+    smallest_image_size,
+)
+from seed.networks.mlp import MlpTorso, one_hot
+from seed.networks.recurrent import LstmCore
+
+if TYPE_CHECKING:
+    from seed.config import NetworkConfig
+    from seed.wire import SpaceSpec
+
+IMAGE_TORSOS: dict[str, type[NatureTorso | ImpalaShallowTorso | ImpalaDeepTorso]] = {
+    "nature": NatureTorso,
+    "impala_shallow": ImpalaShallowTorso,
+    "impala_deep": ImpalaDeepTorso,
+}
+IMAGE_CHANNELS = (1, 3, 4)
+
+
+class ImageLayout(NamedTuple):
+    """Where one frame keeps its channels: `order` is "hw", "hwc" or "chw"; sizes in pixels."""
+
+    channels: int
+    height: int
+    width: int
+    order: Literal["hw", "hwc", "chw"]
+
+
+def image_layout(observation: SpaceSpec) -> ImageLayout | None:
+    """Return how `observation` is laid out as an image, or None where it is not one.
+
+    Images have shape (H, W), (H, W, C) or (C, H, W), with C of 1, 3 or 4; where both ends could
+    be C, the last one is.
+    """
+    shape = observation.shape
+    if observation.n is not None:
+        return None
+    if len(shape) == 2:
+        return ImageLayout(1, shape[0], shape[1], "hw")
+    if len(shape) == 3 and shape[2] in IMAGE_CHANNELS:
+        return ImageLayout(shape[2], shape[0], shape[1], "hwc")
+    if len(shape) == 3 and shape[0] in IMAGE_CHANNELS:
+        return ImageLayout(shape[0], shape[1], shape[2], "chw")
+    return None
+
+
+class Body(nn.Module):
+    """A torso, then an LSTM where `config.lstm_size` is not 0.
+
+    The LSTM reads the torso's features, the previous action (one-hot if Discrete, else as it
+    is) and the previous reward, as in IMPALA and R2D2. Torso "auto" is "nature" for images
+    large enough for it (36x36) and "mlp" for all else. Each part states its initialisation.
+
+    output_size: the size of the features. state_size: the size of the recurrent state, 0
+    without LSTM.
+
+    Raises ValueError when the torso cannot read the observation.
+    """
+
+    def __init__(self, observation: SpaceSpec, action: SpaceSpec, config: NetworkConfig) -> None:
+        super().__init__()
+        self._observation_shape = observation.shape
+        self._frame_stack = config.frame_stack
+        self._num_actions = action.n
+        layout = image_layout(observation)
+        name = _automatic_torso(layout) if config.torso == "auto" else config.torso
+        self.torso: MlpTorso | NatureTorso | ImpalaShallowTorso | ImpalaDeepTorso
+        if name == "mlp":
+            self._layout = None
+            self.torso = MlpTorso(observation, config.frame_stack, config.hidden_sizes)
+        else:
+            self._layout = _require_image(layout, name, observation)
+            channels, height, width, _ = self._layout
+            self.torso = IMAGE_TORSOS[name](config.frame_stack * channels, height, width)
+        self.core: LstmCore | None = None
+        self.output_size: int = self.torso.output_size
+        self.state_size = 0
+        if config.lstm_size:
+            action_size = math.prod(action.shape) if action.n is None else action.n
+            self.core = LstmCore(self.output_size + action_size + 1, config.lstm_size)
+            self.output_size = self.core.output_size
+            self.state_size = self.core.state_size
+
+    def initial_state(self, batch_size: int, device: torch.device | str | None = None) -> Tensor:
+        """Return the state before any row: zeros [batch_size, state_size] float32."""
+        return torch.zeros(batch_size, self.state_size, device=device)
+
+    def forward(
+        self,
+        observations: Tensor,
+        previous_actions: Tensor,
+        previous_rewards: Tensor,
+        first: Tensor,
+        state: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Return features [T, B, output_size] float32 and the state after the last row.
+
+        observations: [T, B, *shape], or [T, B, frame_stack, *shape] when frames are stacked.
+        previous_actions: [T, B] int64, or [T, B, *action shape] float32; the action before
+        each row.
+        previous_rewards: [T, B] float32, taken as given: the algorithm clips them.
+        first: [T, B] bool, true where a row starts an episode: the state is zero before it,
+        and its previous action and reward count as zeros.
+        state: [B, state_size] float32, the state before row 0.
+        """
+        features = self.torso(self._arrange(observations)).unflatten(0, first.shape)
+        if self.core is None:
+            return features, state
+        previous = self._encode_previous(previous_actions, previous_rewards, first)
+        outputs: tuple[Tensor, Tensor] = self.core(
+            torch.cat([features, previous], dim=-1), first, state
+        )
+        return outputs
+
+    def _arrange(self, observations: Tensor) -> Tensor:
+        """Return the observations as the torso reads them: [T * B, ...], images [N, C, H, W]."""
+        rows = observations.flatten(0, 1)
+        if self._layout is None:
+            return rows
+        # A row without stack is a stack of one.
+        frames = rows.reshape(-1, self._frame_stack, *self._observation_shape)
+        if self._layout.order == "hw":
+            return frames
+        if self._layout.order == "hwc":
+            frames = frames.permute(0, 1, 4, 2, 3)
+        return frames.flatten(1, 2)
+
+    def _encode_previous(
+        self, previous_actions: Tensor, previous_rewards: Tensor, first: Tensor
+    ) -> Tensor:
+        """Return the previous action and reward, [T, B, action_size + 1] float32."""
+        if self._num_actions is None:
+            actions = previous_actions.reshape(*first.shape, -1)  # [T, B, A] float32
+        else:
+            actions = one_hot(previous_actions, self._num_actions)  # [T, B, num_actions] float32
+        previous = torch.cat([actions, previous_rewards.unsqueeze(-1)], dim=-1)
+        return previous.masked_fill(first.unsqueeze(-1), 0.0)
+
+
+def _automatic_torso(layout: ImageLayout | None) -> str:
+    if layout is None or min(layout.height, layout.width) < smallest_image_size(NATURE):
+        return "mlp"
+    return "nature"
+
+
+def _require_image(layout: ImageLayout | None, torso: str, observation: SpaceSpec) -> ImageLayout:
+    if torso not in IMAGE_TORSOS:
+        raise ValueError(
+            f'torso must be "auto", "mlp" or one of {", ".join(IMAGE_TORSOS)}, got "{torso}"'
+        )
+    if layout is None:
+        raise ValueError(
+            f'torso "{torso}" reads images of shape (H, W), (H, W, C) or (C, H, W) with C of '
+            f'1, 3 or 4, got shape {observation.shape}; use torso "mlp" or "auto"'
+        )
+    return layout

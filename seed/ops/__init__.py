@@ -1,0 +1,1 @@
+"""Formulas, each with its paper: pure functions of tensors that import torch only."""

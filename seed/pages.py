@@ -1,0 +1,134 @@
+"""Which page each environment writes to, how pages are linked, and when one is free again.
+
+A page is kept while any of these still needs it: its own unroll (until consumed), the unroll of
+its predecessor (whose row T is this page's first), the unroll of its successor (whose context is
+this page's last rows). A count of those needs per page decides; nothing is ever scanned.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Int64Array = npt.NDArray[np.int64]
+NO_PAGE = -1
+MAX_AGE = 255
+
+
+class PageLinks(NamedTuple):
+    """A whole page with its neighbours in the same history.
+
+    Attributes:
+        predecessor: The page before, or NO_PAGE where the history starts with this one.
+        page: The page itself.
+        successor: The page after, whose first row has been written.
+    """
+
+    predecessor: int
+    page: int
+    successor: int
+
+
+class Placed(NamedTuple):
+    """Where new rows go, and which pages they make whole.
+
+    Attributes:
+        pages: `[n] int64`
+        offsets: Row within the page. `[n] int64`
+        complete: Pages whose successor begins with these rows.
+    """
+
+    pages: Int64Array
+    offsets: Int64Array
+    complete: list[PageLinks]
+
+
+class PageTable:
+    """Bookkeeping over page numbers only; it holds no rows. Owned by the inference thread."""
+
+    def __init__(self, num_pages: int, unroll_length: int, max_envs: int) -> None:
+        """All pages are free and no environment writes."""
+        self.unroll_length = unroll_length
+        # Pages are taken from the end: the most recently freed is the warmest in the caches.
+        self._free = np.arange(num_pages - 1, -1, -1, dtype=np.int64)
+        self.num_free = num_pages
+        self._needs = np.zeros(num_pages, np.int64)
+        self.predecessors = np.full(num_pages, NO_PAGE, np.int64)
+        self._open_pages = np.full(max_envs, NO_PAGE, np.int64)
+        self._lengths = np.zeros(max_envs, np.int64)
+        self._run_ids = np.zeros(max_envs, np.uint64)
+        self.ages = np.zeros(max_envs, np.int64)
+
+    def pages_needed(self, env_ids: Int64Array, run_ids: npt.NDArray[np.uint64]) -> int:
+        """Free pages that `advance` with the same arguments may take."""
+        return int(self._begins(env_ids, run_ids).sum())
+
+    def _begins(
+        self, env_ids: Int64Array, run_ids: npt.NDArray[np.uint64]
+    ) -> npt.NDArray[np.bool_]:
+        begins: npt.NDArray[np.bool_] = (
+            (self._open_pages[env_ids] == NO_PAGE)
+            | (self._lengths[env_ids] == self.unroll_length)
+            | (self._run_ids[env_ids] != run_ids)
+        )
+        return begins
+
+    def advance(
+        self, env_ids: Int64Array, run_ids: npt.NDArray[np.uint64], first: npt.NDArray[np.bool_]
+    ) -> Placed:
+        """Gives one new row of each environment its place; the environments are all different.
+
+        A run_id other than the environment's last one ends its old history. `ages[env_ids]` then
+        holds the rows since the start of the episode or history, at most MAX_AGE.
+        """
+        self.drop(env_ids[self._run_ids[env_ids] != run_ids])
+        before = self._open_pages[env_ids]
+        self.ages[env_ids] = np.where(
+            first | (before == NO_PAGE), 0, np.minimum(self.ages[env_ids] + 1, MAX_AGE)
+        )
+        begins = self._begins(env_ids, run_ids)
+        self._run_ids[env_ids] = run_ids
+        complete = self._begin_pages(env_ids[begins], before[begins]) if begins.any() else []
+        offsets = self._lengths[env_ids]
+        self._lengths[env_ids] = offsets + 1
+        return Placed(self._open_pages[env_ids], offsets, complete)
+
+    def _begin_pages(self, env_ids: Int64Array, before: Int64Array) -> list[PageLinks]:
+        """Opens a page per environment after page `before`; returns the pages this completes."""
+        self.num_free -= len(env_ids)
+        new = self._free[self.num_free : self.num_free + len(env_ids)].copy()
+        self._open_pages[env_ids] = new
+        self._lengths[env_ids] = 0
+        self.predecessors[new] = before
+        follows = before != NO_PAGE
+        self._needs[new] = 1 + follows
+        whole = before[follows]
+        self._needs[whole] += 1
+        links = np.stack([self.predecessors[whole], whole, new[follows]], axis=1)
+        return [PageLinks(*row) for row in links.tolist()]
+
+    def drop(self, env_ids: Int64Array) -> int:
+        """Ends the histories of these environments; returns the rows that no unroll will hold."""
+        env_ids = env_ids[self._open_pages[env_ids] != NO_PAGE]
+        if not len(env_ids):
+            return 0
+        pages = self._open_pages[env_ids]
+        self._open_pages[env_ids] = NO_PAGE
+        self._unneed(pages)
+        self._unneed(self.predecessors[pages])
+        return int(self._lengths[env_ids].sum())
+
+    def consume(self, pages: list[PageLinks]) -> None:
+        """The unrolls of these pages have been read for the last time."""
+        for column in np.array(pages, np.int64).reshape(-1, 3).T:
+            self._unneed(column)
+
+    def _unneed(self, pages: Int64Array) -> None:
+        """Takes one need off each page (all different); those with none left are free."""
+        pages = pages[pages != NO_PAGE]
+        self._needs[pages] -= 1
+        freed = pages[self._needs[pages] == 0]
+        self._free[self.num_free : self.num_free + len(freed)] = freed
+        self.num_free += len(freed)

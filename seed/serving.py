@@ -1,0 +1,160 @@
+"""Puts the acting side together: agent, store, forward pass, inference. Training and evaluation
+both act through it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from seed.algorithms.contract import Acted, Algorithm
+from seed.config import Config, ConfigError
+from seed.forward import ForwardPass
+from seed.inference import Inference, Offer
+from seed.pages import PageLinks
+from seed.unrolls import Column, Rows, StoreLayout, UnrollStore
+from seed.weights import WeightSlot
+from seed.wire import SpaceSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Spaces:
+    """The forms that observations and actions have on the wire."""
+
+    observation: SpaceSpec
+    action: SpaceSpec
+
+    def to_map(self) -> dict[str, Any]:
+        """A form for JSON, read back by `from_map`."""
+        return {"observation": self.observation.to_map(), "action": self.action.to_map()}
+
+    @staticmethod
+    def from_map(spaces: dict[str, Any]) -> Spaces:
+        """Reads what `to_map` wrote."""
+        return Spaces(
+            SpaceSpec.from_map(spaces["observation"]), SpaceSpec.from_map(spaces["action"])
+        )
+
+
+def resolve_device(name: str, field: str) -> torch.device:
+    """The device of a configuration field; "auto" is a GPU where there is one.
+
+    Raises:
+        ConfigError: where there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{field} = {name!r}: no such device here ({reason})") from None
+    return device
+
+
+def make_agent(
+    algorithm: Algorithm, config: Config, spaces: Spaces, device: torch.device
+) -> nn.Module:
+    """An agent with weights drawn from the run's seed, the same at every call."""
+    torch.manual_seed(config.seed)
+    try:
+        agent = algorithm.make_agent(
+            spaces.observation, spaces.action, config.network, config.algorithm
+        )
+    except ValueError as error:
+        raise ConfigError(f"network: {error}") from None
+    return agent.to(device)
+
+
+def make_store(
+    algorithm: Algorithm, config: Config, spaces: Spaces, agent: nn.Module, device: torch.device
+) -> UnrollStore:
+    """A store that holds what this agent's acting leaves behind.
+
+    Its size never blocks the learner: for each environment an open page, the one before as its
+    context and one in the queue, and two batches.
+    """
+    spare = 2 * (queue_limit(config) + config.learner.batch_size)
+    state_size = int(agent.state_size)  # type: ignore[arg-type]
+    acted = _try_act(algorithm, config, spaces, agent, device)
+    layout = StoreLayout(
+        unroll_length=config.learner.unroll_length,
+        num_pages=3 * config.inference.max_envs + spare,
+        max_envs=config.inference.max_envs,
+        frame_stack=config.network.frame_stack,
+        state_size=state_size,
+        observation=_column(spaces.observation),
+        action=Column(tuple(acted.actions.shape[1:]), acted.actions.dtype),
+        behaviour={
+            name: Column(tuple(values.shape[1:]), values.dtype)
+            for name, values in acted.behaviour.items()
+        },
+    )
+    return UnrollStore(layout, device)
+
+
+def make_inference(
+    algorithm: Algorithm,
+    config: Config,
+    spaces: Spaces,
+    store: UnrollStore,
+    slot: WeightSlot,
+    publish: Callable[[list[PageLinks]], None],
+    *,
+    greedy: bool = False,
+) -> Inference:
+    """Inference with an acting copy of the agent of its own; binds the socket.
+
+    Raises:
+        ConfigError: where the address cannot be bound.
+    """
+    agent = make_agent(algorithm, config, spaces, store.device).eval()
+    forward = ForwardPass(
+        algorithm, config.algorithm, agent, store, config.inference.max_batch, greedy=greedy
+    )
+    offer = Offer(
+        dataclasses.asdict(config.environment), spaces.observation, spaces.action, config.seed
+    )
+    return Inference(
+        config.inference, offer, forward, store, slot,
+        queue_limit=queue_limit(config), publish=publish,
+    )  # fmt: skip
+
+
+def queue_limit(config: Config) -> int:
+    """Whole unrolls in the queue at which inference pauses."""
+    return math.ceil(config.learner.queue_batches * config.learner.batch_size)
+
+
+@torch.inference_mode()
+def _try_act(
+    algorithm: Algorithm, config: Config, spaces: Spaces, agent: nn.Module, device: torch.device
+) -> Acted:
+    """Acts once on zeros, to see what the algorithm stores with each row."""
+    batch, stack = 2, config.network.frame_stack
+    observation, action = _column(spaces.observation), _column(spaces.action)
+
+    def zeros(column: Column, *leading: int) -> Tensor:
+        return torch.zeros(1, batch, *leading, *column.shape, dtype=column.dtype, device=device)
+
+    rows = Rows(
+        observations=zeros(observation, *([stack] if stack > 1 else [])),
+        previous_actions=zeros(action),
+        rewards=zeros(Column((), torch.float32)),
+        terminated=zeros(Column((), torch.bool)),
+        truncated=zeros(Column((), torch.bool)),
+        first=zeros(Column((), torch.bool)),
+    )
+    state = agent.initial_state(batch)  # type: ignore[operator]
+    return algorithm.act(agent, rows, state.to(device), config.algorithm, greedy=False)
+
+
+def _column(spec: SpaceSpec) -> Column:
+    empty: Any = np.empty(0, spec.dtype)
+    return Column(spec.shape, torch.from_numpy(empty).dtype)

@@ -1,0 +1,115 @@
+"""Which environment servers are connected, which env_ids they hold, which message comes next."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from seed import wire
+
+Int64Array = npt.NDArray[np.int64]
+
+
+class Refused(Exception):
+    """A HELLO that cannot be accepted; `retry` says whether a later one may be."""
+
+    def __init__(self, reason: str, *, retry: bool) -> None:
+        """Keeps the reason as the exception's text."""
+        super().__init__(reason)
+        self.retry = retry
+
+
+@dataclass
+class Session:
+    """One connected environment server.
+
+    Attributes:
+        identity: The ROUTER's name for the connection.
+        number: Random number in every message of the session.
+        hello: What the server said of itself.
+        env_ids: Numbers of its environments, by group. `[size] int64` each.
+        next_seq: The seq that each group's next STEP carries if nothing was lost.
+        heard_s: Monotonic time of its last message.
+    """
+
+    identity: bytes
+    number: int
+    hello: wire.Hello
+    env_ids: list[Int64Array]
+    heard_s: float
+    next_seq: list[int] = field(default_factory=list)
+
+    @property
+    def all_env_ids(self) -> Int64Array:
+        """Numbers of all its environments, in group order. `[num_envs] int64`"""
+        return np.concatenate(self.env_ids)
+
+
+class SessionTable:
+    """All sessions, and the env_ids that none of them holds. Owned by the inference thread."""
+
+    def __init__(self, max_envs: int, max_group: int) -> None:
+        """No session yet; a group may have `max_group` environments."""
+        self._max_envs = max_envs
+        self._max_group = max_group
+        self._free_env_ids = list(range(max_envs - 1, -1, -1))
+        self._sessions: dict[int, Session] = {}
+
+    def __iter__(self) -> Iterator[Session]:
+        """The sessions, oldest first, safe against `close` on the way."""
+        return iter(list(self._sessions.values()))
+
+    @property
+    def num_envs(self) -> int:
+        """Environments of all sessions."""
+        return self._max_envs - len(self._free_env_ids)
+
+    def find(self, number: int, identity: bytes) -> Session | None:
+        """The session with this number if it belongs to this connection."""
+        session = self._sessions.get(number)
+        return session if session is not None and session.identity == identity else None
+
+    def predecessor(self, hello: wire.Hello) -> Session | None:
+        """The session that the same server process opened earlier, if it still stands."""
+        for session in self._sessions.values():
+            if session.hello.server_id == hello.server_id:
+                return session
+        return None
+
+    def open(self, hello: wire.Hello, identity: bytes, now_s: float) -> Session:
+        """A session for the server that said hello, with env_ids of its own; raises Refused."""
+        if hello.protocol != wire.PROTOCOL_VERSION:
+            raise Refused(
+                f"the environment server speaks protocol {hello.protocol}, the learner "
+                f"{wire.PROTOCOL_VERSION}: install the same version of this package on both sides",
+                retry=False,
+            )
+        if max(hello.group_sizes) > self._max_group:
+            raise Refused(
+                f"a group of {max(hello.group_sizes)} environments is larger than the learner's "
+                f"inference.max_batch = {self._max_group}: use more groups or fewer environments",
+                retry=False,
+            )
+        if hello.num_envs > len(self._free_env_ids):
+            raise Refused(
+                f"{hello.num_envs} environments are too many: {self.num_envs} of the learner's "
+                f"inference.max_envs = {self._max_envs} are taken",
+                retry=True,
+            )
+        env_ids = [
+            np.array([self._free_env_ids.pop() for _ in range(size)], np.int64)
+            for size in hello.group_sizes
+        ]
+        number = secrets.randbits(63)
+        session = Session(identity, number, hello, env_ids, now_s, [0] * len(env_ids))
+        self._sessions[number] = session
+        return session
+
+    def close(self, session: Session) -> None:
+        """Forgets the session; its env_ids are free again."""
+        del self._sessions[session.number]
+        self._free_env_ids.extend(session.all_env_ids.tolist()[::-1])

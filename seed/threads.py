@@ -1,0 +1,43 @@
+"""Threads whose failure is the whole process's failure."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+
+class Crew:
+    """Starts threads that share one stop event; an exception in any of them sets it."""
+
+    def __init__(self) -> None:
+        """No threads yet."""
+        self.stop = threading.Event()
+        self._failure: BaseException | None = None
+        self._threads: list[threading.Thread] = []
+
+    def start(self, name: str, function: Callable[[], None]) -> threading.Thread:
+        """Runs the function in a thread of that name."""
+
+        def guarded() -> None:
+            try:
+                function()
+            except BaseException as error:
+                self._failure = self._failure or error
+                self.stop.set()
+
+        thread = threading.Thread(target=guarded, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+        return thread
+
+    def join(self) -> None:
+        """Stops and awaits all threads; raises the first exception that one of them raised."""
+        self.stop.set()
+        for thread in self._threads:
+            thread.join()
+        self.check()
+
+    def check(self) -> None:
+        """Raises the first exception that a thread raised, with its traceback."""
+        if self._failure is not None:
+            raise self._failure

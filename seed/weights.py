@@ -1,0 +1,58 @@
+"""How weights go from the learner to inference: one slot, always the newest, never half of one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Weights(NamedTuple):
+    """A copy of a module's parameters and buffers.
+
+    Attributes:
+        version: Updates that the learner had made.
+        tensors: In the order of `module_tensors`.
+    """
+
+    version: int
+    tensors: list[Tensor]
+
+
+class WeightSlot:
+    """Holds the newest published weights until inference takes them."""
+
+    def __init__(self) -> None:
+        """Empty."""
+        self._lock = threading.Lock()
+        self._weights: Weights | None = None
+
+    def publish(self, version: int, module: nn.Module) -> None:
+        """Copies the module's tensors into the slot; called by the learner's thread."""
+        weights = Weights(version, [tensor.detach().clone() for tensor in module_tensors(module)])
+        if weights.tensors and weights.tensors[0].is_cuda:
+            # The taker works on another stream, which must find the copies complete.
+            torch.cuda.current_stream(weights.tensors[0].device).synchronize()
+        with self._lock:
+            self._weights = weights
+
+    def take(self) -> Weights | None:
+        """The newest weights, once; None where there are none since the last call."""
+        with self._lock:
+            weights, self._weights = self._weights, None
+        return weights
+
+
+def module_tensors(module: nn.Module) -> list[Tensor]:
+    """Parameters and buffers in a fixed order."""
+    return [*module.parameters(), *module.buffers()]
+
+
+@torch.no_grad()
+def load_tensors(module: nn.Module, tensors: Sequence[Tensor]) -> None:
+    """Copies tensors in the order of `module_tensors` into the module."""
+    for destination, source in zip(module_tensors(module), tensors, strict=True):
+        destination.copy_(source, non_blocking=True)

@@ -1,0 +1,430 @@
+"""Messages between environment servers and the learner, as bytes and back.
+
+A message is a list of frames. Frame 0 is a msgpack map, the header; what is large or per
+environment follows in raw little-endian frames whose exact length both sides know from the
+handshake. `docs/protocol.md` describes every field for writers of other clients. No sockets here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+
+PROTOCOL_VERSION = 1
+MAX_HEADER_BYTES = 4096
+MAX_GROUPS = 64
+MAX_ENVS_PER_SERVER = 65_536
+MAX_OBSERVATION_BYTES = 16 * 1024 * 1024
+
+TERMINATED = 1
+TRUNCATED = 2
+FIRST = 4
+_ALL_FLAGS = TERMINATED | TRUNCATED | FIRST
+
+DTYPES = ("uint8", "int32", "int64", "float32", "float64", "bool")
+EPISODE_DTYPE = np.dtype([("index", "<u4"), ("length_steps", "<u4"), ("episode_return", "<f8")])
+
+Frame: TypeAlias = bytes | bytearray | memoryview
+Array: TypeAlias = npt.NDArray[Any]
+
+
+class WireError(ValueError):
+    """A message that does not follow the protocol; its text says what was expected and came."""
+
+
+@dataclass(frozen=True)
+class SpaceSpec:
+    """The dtype and shape of one observation or one action.
+
+    Attributes:
+        dtype: NumPy name of the element type, one of `DTYPES`.
+        shape: Sizes of one observation or action, without any batch dimension.
+        n: Number of values of a Discrete space (they are sent as int64 from 0); None for a Box.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    n: int | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one observation or action on the wire."""
+        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+    def to_map(self) -> dict[str, Any]:
+        """The msgpack form, read back by `from_map`."""
+        return {"dtype": self.dtype, "shape": list(self.shape), "n": self.n}
+
+    @staticmethod
+    def from_map(value: object) -> SpaceSpec:
+        """Checks and reads `to_map`'s form; raises WireError."""
+        fields = _map_of(value, "a space")
+        dtype, shape, n = fields.get("dtype"), fields.get("shape"), fields.get("n")
+        if dtype not in DTYPES:
+            raise WireError(f"space dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
+        if not isinstance(shape, list) or len(shape) > 8 or not all(_is_count(s) for s in shape):
+            raise WireError(f"space shape: expected up to 8 positive sizes, got {shape!r}")
+        if n is not None and not _is_count(n):
+            raise WireError(f"space n: expected null or a positive integer, got {n!r}")
+        spec = SpaceSpec(str(dtype), tuple(shape), n)
+        # Python's integers: a product of eight large sizes must not wrap round to a small one.
+        total_bytes = np.dtype(spec.dtype).itemsize
+        for size in spec.shape:
+            total_bytes *= size
+        if total_bytes > MAX_OBSERVATION_BYTES:
+            raise WireError(f"space of {total_bytes} bytes: at most {MAX_OBSERVATION_BYTES}")
+        return spec
+
+
+@dataclass(frozen=True)
+class Hello:
+    """Environment server → learner: I am here, with these groups of environments.
+
+    Attributes:
+        server_id: Random number drawn once per process; a second HELLO with it replaces the first.
+        group_sizes: Environments in each group; a group is stepped and sent as one.
+        name: Host and process, for the learner's log.
+        protocol: The sender's protocol version.
+    """
+
+    server_id: int
+    group_sizes: tuple[int, ...]
+    name: str
+    protocol: int = PROTOCOL_VERSION
+
+    @property
+    def num_envs(self) -> int:
+        """Environments of all groups together."""
+        return sum(self.group_sizes)
+
+
+@dataclass(frozen=True)
+class Welcome:
+    """Learner → environment server: run these environments.
+
+    Attributes:
+        session: Random number that every later message of this connection carries.
+        environment: What to make: the learner's `[environment]` table as a map.
+        observation: The form that observations must have on the wire.
+        action: The form in which actions will come.
+        env_ids: The learner's number for each environment, in group order. `[num_envs] int64`
+        seeds: A seed for each environment. `[num_envs] int64`
+    """
+
+    session: int
+    environment: dict[str, Any]
+    observation: SpaceSpec
+    action: SpaceSpec
+    env_ids: Array
+    seeds: Array
+
+
+@dataclass(frozen=True)
+class Step:
+    """Environment server → learner: one new row of every environment in a group.
+
+    Row `seq` of a run holds the observation and what arrived with it; see DESIGN's time convention.
+
+    Attributes:
+        session: From WELCOME.
+        group: Index into HELLO's group sizes.
+        seq: Counts this group's rows from 0; with the run_id it fences off doubles and gaps.
+        frames: The five raw frames, not yet checked; `check_step` reads them.
+    """
+
+    session: int
+    group: int
+    seq: int
+    frames: Sequence[Frame]
+
+
+@dataclass(frozen=True)
+class StepArrays:
+    """The raw frames of a STEP as arrays over the group's `n` environments.
+
+    Attributes:
+        run_ids: Random number per history of an environment. `[n] uint64`
+        observations: `[n, *shape]` in the agreed dtype.
+        rewards: What arrived with the observation, unclipped. `[n] float32`
+        flags: Bits TERMINATED, TRUNCATED and FIRST. `[n] uint8`
+        episodes: A record per episode that ended with this row: its index in the group, its
+            length in steps, its return. `[k] EPISODE_DTYPE`
+    """
+
+    run_ids: Array
+    observations: Array
+    rewards: Array
+    flags: Array
+    episodes: Array
+
+
+@dataclass(frozen=True)
+class Actions:
+    """Learner → environment server: the actions chosen from STEP (group, seq).
+
+    Attributes:
+        actions: `[n, *shape]` in the agreed dtype.
+    """
+
+    session: int
+    group: int
+    seq: int
+    actions: Frame
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Learner → environment server: no, and why.
+
+    Attributes:
+        reason: A sentence for the person who reads the environment server's output.
+        retry: True where a new HELLO may succeed (the session has ended, say).
+    """
+
+    reason: str
+    retry: bool
+
+
+@dataclass(frozen=True)
+class Goodbye:
+    """Either way: I am leaving this session, and why; nothing is expected back."""
+
+    session: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Ping:
+    """Learner → environment server: finds out whether the connection still stands; no reply."""
+
+    session: int
+
+
+Message: TypeAlias = Hello | Welcome | Step | Actions | Refusal | Goodbye | Ping
+
+
+def encode(message: Message) -> list[Frame]:
+    """The message as frames, ready for `send_multipart`."""
+    match message:
+        case Step():
+            return [_header("step", session=message.session, group=message.group, seq=message.seq),
+                    *message.frames]  # fmt: skip
+        case Actions():
+            return [_header("actions", session=message.session, group=message.group,
+                            seq=message.seq), message.actions]  # fmt: skip
+        case Hello():
+            return [_header("hello", protocol=message.protocol, server_id=message.server_id,
+                            groups=list(message.group_sizes), name=message.name[:128])]  # fmt: skip
+        case Welcome():
+            return [_header("welcome", protocol=PROTOCOL_VERSION, session=message.session,
+                            environment=message.environment,
+                            observation=message.observation.to_map(),
+                            action=message.action.to_map()),
+                    message.env_ids.astype("<i8").tobytes(),
+                    message.seeds.astype("<i8").tobytes()]  # fmt: skip
+        case Refusal():
+            return [_header("refusal", protocol=PROTOCOL_VERSION, reason=_clip(message.reason),
+                            retry=message.retry)]  # fmt: skip
+        case Goodbye():
+            return [_header("goodbye", session=message.session, reason=_clip(message.reason))]
+        case Ping():
+            return [_header("ping", session=message.session)]
+
+
+def step_frames(arrays: StepArrays) -> list[Frame]:
+    """A STEP's raw frames, in order: run_ids, observations, rewards, flags, episodes."""
+    return [
+        _buffer(arrays.run_ids, "<u8"),
+        _buffer(arrays.observations, arrays.observations.dtype.newbyteorder("<")),
+        _buffer(arrays.rewards, "<f4"),
+        _buffer(arrays.flags, "u1"),
+        _buffer(arrays.episodes, EPISODE_DTYPE),
+    ]
+
+
+def decode(frames: Sequence[Frame]) -> Message:
+    """Reads a message that `encode` wrote, from an untrusted peer.
+
+    A HELLO of another protocol version is read as far as its version, so that it can be answered.
+
+    Raises:
+        WireError: for anything that is not a well-formed message.
+    """
+    header = _unpack_header(frames)
+    kind = header.get("type")
+    if kind == "step":
+        _expect_frames(frames, 6, "STEP")
+        return Step(_uint(header, "session"), _uint(header, "group"), _uint(header, "seq"),
+                    frames[1:])  # fmt: skip
+    if kind == "actions":
+        _expect_frames(frames, 2, "ACTIONS")
+        return Actions(_uint(header, "session"), _uint(header, "group"), _uint(header, "seq"),
+                       frames[1])  # fmt: skip
+    if kind == "welcome":
+        return _decode_welcome(header, frames)
+    _expect_frames(frames, 1, str(kind)[:16])
+    if kind == "hello":
+        return _decode_hello(header)
+    if kind == "refusal":
+        return Refusal(_text(header, "reason"), header.get("retry") is True)
+    if kind == "goodbye":
+        return Goodbye(_uint(header, "session"), _text(header, "reason"))
+    if kind == "ping":
+        return Ping(_uint(header, "session"))
+    raise WireError(f"message type: expected a message of the protocol, got {str(kind)[:32]!r}")
+
+
+def check_step(step: Step, observation: SpaceSpec, group_size: int) -> StepArrays:
+    """The frames of a STEP as arrays, after checking lengths and values exactly.
+
+    Raises:
+        WireError: where a frame has another length than agreed, or a value is out of its range.
+    """
+    run_ids, observations, rewards, flags, episodes = step.frames
+    arrays = StepArrays(
+        _array(run_ids, "<u8", (group_size,), "run_ids"),
+        _array(observations, observation.dtype, (group_size, *observation.shape), "observations"),
+        _array(rewards, "<f4", (group_size,), "rewards"),
+        _array(flags, "u1", (group_size,), "flags"),
+        _episodes(episodes, group_size),
+    )
+    if (arrays.flags > _ALL_FLAGS).any():
+        raise WireError(f"flags: expected bits 1, 2 and 4 only, got {int(arrays.flags.max())}")
+    if not np.isfinite(arrays.rewards).all():
+        raise WireError("rewards: expected finite numbers")
+    if observation.n is not None:
+        values = arrays.observations
+        if (values < 0).any() or (values >= observation.n).any():
+            raise WireError(f"observations: expected integers in 0..{observation.n - 1}")
+    return arrays
+
+
+def check_actions(message: Actions, action: SpaceSpec, group_size: int) -> Array:
+    """The actions `[n, *shape]` of an ACTIONS message; raises WireError for another length."""
+    return _array(message.actions, action.dtype, (group_size, *action.shape), "actions")
+
+
+def _decode_hello(header: Mapping[str, Any]) -> Hello:
+    protocol = _uint(header, "protocol")
+    if protocol != PROTOCOL_VERSION:
+        return Hello(0, (), "", protocol)
+    groups = header.get("groups")
+    if not isinstance(groups, list) or not 1 <= len(groups) <= MAX_GROUPS:
+        raise WireError(f"groups: expected a list of 1 to {MAX_GROUPS} sizes, got {groups!r}")
+    if not all(_is_count(size) for size in groups) or sum(groups) > MAX_ENVS_PER_SERVER:
+        raise WireError(
+            f"groups: expected positive sizes, {MAX_ENVS_PER_SERVER} environments at most, "
+            f"got {groups!r}"
+        )
+    return Hello(_uint(header, "server_id"), tuple(groups), _text(header, "name"), protocol)
+
+
+def _decode_welcome(header: Mapping[str, Any], frames: Sequence[Frame]) -> Welcome:
+    protocol = header.get("protocol")
+    if protocol != PROTOCOL_VERSION:
+        raise WireError(
+            f"the learner speaks protocol {protocol!r}, this side {PROTOCOL_VERSION}: "
+            "install the same version of this package on both sides"
+        )
+    _expect_frames(frames, 3, "WELCOME")
+    count = memoryview(frames[1]).nbytes // 8
+    return Welcome(
+        _uint(header, "session"),
+        _map_of(header.get("environment"), "environment"),
+        SpaceSpec.from_map(header.get("observation")),
+        SpaceSpec.from_map(header.get("action")),
+        _array(frames[1], "<i8", (count,), "env_ids"),
+        _array(frames[2], "<i8", (count,), "seeds"),
+    )
+
+
+def _header(kind: str, **fields: Any) -> bytes:
+    packed: bytes = msgpack.packb({"type": kind, **fields})
+    if len(packed) > MAX_HEADER_BYTES:
+        raise WireError(f"{kind} header of {len(packed)} bytes: at most {MAX_HEADER_BYTES}")
+    return packed
+
+
+def _unpack_header(frames: Sequence[Frame]) -> dict[str, Any]:
+    if not frames or memoryview(frames[0]).nbytes > MAX_HEADER_BYTES:
+        raise WireError(f"header: expected one frame of at most {MAX_HEADER_BYTES} bytes")
+    try:
+        header = msgpack.unpackb(
+            frames[0], strict_map_key=True, max_map_len=32, max_array_len=MAX_GROUPS,
+            max_str_len=256, max_bin_len=0, max_ext_len=0, ext_hook=_refuse_ext,
+        )  # fmt: skip
+    # msgpack raises several unrelated classes for malformed input, all of them ValueErrors or these
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+        raise WireError(f"header: not a msgpack map of the protocol ({error})") from None
+    return _map_of(header, "the header")
+
+
+def _refuse_ext(code: int, data: bytes) -> None:
+    raise WireError(f"header: msgpack extension type {code} is not part of the protocol")
+
+
+def _map_of(value: object, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise WireError(f"{what}: expected a map with string keys, got {type(value).__name__}")
+    return value
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value > 0
+
+
+def _uint(header: Mapping[str, Any], key: str) -> int:
+    value = header.get(key)
+    if type(value) is not int or value < 0:
+        raise WireError(f"{key}: expected an unsigned integer, got {str(value)[:32]!r}")
+    return value
+
+
+def _text(header: Mapping[str, Any], key: str) -> str:
+    value = header.get(key)
+    if not isinstance(value, str):
+        raise WireError(f"{key}: expected a string, got {type(value).__name__}")
+    return value
+
+
+def _clip(reason: str) -> str:
+    """Cuts a reason to the longest string that the other side's decoder takes."""
+    return reason.encode()[:250].decode(errors="ignore")
+
+
+def _expect_frames(frames: Sequence[Frame], count: int, kind: str) -> None:
+    if len(frames) != count:
+        raise WireError(f"{kind}: expected {count} frames, got {len(frames)}")
+
+
+def _array(frame: Frame, dtype: str, shape: tuple[int, ...], what: str) -> Array:
+    element = np.dtype(dtype).newbyteorder("<")
+    expected_bytes = int(np.prod(shape, dtype=np.int64)) * element.itemsize
+    actual_bytes = memoryview(frame).nbytes
+    if actual_bytes != expected_bytes:
+        raise WireError(f"{what}: expected {expected_bytes} bytes, got {actual_bytes}")
+    return np.frombuffer(frame, element).reshape(shape)
+
+
+def _episodes(frame: Frame, group_size: int) -> Array:
+    count, rest = divmod(memoryview(frame).nbytes, EPISODE_DTYPE.itemsize)
+    if rest or count > group_size:
+        raise WireError(
+            f"episodes: expected at most {group_size} records of {EPISODE_DTYPE.itemsize} bytes, "
+            f"got {memoryview(frame).nbytes} bytes"
+        )
+    episodes = np.frombuffer(frame, EPISODE_DTYPE)
+    if (episodes["index"] >= group_size).any():
+        raise WireError(f"episodes: expected indices below {group_size}")
+    if not np.isfinite(episodes["episode_return"]).all():
+        raise WireError("episodes: expected finite returns")
+    return episodes
+
+
+def _buffer(array: Array, dtype: Any) -> Frame:
+    return np.ascontiguousarray(array, dtype=dtype).reshape(-1).view(np.uint8).data

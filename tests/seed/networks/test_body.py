@@ -1,0 +1,174 @@
+"""The body: layouts, stacks, the previous action and reward, and the state."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from seed.config import NetworkConfig
+from seed.networks.atari import ImpalaDeepTorso, ImpalaShallowTorso, NatureTorso
+from seed.networks.body import Body, image_layout
+from seed.networks.mlp import MlpTorso
+from seed.wire import SpaceSpec
+
+VECTOR = SpaceSpec("float32", (4,))
+DISCRETE = SpaceSpec("int64", (), 3)
+BOX = SpaceSpec("float32", (2, 1))
+PLAIN = NetworkConfig(torso="auto", frame_stack=1, hidden_sizes=(8,), lstm_size=0)
+LSTM = replace(PLAIN, lstm_size=5)
+
+
+def discrete_rows(length: int, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Previous actions, previous rewards, and no episode start."""
+    actions = torch.randint(3, (length, batch))
+    return actions, torch.randn(length, batch), torch.zeros(length, batch, dtype=torch.bool)
+
+
+@pytest.mark.parametrize(
+    ("space", "expected"),
+    [
+        (SpaceSpec("uint8", (84, 90)), (1, 84, 90, "hw")),
+        (SpaceSpec("uint8", (84, 90, 3)), (3, 84, 90, "hwc")),
+        (SpaceSpec("uint8", (84, 90, 1)), (1, 84, 90, "hwc")),
+        (SpaceSpec("uint8", (4, 84, 90)), (4, 84, 90, "chw")),
+        (SpaceSpec("float32", (4,)), None),
+        (SpaceSpec("float32", (10, 10, 6)), None),
+        (SpaceSpec("int64", (), 9), None),
+        (SpaceSpec("float32", (2, 3, 4, 1)), None),
+    ],
+)
+def test_image_layout(space: SpaceSpec, expected: tuple[int, int, int, str] | None) -> None:
+    assert image_layout(space) == expected
+
+
+@pytest.mark.parametrize(
+    ("torso", "shape", "kind"),
+    [
+        ("auto", (84, 84), NatureTorso),
+        ("auto", (36, 36), NatureTorso),
+        ("auto", (36, 35), MlpTorso),
+        ("auto", (10, 10, 4), MlpTorso),
+        ("auto", (4,), MlpTorso),
+        ("nature", (84, 84), NatureTorso),
+        ("impala_shallow", (84, 84), ImpalaShallowTorso),
+        ("impala_deep", (10, 10, 4), ImpalaDeepTorso),
+        ("mlp", (84, 84), MlpTorso),
+    ],
+)
+def test_torso_by_name_and_shape(torso: str, shape: tuple[int, ...], kind: type) -> None:
+    config = replace(PLAIN, torso=torso)  # type: ignore[arg-type]
+    assert type(Body(SpaceSpec("uint8", shape), DISCRETE, config).torso) is kind
+
+
+@pytest.mark.parametrize(
+    ("torso", "shape", "text"),
+    [
+        ("nature", (4,), r'torso "nature" reads images .* got shape \(4,\)'),
+        ("impala_deep", (10, 10, 6), r'torso "impala_deep" .* got shape \(10, 10, 6\)'),
+        ("nature", (10, 5), r'torso "nature" needs images of at least 36x36 .* got 10x5'),
+        ("resnet", (84, 84), 'torso must be .* got "resnet"'),
+    ],
+)
+def test_refuses_a_torso_that_cannot_read(torso: str, shape: tuple[int, ...], text: str) -> None:
+    config = replace(PLAIN, torso=torso)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=text):
+        Body(SpaceSpec("uint8", shape), DISCRETE, config)
+
+
+@pytest.mark.parametrize("stack", [1, 4])
+@pytest.mark.parametrize("shape", [(20, 22), (20, 22, 3), (3, 20, 22)])
+def test_torso_gets_the_stack_as_channels(stack: int, shape: tuple[int, ...]) -> None:
+    config = replace(PLAIN, torso="impala_shallow", frame_stack=stack)
+    body = Body(SpaceSpec("uint8", shape), DISCRETE, config)
+    observations = torch.randint(256, (2, 3, stack, *shape), dtype=torch.uint8)
+    channels: list[Tensor] = []
+    for frame in observations.flatten(0, 1).unbind(1):
+        if len(shape) == 2:
+            channels.append(frame)
+        else:
+            channels += frame.unbind(-1 if shape[-1] == 3 else 1)
+    expected = body.torso(torch.stack(channels, dim=1)).reshape(2, 3, -1)
+    given = observations if stack > 1 else observations[:, :, 0]
+    features, _ = body(given, *discrete_rows(2, 3), body.initial_state(3))
+    torch.testing.assert_close(features, expected)
+
+
+def test_mlp_flattens_the_stack() -> None:
+    body = Body(VECTOR, DISCRETE, replace(PLAIN, frame_stack=3))
+    observations = torch.randn(2, 5, 3, 4)
+    features, _ = body(observations, *discrete_rows(2, 5), body.initial_state(5))
+    torch.testing.assert_close(features, body.torso(observations.reshape(10, 12)).reshape(2, 5, 8))
+
+
+def test_without_lstm_there_is_no_state() -> None:
+    body = Body(VECTOR, DISCRETE, PLAIN)
+    assert (body.output_size, body.state_size) == (8, 0)
+    features, state = body(torch.randn(2, 5, 4), *discrete_rows(2, 5), body.initial_state(5))
+    assert features.shape == (2, 5, 8)
+    assert state.shape == (5, 0)
+
+
+def test_initial_state_is_zeros() -> None:
+    state = Body(VECTOR, DISCRETE, LSTM).initial_state(6)
+    assert torch.equal(state, torch.zeros(6, 10))
+
+
+def test_core_gets_features_action_and_reward() -> None:
+    body = Body(VECTOR, DISCRETE, LSTM)
+    assert body.core is not None
+    assert (body.output_size, body.state_size) == (5, 10)
+    observations, state = torch.randn(3, 2, 4), torch.randn(2, 10)
+    actions, rewards, first = discrete_rows(3, 2)
+    one_hots = torch.eye(3)[actions]
+    features = body.torso(observations.reshape(6, 4)).reshape(3, 2, 8)
+    inputs = torch.cat([features, one_hots, rewards[..., None]], dim=-1)
+    expected = body.core(inputs, first, state)
+    torch.testing.assert_close(body(observations, actions, rewards, first, state), expected)
+
+
+def test_core_gets_box_actions_as_they_are() -> None:
+    body = Body(VECTOR, BOX, LSTM)
+    assert body.core is not None
+    observations, actions, rewards = torch.randn(3, 2, 4), torch.randn(3, 2, 2), torch.randn(3, 2)
+    first = torch.zeros(3, 2, dtype=torch.bool)
+    features = body.torso(observations.reshape(6, 4)).reshape(3, 2, 8)
+    inputs = torch.cat([features, actions, rewards[..., None]], dim=-1)
+    expected = body.core(inputs, first, body.initial_state(2))
+    for given in (actions, actions.reshape(3, 2, 2, 1)):
+        result = body(observations, given, rewards, first, body.initial_state(2))
+        torch.testing.assert_close(result, expected)
+
+
+@pytest.mark.parametrize("action", [DISCRETE, BOX])
+def test_an_episode_start_forgets_all_that_came_before(action: SpaceSpec) -> None:
+    body = Body(VECTOR, action, LSTM)
+    observations = torch.randn(2, 3, 4)
+    first = torch.tensor([[False, True, False], [True, False, False]])
+    if action.n is None:
+        actions, others = torch.randn(2, 2, 3, 2).unbind()
+        others[first] = torch.nan
+    else:
+        actions = torch.randint(3, (2, 3))
+        others = (actions + 1) % 3
+    state = torch.randn(3, 10)
+    before, _ = body(observations, actions, torch.zeros(2, 3), first, state)
+    after, _ = body(observations, others, torch.full((2, 3), 9.0), first, state + 1)
+    assert torch.equal(before[first], after[first])
+    assert not torch.isclose(before[~first], after[~first]).all(dim=-1).any()
+
+
+def test_rows_one_by_one_match_the_whole() -> None:
+    body = Body(VECTOR, DISCRETE, LSTM)
+    observations = torch.randn(6, 2, 4)
+    actions, rewards, _ = discrete_rows(6, 2)
+    first = torch.rand(6, 2) < 0.3
+    whole, last_state = body(observations, actions, rewards, first, body.initial_state(2))
+    state = body.initial_state(2)
+    for t in range(6):
+        row = slice(t, t + 1)
+        features, state = body(observations[row], actions[row], rewards[row], first[row], state)
+        torch.testing.assert_close(features, whole[row])
+    torch.testing.assert_close(state, last_state)
