@@ -44,14 +44,14 @@ def parse_command_line(arguments: Sequence[str], load_algorithm_config: Any) -> 
     config_file = next((Path(word) for word in arguments if word.endswith(".toml")), None)
     tables = read_toml(config_file) if config_file else {}
     default = from_tables(tables, load_algorithm_config)
+    algorithm_type: Any = type(default.algorithm)
+    command_line_type = _command_line_type(algorithm_type)
     parsed = tyro.cli(
-        _command_line_type(type(default.algorithm)),
+        command_line_type,
         args=list(arguments),
         prog="seed-learner",
         description="Trains by the configuration in CONFIG; any field can be overridden.",
-        default=_command_line_type(type(default.algorithm))(
-            config_file=tyro.MISSING, dry_run=False, config=default
-        ),
+        default=command_line_type(config_file=tyro.MISSING, dry_run=False, config=default),
     )
     if parsed.config_file != config_file:
         raise ConfigError(f"{parsed.config_file}: expected a file whose name ends with .toml")
@@ -59,7 +59,7 @@ def parse_command_line(arguments: Sequence[str], load_algorithm_config: Any) -> 
     return CommandLine(parsed.config_file, parsed.dry_run, parsed.config)
 
 
-@functools.cache
+@functools.lru_cache  # one type each, so that values of it are equal and match it
 def _command_line_type(algorithm_type: type) -> Any:
     """The command line as a type, with the fields of this very algorithm in it."""
     config_type = _config_type(algorithm_type)
@@ -80,7 +80,7 @@ def _command_line_type(algorithm_type: type) -> Any:
     )  # fmt: skip
 
 
-@functools.cache
+@functools.lru_cache
 def _config_type(algorithm_type: type) -> type[Config]:
     """`Config` with the algorithm's own dataclass in the place of Any."""
     return dataclasses.make_dataclass(

@@ -20,9 +20,11 @@ from seed.algorithms.contract import load_algorithm, load_algorithm_config
 from seed.checkpoint import Checkpoint, CheckpointError
 from seed.config import Config, ConfigError, check
 from seed.config_loading import from_tables, read_toml
+from seed.devices import resolve_device
 from seed.inference import EpisodeRecord, Inference
 from seed.local_servers import LocalServerError, LocalServers, server_command
-from seed.serving import Spaces, make_agent, make_inference, make_store, resolve_device
+from seed.serving import make_agent, make_inference, make_store
+from seed.spaces import Spaces
 from seed.threads import Crew
 from seed.weights import WeightSlot
 
@@ -169,9 +171,7 @@ def _make_player(config: Config, loaded: Checkpoint, greedy: bool) -> Inference:
     slot = WeightSlot()
     slot.publish(loaded.state["learner_steps"], agent)
     store = make_store(algorithm, config, spaces, agent, device)
-    return make_inference(
-        algorithm, config, spaces, store, slot, store.release, greedy=greedy
-    )
+    return make_inference(algorithm, config, spaces, store, slot, store.release, greedy=greedy)
 
 
 def _play(config: Config, inference: Inference, episodes: int) -> list[EpisodeRecord]:

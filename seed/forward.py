@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from seed import wire
 from seed.algorithms.contract import Algorithm
+from seed.devices import prepare_thread
 from seed.pages import PageLinks
 from seed.unrolls import Arrived, UnrollStore
 from seed.weights import Weights, load_tensors
@@ -69,9 +70,16 @@ class ForwardPass:
         self._rewards = torch.empty(max_batch, dtype=torch.float32, pin_memory=pinned)
         self._flags = torch.empty(max_batch, dtype=torch.uint8, pin_memory=pinned)
 
+    def enter_thread(self, threads: int) -> None:
+        """Prepares the calling thread, the only one that may use this object from here on."""
+        prepare_thread(self._device, threads, urgent=True)
+
     def load_weights(self, weights: Weights) -> None:
         """Acts with these weights from the next batch on."""
         load_tensors(self._agent, weights.tensors)
+        if self._device.type == "cuda":
+            # The learner's copies may be freed once we return, and are read on this stream.
+            torch.cuda.current_stream(self._device).synchronize()
         self.policy_version = weights.version
 
     @torch.inference_mode()
@@ -92,9 +100,7 @@ class ForwardPass:
         envs = torch.from_numpy(env_ids).to(self._device)
         before = self._agent_states.index_select(0, envs)
         before = before.masked_fill(rows.first[0][:, None], 0.0)
-        acted = self._algorithm.act(
-            self._agent, rows, before, self._config, greedy=self._greedy
-        )
+        acted = self._algorithm.act(self._agent, rows, before, self._config, greedy=self._greedy)
         self._agent_states.index_copy_(0, envs, acted.agent_state)
         self._store.write_acts(new, acted.actions, acted.behaviour, before, self.policy_version)
         return acted.actions.cpu().numpy(), new.complete

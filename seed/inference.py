@@ -19,7 +19,7 @@ import numpy.typing as npt
 import zmq
 
 from seed import wire
-from seed.config import InferenceConfig
+from seed.config import ConfigError, InferenceConfig
 from seed.forward import ForwardPass, GroupStep
 from seed.pages import PageLinks
 from seed.sessions import Refused, Session, SessionTable
@@ -97,7 +97,7 @@ class Inference:
             publish: Gets the pages that a batch made whole.
 
         Raises:
-            zmq.ZMQError: where the address cannot be bound.
+            ConfigError: where the address cannot be bound.
         """
         self.env_steps = 0
         self.records: queue.SimpleQueue[BatchRecord | EpisodeRecord] = queue.SimpleQueue()
@@ -124,6 +124,7 @@ class Inference:
 
     def run(self, stop: threading.Event, farewell: Callable[[], str]) -> None:
         """Serves until `stop` is set, then says goodbye with the farewell as its reason."""
+        self._forward.enter_thread(self._config.threads)
         try:
             while not stop.is_set():
                 self._take_weights()
@@ -313,7 +314,7 @@ class Inference:
 
 def _bind(address: str) -> zmq.Socket[bytes]:
     """A ROUTER socket at the address, with settings that fence off slow and dead peers."""
-    socket = zmq.Context.instance().socket(zmq.ROUTER)
+    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.setsockopt(zmq.ROUTER_HANDOVER, 0)
     socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_OBSERVATION_BYTES * 4)
@@ -329,7 +330,10 @@ def _bind(address: str) -> zmq.Socket[bytes]:
     socket.setsockopt(zmq.IPV6, 1 if "[" in address else 0)
     try:
         socket.bind(address)
-    except zmq.ZMQError:
+    except zmq.ZMQError as error:
         socket.close()
-        raise
+        raise ConfigError(
+            f"inference.address = {address!r}: cannot be bound ({error.strerror}); "
+            "is another learner running there?"
+        ) from None
     return socket

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from seed import checkpoint
 from seed.algorithms.contract import Algorithm
 from seed.config import Config
+from seed.devices import prepare_thread
 from seed.optimizers import linear_learning_rate, make_optimizer
 from seed.unrolls import Unroll, UnrollStore
 from seed.weights import WeightSlot
@@ -81,7 +82,6 @@ class Learner:
         """
         self.learner_steps = 0
         self.records: queue.SimpleQueue[UpdateRecord] = queue.SimpleQueue()
-        self.save_now = threading.Event()
         self._config = config
         self._algorithm = algorithm
         self._agent = agent
@@ -103,7 +103,7 @@ class Learner:
 
     def run(self, stop: threading.Event) -> None:
         """Learns until the run's frames are reached or `stop` is set; leaves a checkpoint."""
-        torch.set_num_threads(self._config.learner.threads)
+        prepare_thread(self._device, self._config.learner.threads, urgent=False)
         self._slot.publish(self.learner_steps, self._agent)
         while not stop.is_set() and self._env_frames() < self._config.total_env_frames:
             self._learn_once()
@@ -153,10 +153,8 @@ class Learner:
         return {"learning_rate": rate, **_to_floats(measured)}
 
     def _save_if_due(self) -> None:
-        due_s = self._saved_s + self._config.checkpoint_interval_s
-        if self.save_now.is_set() or time.monotonic() >= due_s:
+        if time.monotonic() >= self._saved_s + self._config.checkpoint_interval_s:
             self._save()
-            self.save_now.clear()
 
     def _save(self) -> None:
         progress = self._progress()

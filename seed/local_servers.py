@@ -23,10 +23,11 @@ class LocalServerError(Exception):
 
 def server_count(config: LocalConfig, max_envs: int) -> int:
     """Processes to start; raises ConfigError where they have more environments than may connect."""
-    count = config.envservers
-    if count == "auto":
-        count = max(1, len(os.sched_getaffinity(0)) - 1)
-        count = max(1, min(count, max_envs // config.envs_per_server))
+    if config.envservers == "auto":
+        spare_cores = len(os.sched_getaffinity(0)) - 1
+        count = max(1, min(spare_cores, max_envs // config.envs_per_server))
+    else:
+        count = config.envservers
     if count * config.envs_per_server > max_envs:
         raise ConfigError(
             f"local.envservers = {count} with local.envs_per_server = {config.envs_per_server}: "

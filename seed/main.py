@@ -19,19 +19,14 @@ from seed.algorithms.contract import load_algorithm, load_algorithm_config
 from seed.checkpoint import Checkpoint, CheckpointError
 from seed.config import Config, ConfigError
 from seed.config_loading import parse_command_line, to_toml
+from seed.devices import resolve_device
 from seed.display import Display
 from seed.inference import Inference
 from seed.learner import Learner, Progress
 from seed.local_servers import LocalServerError, LocalServers, server_command, server_count
 from seed.metrics import Line, Window, Writer
-from seed.serving import (
-    Spaces,
-    make_agent,
-    make_inference,
-    make_store,
-    queue_limit,
-    resolve_device,
-)
+from seed.serving import make_agent, make_inference, make_store, queue_limit
+from seed.spaces import Spaces
 from seed.threads import Crew
 from seed.unrolls import UnrollStore
 from seed.weights import WeightSlot
@@ -41,6 +36,8 @@ log = logging.getLogger(__name__)
 EXIT_DONE, EXIT_REFUSED, EXIT_PREEMPTED, EXIT_NO_CHECKPOINT = 0, 2, 75, 78
 EXIT_INTERRUPTED = 130
 _TICK_S = 0.1
+# Process managers signal a process and its group, which is one request that arrives twice.
+_SAME_REQUEST_S = 1.0
 
 
 @dataclasses.dataclass
@@ -69,9 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         level=logging.INFO, format="%(message)s", handlers=[_log_handler()], force=True
     )
     try:
-        command = parse_command_line(
-            sys.argv[1:] if argv is None else argv, load_algorithm_config
-        )
+        command = parse_command_line(sys.argv[1:] if argv is None else argv, load_algorithm_config)
         if command.dry_run:
             print(_dry_run(command.config))
             return EXIT_DONE
@@ -124,7 +119,7 @@ def _train(config: Config) -> int:
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / "config.toml").write_text(to_toml(config))
     log.info("listening on %s, run in %s", run.inference.endpoint, run_dir)
-    signals = Signals(run.learner)
+    signals = Signals()
     servers = LocalServers(server_command(config.local, run.inference.endpoint), count)
     try:
         _supervise(run, signals, servers)
@@ -176,18 +171,22 @@ def _assemble(config: Config, loaded: Checkpoint | None) -> Run:
 class Signals:
     """Remembers how the process was asked to end; a second request ends it at once."""
 
-    def __init__(self, learner: Learner) -> None:
+    def __init__(self) -> None:
         """Takes over SIGINT, SIGTERM and SIGUSR1."""
         self.exit_code = EXIT_DONE
         self.asked = False
+        self._asked_s = 0.0
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._ask)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
+        now_s = time.monotonic()
+        if self.asked and now_s - self._asked_s < _SAME_REQUEST_S:
+            return
         if self.asked:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        self.asked = True
+        self.asked, self._asked_s = True, now_s
         self.exit_code = EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_PREEMPTED
         log.info("stopping; a checkpoint is being written")
 

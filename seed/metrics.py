@@ -95,7 +95,7 @@ class Writer:
     def __init__(self, run_dir: Path) -> None:
         """Opens both files."""
         self._lines = (run_dir / "metrics.jsonl").open("a", buffering=1)
-        self._board = SummaryWriter(str(run_dir / "tensorboard"))  # type: ignore[no-untyped-call]
+        self._board = SummaryWriter(str(run_dir / "tensorboard"))
 
     def write(self, line: Line) -> None:
         """One line, with `env_frames` as TensorBoard's step. NaN and infinity become null."""
@@ -103,15 +103,13 @@ class Writer:
         self._lines.write(json.dumps(finite) + "\n")
         for name, value in finite.items():
             if value is not None:
-                self._board.add_scalar(  # type: ignore[no-untyped-call]
-                    name, value, finite["env_frames"]
-                )
-        self._board.flush()  # type: ignore[no-untyped-call]
+                self._board.add_scalar(name, value, finite["env_frames"])
+        self._board.flush()
 
     def close(self) -> None:
         """Flushes and closes both files."""
         self._lines.close()
-        self._board.close()  # type: ignore[no-untyped-call]
+        self._board.close()
 
 
 def _drain(records: queue.SimpleQueue[T]) -> list[T]:

@@ -1,5 +1,7 @@
-"""Puts the acting side together: agent, store, forward pass, inference. Training and evaluation
-both act through it."""
+"""Puts the acting side together: agent, store, forward pass, inference.
+
+Training and evaluation both act through it.
+"""
 
 from __future__ import annotations
 
@@ -17,45 +19,9 @@ from seed.config import Config, ConfigError
 from seed.forward import ForwardPass
 from seed.inference import Inference, Offer
 from seed.pages import PageLinks
+from seed.spaces import Spaces, SpaceSpec
 from seed.unrolls import Column, Rows, StoreLayout, UnrollStore
 from seed.weights import WeightSlot
-from seed.wire import SpaceSpec
-
-
-@dataclasses.dataclass(frozen=True)
-class Spaces:
-    """The forms that observations and actions have on the wire."""
-
-    observation: SpaceSpec
-    action: SpaceSpec
-
-    def to_map(self) -> dict[str, Any]:
-        """A form for JSON, read back by `from_map`."""
-        return {"observation": self.observation.to_map(), "action": self.action.to_map()}
-
-    @staticmethod
-    def from_map(spaces: dict[str, Any]) -> Spaces:
-        """Reads what `to_map` wrote."""
-        return Spaces(
-            SpaceSpec.from_map(spaces["observation"]), SpaceSpec.from_map(spaces["action"])
-        )
-
-
-def resolve_device(name: str, field: str) -> torch.device:
-    """The device of a configuration field; "auto" is a GPU where there is one.
-
-    Raises:
-        ConfigError: where there is no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"{field} = {name!r}: no such device here ({reason})") from None
-    return device
 
 
 def make_agent(

@@ -121,13 +121,13 @@ class NewRows(NamedTuple):
     """The places of one inference batch's rows.
 
     Attributes:
-        index: Flat row of each. `[n] int64`
+        places: Flat row of each. `[n] int64`
         begun: Places in the batch of the rows that begin a page. `[k] int64`
         begun_pages: The pages that those begin. `[k] int64`
         complete: Pages that are whole once this batch has been written.
     """
 
-    index: Tensor
+    places: Tensor
     begun: Tensor
     begun_pages: Tensor
     complete: list[PageLinks]
@@ -263,10 +263,10 @@ class UnrollStore:
             agent_states: Recurrent state before each row. `[n, S] float32`
             policy_version: Version of the weights that acted.
         """
-        self._actions.index_copy_(0, new.index, actions)
+        self._actions.index_copy_(0, new.places, actions)
         for name, values in behaviour.items():
-            self._behaviour[name].index_copy_(0, new.index, values)
-        self._policy_versions.index_fill_(0, new.index, policy_version)
+            self._behaviour[name].index_copy_(0, new.places, values)
+        self._policy_versions.index_fill_(0, new.places, policy_version)
         if self.layout.state_size:
             self._page_states.index_copy_(0, new.begun_pages, agent_states[new.begun])
 

@@ -15,70 +15,30 @@ import msgpack
 import numpy as np
 import numpy.typing as npt
 
+from seed.spaces import DTYPES, MAX_OBSERVATION_BYTES, SpaceSpec, WireError, is_count, map_of
+
+__all__ = [
+    "DTYPES",
+    "EPISODE_DTYPE", "FIRST", "MAX_ENVS_PER_SERVER", "MAX_GROUPS", "MAX_HEADER_BYTES",
+    "MAX_OBSERVATION_BYTES", "PROTOCOL_VERSION", "TERMINATED", "TRUNCATED", "Actions", "Frame",
+    "Goodbye", "Hello", "Message", "Ping", "Refusal", "SpaceSpec", "Step", "StepArrays", "Welcome",
+    "WireError", "check_actions", "check_step", "decode", "encode", "step_frames",
+]  # fmt: skip
+
 PROTOCOL_VERSION = 1
 MAX_HEADER_BYTES = 4096
 MAX_GROUPS = 64
 MAX_ENVS_PER_SERVER = 65_536
-MAX_OBSERVATION_BYTES = 16 * 1024 * 1024
 
 TERMINATED = 1
 TRUNCATED = 2
 FIRST = 4
 _ALL_FLAGS = TERMINATED | TRUNCATED | FIRST
 
-DTYPES = ("uint8", "int32", "int64", "float32", "float64", "bool")
 EPISODE_DTYPE = np.dtype([("index", "<u4"), ("length_steps", "<u4"), ("episode_return", "<f8")])
 
 Frame: TypeAlias = bytes | bytearray | memoryview
 Array: TypeAlias = npt.NDArray[Any]
-
-
-class WireError(ValueError):
-    """A message that does not follow the protocol; its text says what was expected and came."""
-
-
-@dataclass(frozen=True)
-class SpaceSpec:
-    """The dtype and shape of one observation or one action.
-
-    Attributes:
-        dtype: NumPy name of the element type, one of `DTYPES`.
-        shape: Sizes of one observation or action, without any batch dimension.
-        n: Number of values of a Discrete space (they are sent as int64 from 0); None for a Box.
-    """
-
-    dtype: str
-    shape: tuple[int, ...]
-    n: int | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of one observation or action on the wire."""
-        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
-
-    def to_map(self) -> dict[str, Any]:
-        """The msgpack form, read back by `from_map`."""
-        return {"dtype": self.dtype, "shape": list(self.shape), "n": self.n}
-
-    @staticmethod
-    def from_map(value: object) -> SpaceSpec:
-        """Checks and reads `to_map`'s form; raises WireError."""
-        fields = _map_of(value, "a space")
-        dtype, shape, n = fields.get("dtype"), fields.get("shape"), fields.get("n")
-        if dtype not in DTYPES:
-            raise WireError(f"space dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
-        if not isinstance(shape, list) or len(shape) > 8 or not all(_is_count(s) for s in shape):
-            raise WireError(f"space shape: expected up to 8 positive sizes, got {shape!r}")
-        if n is not None and not _is_count(n):
-            raise WireError(f"space n: expected null or a positive integer, got {n!r}")
-        spec = SpaceSpec(str(dtype), tuple(shape), n)
-        # Python's integers: a product of eight large sizes must not wrap round to a small one.
-        total_bytes = np.dtype(spec.dtype).itemsize
-        for size in spec.shape:
-            total_bytes *= size
-        if total_bytes > MAX_OBSERVATION_BYTES:
-            raise WireError(f"space of {total_bytes} bytes: at most {MAX_OBSERVATION_BYTES}")
-        return spec
 
 
 @dataclass(frozen=True)
@@ -316,7 +276,7 @@ def _decode_hello(header: Mapping[str, Any]) -> Hello:
     groups = header.get("groups")
     if not isinstance(groups, list) or not 1 <= len(groups) <= MAX_GROUPS:
         raise WireError(f"groups: expected a list of 1 to {MAX_GROUPS} sizes, got {groups!r}")
-    if not all(_is_count(size) for size in groups) or sum(groups) > MAX_ENVS_PER_SERVER:
+    if not all(is_count(size) for size in groups) or sum(groups) > MAX_ENVS_PER_SERVER:
         raise WireError(
             f"groups: expected positive sizes, {MAX_ENVS_PER_SERVER} environments at most, "
             f"got {groups!r}"
@@ -335,7 +295,7 @@ def _decode_welcome(header: Mapping[str, Any], frames: Sequence[Frame]) -> Welco
     count = memoryview(frames[1]).nbytes // 8
     return Welcome(
         _uint(header, "session"),
-        _map_of(header.get("environment"), "environment"),
+        map_of(header.get("environment"), "environment"),
         SpaceSpec.from_map(header.get("observation")),
         SpaceSpec.from_map(header.get("action")),
         _array(frames[1], "<i8", (count,), "env_ids"),
@@ -361,21 +321,11 @@ def _unpack_header(frames: Sequence[Frame]) -> dict[str, Any]:
     # msgpack raises several unrelated classes for malformed input, all of them ValueErrors or these
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
         raise WireError(f"header: not a msgpack map of the protocol ({error})") from None
-    return _map_of(header, "the header")
+    return map_of(header, "the header")
 
 
 def _refuse_ext(code: int, data: bytes) -> None:
     raise WireError(f"header: msgpack extension type {code} is not part of the protocol")
-
-
-def _map_of(value: object, what: str) -> dict[str, Any]:
-    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise WireError(f"{what}: expected a map with string keys, got {type(value).__name__}")
-    return value
-
-
-def _is_count(value: object) -> bool:
-    return type(value) is int and value > 0
 
 
 def _uint(header: Mapping[str, Any], key: str) -> int:

@@ -1,0 +1,58 @@
+# `make` alone lists the targets. PYTHON chooses the interpreter of a new .venv.
+
+PYTHON ?= python3
+CONFIG ?= configs/pong_vtrace.toml
+ARGS ?=
+
+BIN := .venv/bin
+TRAIN_STAMP := .venv/.installed-train
+DEV_STAMP := .venv/.installed-dev
+
+.DEFAULT_GOAL := help
+# In this order even under `make -j`: the tests' summary is to be the last line.
+.NOTPARALLEL:
+.PHONY: help train test lint types imports unit clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z.]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+train: $(TRAIN_STAMP) ## train; CONFIG=configs/NAME.toml, ARGS="--seed 2 ..." to override fields
+	$(BIN)/seed-learner $(CONFIG) $(ARGS)
+
+test: lint types imports unit ## everything that must pass before a change lands
+
+lint: $(DEV_STAMP) ## style and docstrings
+	$(BIN)/ruff check .
+
+types: $(DEV_STAMP) ## type annotations
+	$(BIN)/mypy
+
+imports: $(DEV_STAMP) ## who imports whom
+	$(BIN)/lint-imports
+
+unit: $(DEV_STAMP) ## the tests; ARGS="-k vtrace" chooses
+	$(BIN)/pytest $(ARGS)
+
+.venv: $(TRAIN_STAMP) ## install what training needs, and nothing else
+
+clean: ## remove .venv and what tools left behind; runs/ stays
+	rm -rf .venv build dist *.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Python 3.11 or newer is needed, and $(PYTHON) is" \
+			"$$($(PYTHON) --version 2>&1 || true); say make PYTHON=/path/to/python3.11"; \
+		exit 1; }
+	$(PYTHON) -m venv .venv
+
+# The interpreter must exist, but its date says nothing: it is a link to the system's.
+$(TRAIN_STAMP): requirements.txt pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps -e .
+	@touch $@
+
+$(DEV_STAMP): requirements-dev.txt $(TRAIN_STAMP)
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,98 @@
+"""The environment server's socket: a DEALER that reconnects by itself, and news of when it did."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from seed.wire import Frame, Message, encode
+
+_GOODBYE_LINGER_MS = 500
+_SOCKET_OPTIONS = {
+    # Nothing is queued for a learner that is not there: what it missed would be stale.
+    zmq.IMMEDIATE: 1,
+    zmq.LINGER: 0,
+    zmq.RECONNECT_IVL_MAX: 5_000,
+    # A partition shows as a connection attempt without an answer, for minutes if left to TCP.
+    zmq.CONNECT_TIMEOUT: 5_000,
+    zmq.HANDSHAKE_IVL: 5_000,
+    zmq.HEARTBEAT_IVL: 5_000,
+    zmq.HEARTBEAT_TIMEOUT: 15_000,
+    zmq.HEARTBEAT_TTL: 15_000,
+    zmq.TCP_KEEPALIVE: 1,
+}
+
+
+class Connection:
+    """One DEALER socket that is connected to the learner, or trying to be.
+
+    All methods belong to one thread, except `wake`.
+    """
+
+    def __init__(self, address: str) -> None:
+        """Starts connecting to `address` ("tcp://HOST:PORT" or "ipc://PATH")."""
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        for option, value in _SOCKET_OPTIONS.items():
+            self._socket.setsockopt(option, value)
+        # Drawn at random, so that a fleet does not come back to a restarted learner all at once.
+        self._socket.setsockopt(zmq.RECONNECT_IVL, random.randint(100, 200))
+        self._socket.setsockopt(zmq.IPV6, int(address.startswith("tcp://[")))
+        self._monitor = self._socket.get_monitor_socket(
+            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+        )
+        self._wake_reader, self._wake_writer = os.pipe()
+        os.set_blocking(self._wake_writer, False)
+        self._poller = zmq.Poller()
+        for readable in (self._socket, self._monitor, self._wake_reader):
+            self._poller.register(readable, zmq.POLLIN)
+        self._socket.connect(address)
+
+    def wait(self, timeout_s: float) -> None:
+        """Returns when there is a message, a change or a `wake`, or `timeout_s` have passed."""
+        ready = dict(self._poller.poll(int(timeout_s * 1000)))
+        if self._wake_reader in ready:
+            os.read(self._wake_reader, 4096)
+
+    def wake(self) -> None:
+        """Makes `wait` return; may be called by other threads and by signal handlers."""
+        try:
+            os.write(self._wake_writer, b"w")
+        except BlockingIOError:
+            # The pipe is full of earlier calls, so `wait` will return anyway.
+            return
+
+    def messages(self) -> Iterator[list[Frame]]:
+        """The messages that have arrived, as frames, without waiting for more."""
+        while True:
+            try:
+                yield [*self._socket.recv_multipart(zmq.NOBLOCK)]
+            except zmq.Again:
+                return
+
+    def changes(self) -> Iterator[bool]:
+        """What happened to the connection, in order: True for made, False for lost."""
+        while self._monitor.poll(0):
+            event = recv_monitor_message(self._monitor, zmq.NOBLOCK)
+            yield event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED
+
+    def send(self, message: Message) -> bool:
+        """Sends without waiting. Returns False, having sent nothing, where there is no learner."""
+        try:
+            self._socket.send_multipart(encode(message), zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Closes the socket, after up to half a second for what has not gone out yet."""
+        self._socket.disable_monitor()
+        self._monitor.close(linger=0)
+        self._socket.close(linger=_GOODBYE_LINGER_MS)
+        self._context.term()
+        os.close(self._wake_reader)
+        os.close(self._wake_writer)

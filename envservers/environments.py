@@ -1,0 +1,94 @@
+"""From the learner's `[environment]` table to environments that run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from envservers.groups import Group, GroupRow, InvalidEnvironment
+from seed.wire import SpaceSpec
+
+__all__ = ["Group", "GroupRow", "InvalidEnvironment", "describe", "make_group"]
+
+_KEYS = ("kind", "id", "vectorization", "kwargs", "atari", "frames_per_step")
+_KINDS = ("atari", "gymnasium", "function")
+_VECTORIZATIONS = ("sync", "async", "native")
+
+
+def make_group(environment: Mapping[str, Any], num_envs: int) -> Group:
+    """Makes `num_envs` environments that are stepped as one group.
+
+    Args:
+        environment: The `[environment]` table: `kind`, `id`, and optionally `vectorization`,
+            `kwargs`, `atari`; `frames_per_step` is the learner's business and has no effect here.
+        num_envs: Number of environments, at least 1.
+
+    Raises:
+        InvalidEnvironment: where the table or the environment that it names cannot be used.
+    """
+    _check(environment)
+    kwargs = dict(environment.get("kwargs", {}))
+    if environment["kind"] == "atari":
+        return _make_atari(environment, kwargs, num_envs)
+    from envservers import gymnasium as gymnasium_groups
+
+    if environment["kind"] == "function":
+        return gymnasium_groups.make_function_group(environment["id"], kwargs, num_envs)
+    vectorization = environment.get("vectorization", "sync")
+    return gymnasium_groups.make_gymnasium_group(environment["id"], vectorization, kwargs, num_envs)
+
+
+def describe(environment: Mapping[str, Any]) -> tuple[SpaceSpec, SpaceSpec]:
+    """The observation and the action spec of an environment, read from one that is made and closed.
+
+    Raises:
+        InvalidEnvironment: as `make_group` does.
+    """
+    if environment.get("vectorization") == "async":
+        # The same environment without starting a process for it.
+        environment = {**environment, "vectorization": "sync"}
+    group = make_group(environment, 1)
+    group.close()
+    return group.observation, group.action
+
+
+def _make_atari(environment: Mapping[str, Any], kwargs: Mapping[str, Any], num_envs: int) -> Group:
+    from envservers.atari import AtariGroup, AtariOptions
+
+    if kwargs:
+        raise InvalidEnvironment(
+            f'environment.kwargs: expected none where kind is "atari", got {", ".join(kwargs)}; '
+            "the emulator's options stand in environment.atari"
+        )
+    options = environment.get("atari", {})
+    known = [field.name for field in dataclasses.fields(AtariOptions)]
+    _refuse_unknown("environment.atari", options, known)
+    return AtariGroup(environment["id"], num_envs, AtariOptions(**options))
+
+
+def _check(environment: Mapping[str, Any]) -> None:
+    _refuse_unknown("environment", environment, _KEYS)
+    _expect_one_of("environment.kind", environment.get("kind"), _KINDS)
+    _expect_one_of(
+        "environment.vectorization", environment.get("vectorization", "sync"), _VECTORIZATIONS
+    )
+    id_ = environment.get("id")
+    if not isinstance(id_, str) or not id_:
+        raise InvalidEnvironment(f"environment.id: expected a name, got {id_!r}")
+    for key in ("kwargs", "atari"):
+        if not isinstance(environment.get(key, {}), Mapping):
+            raise InvalidEnvironment(f"environment.{key}: expected a table")
+
+
+def _refuse_unknown(where: str, table: Mapping[str, Any], known: Sequence[str]) -> None:
+    unknown = sorted(set(table) - set(known))
+    if unknown:
+        raise InvalidEnvironment(
+            f"{where}: unknown option {', '.join(unknown)}; expected {', '.join(known)}"
+        )
+
+
+def _expect_one_of(where: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InvalidEnvironment(f"{where}: expected {', '.join(choices)}, got {value!r}")

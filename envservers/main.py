@@ -1,0 +1,104 @@
+"""The command `seed-envserver`: environments for a learner somewhere on the network."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+from seed.wire import MAX_ENVS_PER_SERVER, MAX_GROUPS
+
+_DESCRIPTION = """\
+Steps environments for a SEED learner. Which environment, its options and its seeds come from the
+learner, so that all a machine needs is the learner's address and a number. The server waits for a
+learner that is not up yet, and for the next one when a learner has gone.
+"""
+_EPILOG = """\
+exit codes: 0 stopped, or the learner finished (--once); 1 an environment failed; 2 wrong
+arguments, refused by the learner, or an environment that cannot be run here
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command with `argv` (by default the process's); returns its exit code."""
+    arguments = _parse(argv)
+    from envservers.server import EnvServer
+
+    server = EnvServer(
+        arguments.connect,
+        group_sizes(arguments.num_envs, arguments.groups),
+        once=arguments.once,
+        name=arguments.name,
+    )
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        # A second signal leaves at once, should an environment hang.
+        signal.signal(number, signal.SIG_DFL)
+        server.stop()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    return server.run()
+
+
+def group_sizes(num_envs: int, groups: int) -> tuple[int, ...]:
+    """Splits `num_envs` environments into `groups` sizes that differ by one at most."""
+    size, larger = divmod(num_envs, groups)
+    return tuple(size + (index < larger) for index in range(groups))
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="seed-envserver",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--connect", required=True, type=_address, metavar="ADDRESS",
+        help="where the learner listens: tcp://HOST:PORT, or ipc://PATH on one machine",
+    )  # fmt: skip
+    parser.add_argument(
+        "--num-envs", required=True, type=int, metavar="N", help="environments in this process"
+    )
+    parser.add_argument(
+        "--groups", type=int, default=None, metavar="G",
+        help="groups that the environments are split into; one is stepped while the learner works "
+        "on the others (default: 2, or 1 for a single environment)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--once", action="store_true",
+        help="end with the learner, or with the process that started this one, instead of waiting "
+        "for the next learner",
+    )  # fmt: skip
+    parser.add_argument(
+        "--name", default="", help="name in the learner's log (default: host and process id)"
+    )
+    arguments = parser.parse_args(argv)
+    if not 1 <= arguments.num_envs <= MAX_ENVS_PER_SERVER:
+        parser.error(f"--num-envs: expected 1 to {MAX_ENVS_PER_SERVER}, got {arguments.num_envs}")
+    if arguments.groups is None:
+        arguments.groups = min(2, arguments.num_envs)
+    most_groups = min(MAX_GROUPS, arguments.num_envs)
+    if not 1 <= arguments.groups <= most_groups:
+        parser.error(
+            f"--groups: expected 1 to {most_groups} for {arguments.num_envs} environments, "
+            f"got {arguments.groups}"
+        )
+    return arguments
+
+
+def _address(text: str) -> str:
+    tcp = re.fullmatch(r"tcp://([^\s:/*]+|\[[0-9A-Fa-f:.%\w]+\]):(\d{1,5})", text)
+    if (tcp and 1 <= int(tcp[2]) <= 65_535) or re.fullmatch(r"ipc://\S+", text):
+        return text
+    raise argparse.ArgumentTypeError(
+        f"expected tcp://HOST:PORT with a port of 1 to 65535, or ipc://PATH, got {text!r}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

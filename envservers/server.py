@@ -1,0 +1,258 @@
+"""The environment server: says HELLO, steps what the learner asks for, and survives the learner."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import random
+import secrets
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from envservers.connection import Connection
+from envservers.environments import make_group
+from envservers.groups import Group, InvalidEnvironment
+from envservers.session import Session
+from seed.wire import (
+    Actions,
+    Frame,
+    Goodbye,
+    Hello,
+    Ping,
+    Refusal,
+    Step,
+    Welcome,
+    WireError,
+    decode,
+)
+
+EXIT_DONE, EXIT_CRASH, EXIT_REFUSED = 0, 1, 2
+_ANSWER_TIMEOUT_S = 5.0
+_NOTICE_INTERVAL_S = 30.0
+_PARENT_CHECK_INTERVAL_S = 1.0
+_SHORTEST_DELAY_S, _LONGEST_DELAY_S = 0.2, 5.0
+
+
+class EnvServer:
+    """Runs groups of environments for the learner at an address; one thread, one socket.
+
+    Args:
+        address: The learner's, "tcp://HOST:PORT" or "ipc://PATH".
+        group_sizes: Environments in each group. While one group is stepped, the learner works on
+            the others.
+        once: Leave with the learner, and with the process that started this one, instead of
+            waiting for the next learner.
+        name: What the learner's log calls this server; by default host and process id.
+        say: Takes lines for the person who watches.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        group_sizes: Sequence[int],
+        *,
+        once: bool = False,
+        name: str = "",
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        name = name or f"{socket.gethostname()}:{os.getpid()}"
+        self.dropped_messages = 0
+        self._hello = Hello(secrets.randbits(64), tuple(group_sizes), name)
+        self._address, self._once, self._say = address, once, say or _say_on_stderr
+        self._parent = os.getppid()
+        self._connection = Connection(address)
+        self._groups: list[Group] = []
+        self._environment: Mapping[str, Any] = {}
+        self._session: Session | None = None
+        self._connected = self._hello_sent = self._stopping = False
+        self._exit_code: int | None = None
+        # time.monotonic() of the next HELLO, and of the next notice that there is no learner
+        self._hello_due_s, self._notice_due_s = math.inf, -math.inf
+        self._delay_s = _SHORTEST_DELAY_S
+        self._last_refusal = ""
+
+    def run(self) -> int:
+        """Serves until there is a reason to leave; returns the exit code of the process.
+
+        0: stopped, or the learner has finished (`once`). 1: an environment failed. 2: the learner
+        refuses this server, or its environment cannot be run here.
+        """
+        try:
+            while self._exit_code is None:
+                self._send_what_is_due()
+                self._connection.wait(self._idle_s())
+                self._receive()
+                if self._stopping and self._exit_code is None:
+                    self._leave(EXIT_DONE, "environment server stopped")
+            return self._exit_code
+        finally:
+            self._connection.close()
+            # The process is leaving: what an environment says to that helps nobody.
+            with contextlib.suppress(Exception):
+                self._close_groups()
+
+    def stop(self) -> None:
+        """Makes `run` say goodbye and return 0; may be called by threads and signal handlers."""
+        self._stopping = True
+        self._connection.wake()
+
+    def _receive(self) -> None:
+        if self._once and os.getppid() != self._parent:
+            self._leave(EXIT_DONE, "the process that started this one has ended")
+        # Messages first: those of a connection arrived before it was lost.
+        for frames in self._connection.messages():
+            if self._exit_code is not None or self._stopping:
+                return
+            try:
+                self._handle(frames)
+            except WireError as error:
+                self._say(f"ignored a message of the learner: {error}")
+        for connected in self._connection.changes():
+            self._change(connected)
+
+    def _change(self, connected: bool) -> None:
+        now_s = time.monotonic()
+        if self._connected and not connected:
+            self._say(f"lost the connection to {self._address}")
+        self._connected, self._session, self._hello_sent = connected, None, False
+        self._hello_due_s = now_s if connected else math.inf
+        self._notice_due_s = now_s + (_ANSWER_TIMEOUT_S if connected else 0.0)
+
+    def _send_what_is_due(self) -> None:
+        now_s = time.monotonic()
+        if now_s >= self._hello_due_s:
+            self._hello_due_s = now_s + _ANSWER_TIMEOUT_S
+            self._hello_sent = self._connection.send(self._hello)
+            if not self._hello_sent:
+                self._hello_due_s = now_s + _SHORTEST_DELAY_S
+        if self._session is None and now_s >= self._notice_due_s:
+            self._notice_due_s = now_s + _NOTICE_INTERVAL_S
+            if self._connected:
+                self._say(f"no answer from the learner at {self._address} yet; still waiting")
+            else:
+                self._say(f"waiting for a learner at {self._address}")
+
+    def _idle_s(self) -> float:
+        due_s = self._hello_due_s
+        if self._session is None:
+            due_s = min(due_s, self._notice_due_s)
+        longest_s = _PARENT_CHECK_INTERVAL_S if self._once else _NOTICE_INTERVAL_S
+        return min(max(due_s - time.monotonic(), 0.0) + 0.001, longest_s)
+
+    def _handle(self, frames: list[Frame]) -> None:
+        message = decode(frames)
+        match message:
+            case Actions():
+                self._advance(message)
+            case Welcome():
+                self._begin(message)
+            case Refusal():
+                self._refused(message)
+            case Goodbye() if self._session is None or message.session == self._session.number:
+                self._say(f"the learner says goodbye: {message.reason}")
+                self._forget_session()
+                if self._once:
+                    self._exit_code = EXIT_DONE
+            case Ping():
+                # It has done its work by arriving.
+                return
+            case _:
+                self.dropped_messages += 1
+
+    def _advance(self, message: Actions) -> None:
+        if self._session is None:
+            self.dropped_messages += 1
+            return
+        # What a third-party environment raises has no common class.
+        try:
+            step = self._session.advance(message)
+        except WireError:
+            raise
+        except Exception as error:
+            self._crash(error)
+            return
+        if step is None:
+            self.dropped_messages += 1
+            return
+        # The learner works with this session, so the next trouble is a new one.
+        self._delay_s, self._last_refusal = _SHORTEST_DELAY_S, ""
+        self._send_step(step)
+
+    def _begin(self, welcome: Welcome) -> None:
+        try:
+            self._make_groups(welcome.environment)
+            session = Session(welcome, self._groups)
+            steps = session.first_steps()
+        except InvalidEnvironment as error:
+            self._say(str(error))
+            self._leave(EXIT_REFUSED, str(error), welcome.session)
+            return
+        except WireError:
+            raise
+        except Exception as error:
+            self._crash(error, welcome.session)
+            return
+        self._session, self._hello_sent, self._hello_due_s = session, False, math.inf
+        self._say(f"running {self._hello.num_envs} environments for {self._address}")
+        for step in steps:
+            self._send_step(step)
+
+    def _send_step(self, step: Step) -> None:
+        if not self._connection.send(step):
+            self._forget_session()
+
+    def _refused(self, refusal: Refusal) -> None:
+        if not refusal.retry:
+            self._say(f"refused by the learner: {refusal.reason}")
+            self._exit_code = EXIT_REFUSED
+            return
+        if self._session is None and not self._hello_sent:
+            # Each group's STEP gets an answer when a session has ended: one is enough.
+            self.dropped_messages += 1
+            return
+        if refusal.reason != self._last_refusal:
+            self._last_refusal = refusal.reason
+            self._say(f"the learner asks for another attempt: {refusal.reason}")
+        self._forget_session()
+
+    def _forget_session(self) -> None:
+        """Ends the session on this side and says HELLO again, later each time it does not help."""
+        now_s = time.monotonic()
+        self._session, self._hello_sent = None, False
+        self._hello_due_s = now_s + self._delay_s * random.uniform(0.5, 1.0)
+        self._delay_s = min(2 * self._delay_s, _LONGEST_DELAY_S)
+        self._notice_due_s = now_s + _NOTICE_INTERVAL_S
+
+    def _make_groups(self, environment: Mapping[str, Any]) -> None:
+        if self._groups and environment == self._environment:
+            return
+        self._close_groups()
+        self._environment = environment
+        for size in self._hello.group_sizes:
+            self._groups.append(make_group(environment, size))
+
+    def _close_groups(self) -> None:
+        groups, self._groups = self._groups, []
+        for group in groups:
+            group.close()
+
+    def _crash(self, error: Exception, session: int | None = None) -> None:
+        traceback.print_exception(error)
+        reason = f"an environment failed: {type(error).__name__}: {error}"
+        self._leave(EXIT_CRASH, reason, session)
+
+    def _leave(self, exit_code: int, reason: str, session: int | None = None) -> None:
+        if session is None and self._session is not None:
+            session = self._session.number
+        if session is not None:
+            self._connection.send(Goodbye(session, reason))
+        self._exit_code = exit_code
+
+
+def _say_on_stderr(line: str) -> None:
+    print(f"seed-envserver: {line}", file=sys.stderr, flush=True)

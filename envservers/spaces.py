@@ -1,0 +1,86 @@
+"""Gymnasium spaces as wire specs, and the conversion of observations and actions between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+
+from envservers.groups import Array, InvalidEnvironment
+from seed.wire import DTYPES, SpaceSpec, WireError
+
+Convert: TypeAlias = Callable[[Array], Array]
+
+_REMEDY = (
+    "wrap the environment, in a function of yours, with one of Gymnasium's wrappers "
+    "(FlattenObservation, say)"
+)
+
+
+def observation_codec(space: gymnasium.Space[object]) -> tuple[SpaceSpec, Convert]:
+    """The spec of a space's observations, and what brings a batch of them into that form.
+
+    Discrete values are counted from 0; float64 becomes float32. The batch is always a copy.
+
+    Raises:
+        InvalidEnvironment: for spaces other than Discrete and Box of one of the wire's dtypes.
+    """
+    if isinstance(space, Discrete):
+        start = int(space.start)
+        spec = SpaceSpec("int64", (), int(space.n))
+        return spec, lambda values: np.array(values, np.int64) - start
+    if isinstance(space, Box):
+        dtype = "float32" if space.dtype == np.float64 else str(space.dtype)
+        if dtype in DTYPES:
+            spec = _checked(SpaceSpec(dtype, tuple(space.shape)), space)
+            return spec, lambda values: np.array(values, dtype, order="C")
+    raise InvalidEnvironment(
+        f"observation space {space} is not supported: expected Discrete, or Box of "
+        f"{', '.join(DTYPES)}; {_REMEDY}"
+    )
+
+
+def action_codec(space: gymnasium.Space[object]) -> tuple[SpaceSpec, Convert]:
+    """The spec of a space's actions, and what makes environment actions of a batch of them.
+
+    Discrete actions count from 0 on the wire. For Box, the wire's -1 and 1 mean the lower and the
+    upper bound, with actions clipped in between; a dimension without two finite bounds passes as
+    it is, clipped to the bound that it has.
+
+    Raises:
+        InvalidEnvironment: for spaces other than Discrete and Box of floats.
+    """
+    if isinstance(space, Discrete):
+        start = int(space.start)
+        return SpaceSpec("int64", (), int(space.n)), lambda actions: actions + start
+    if isinstance(space, Box) and space.dtype in (np.float32, np.float64):
+        return _checked(SpaceSpec("float32", tuple(space.shape)), space), _scaling(space)
+    raise InvalidEnvironment(
+        f"action space {space} is not supported: expected Discrete, or Box of float32 or float64; "
+        f"{_REMEDY}"
+    )
+
+
+def _scaling(space: Box) -> Convert:
+    # float64: the distance between float32's extremes is no float32.
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    bounded = np.isfinite(low) & np.isfinite(high)
+    finite_low, finite_high = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
+    centre, half = finite_low / 2 + finite_high / 2, finite_high / 2 - finite_low / 2
+
+    def scale(actions: Array) -> Array:
+        # Clipping to the bounds here is the same as clipping to -1 and 1 before.
+        scaled: Array = np.clip(centre + half * actions, low, high).astype(space.dtype)
+        return scaled
+
+    return scale
+
+
+def _checked(spec: SpaceSpec, space: gymnasium.Space[object]) -> SpaceSpec:
+    try:
+        return SpaceSpec.from_map(spec.to_map())
+    except WireError as error:
+        raise InvalidEnvironment(f"space {space} cannot be sent: {error}") from None

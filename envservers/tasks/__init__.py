@@ -1,0 +1,1 @@
+"""Small tasks that prove learning, in pure NumPy."""

@@ -1,0 +1,21 @@
+"""An algorithm and environments from outside `seed/` run through the real command, unedited."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.end_to_end.commands import Train
+
+
+def test_outside_algorithm_learns_catch(train: Train) -> None:
+    lines = train("tests/outside/reinforce.toml", "--algorithm.discount", 0.98)
+    assert lines[-1]["episode_return_mean"] > 0.5
+
+
+@pytest.mark.parametrize(("truncates", "value"), [(True, 10.0), (False, 1.0)])
+def test_truncation_bootstraps_and_termination_does_not(
+    train: Train, truncates: bool, value: float
+) -> None:
+    """Reward 1 a step and gamma 0.9: worth 1 / (1 - 0.9) where only cut off, 1 where it ends."""
+    lines = train("tests/outside/endless.toml", "--environment.kwargs", "truncates", truncates)
+    assert lines[-1]["value_mean"] == pytest.approx(value, rel=0.15)

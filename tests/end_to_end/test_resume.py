@@ -1,0 +1,82 @@
+"""Killed and interrupted runs go on where their last checkpoint was."""
+
+from __future__ import annotations
+
+import re
+import signal
+from pathlib import Path
+
+from tests.end_to_end.commands import Command, Start, read_metrics, wait_until
+
+CONFIG = "configs/catch_vtrace.toml"
+
+
+def _learn(start: Start, run_dir: Path, *overrides: object) -> Command:
+    return start(
+        "seed-learner", CONFIG, "--run-dir", run_dir, "--checkpoint-interval-s", 0.5,
+        "--log-interval-s", 0.5, *overrides,
+    )  # fmt: skip
+
+
+def test_a_killed_learner_goes_on_and_its_servers_come_back(start: Start, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    first = _learn(start, run_dir, "--local.envservers", 0,
+                   "--inference.address", "tcp://127.0.0.1:*", "--total-env-frames", 10**9)  # fmt: skip
+    found = re.search(r"tcp://\S+\d", first.wait_for("listening on"))
+    assert found is not None
+    address = found.group()
+    server = start("seed-envserver", "--connect", address, "--num-envs", 32)
+    wait_until(lambda: _best_return(run_dir) > 0.5, 90)
+    first.process.send_signal(signal.SIGKILL)
+    first.process.wait()
+    before = read_metrics(run_dir)
+    second = _learn(start, run_dir, "--local.envservers", 0, "--inference.address", address,
+                    "--total-env-frames", before[-1]["env_frames"] + 30_000)  # fmt: skip
+    second.wait_for("going on from")
+    assert second.wait() == 0, second.text
+    lines = read_metrics(run_dir)
+    after = lines[len(before) :]
+    assert after[0]["env_frames"] > before[0]["env_frames"]
+    assert after[-1]["env_frames"] >= before[-1]["env_frames"] + 30_000
+    assert after[-1]["learner_steps"] > before[-1]["learner_steps"] * 0.8
+    assert after[-1]["episode_return_mean"] > 0.3
+    assert server.process.poll() is None, "a remote environment server outlives its learner"
+
+
+def _best_return(run_dir: Path) -> float:
+    returns = [line["episode_return_mean"] for line in read_metrics(run_dir)]
+    return max((r for r in returns if r is not None), default=-1.0)
+
+
+def test_interrupt_leaves_a_checkpoint_that_plays(start: Start, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    learner = start("seed-learner", CONFIG, "--run-dir", run_dir, "--total-env-frames", 10**9,
+                    "--inference.address", "tcp://127.0.0.1:*")  # fmt: skip
+    wait_until(lambda: len(read_metrics(run_dir)) >= 3, 60)
+    learner.process.send_signal(signal.SIGINT)
+    assert learner.wait(30) == 130, learner.text
+    assert "Traceback" not in learner.text
+    assert len(list((run_dir / "checkpoints").glob("frames-*"))) == 1
+    evaluation = start("seed-eval", run_dir, "--episodes", 10, "--json")
+    assert evaluation.wait(60) == 0, evaluation.text
+    assert '"episodes": 10' in evaluation.text
+
+
+def test_terminate_exits_with_75(start: Start, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    learner = start("seed-learner", CONFIG, "--run-dir", run_dir, "--total-env-frames", 10**9,
+                    "--inference.address", "tcp://127.0.0.1:*")  # fmt: skip
+    wait_until(lambda: len(read_metrics(run_dir)) >= 2, 60)
+    learner.process.send_signal(signal.SIGTERM)
+    assert learner.wait(30) == 75, learner.text
+    assert list((run_dir / "checkpoints").glob("frames-*"))
+
+
+def test_never_resume_refuses_a_used_run_directory(start: Start, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    arguments = ("seed-learner", CONFIG, "--run-dir", run_dir, "--total-env-frames", 5_000,
+                 "--inference.address", "tcp://127.0.0.1:*")  # fmt: skip
+    assert start(*arguments).wait() == 0
+    refused = start(*arguments, "--resume", "never")
+    assert refused.wait(60) == 2
+    assert "has checkpoints already" in refused.text

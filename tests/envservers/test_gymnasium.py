@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Discrete
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from envservers.groups import InvalidEnvironment
+from envservers.gymnasium import GymnasiumGroup, make_function_group, make_gymnasium_group
+from seed.wire import SpaceSpec
+
+SEEDS = np.array([3, 4], np.int64)
+HERE = "environment_functions"
+
+
+class Counter(gymnasium.Env[Any, Any]):
+    """Observes (seed, steps); ends after `limit` steps; rewards with the action."""
+
+    def __init__(self, limit: int = 3) -> None:
+        self.observation_space = Box(0, 2**31, (2,), np.float64)
+        self.action_space = Discrete(10)
+        self.limit, self.steps, self.seed = limit, 0, 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        self.seed = self.seed if seed is None else seed
+        self.steps = 0
+        return np.array([self.seed, 0.0]), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        observation = np.array([self.seed, float(self.steps)])
+        return observation, float(action), False, self.steps == self.limit, {}
+
+
+class NotANumber(Counter):
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return np.zeros(2), float("nan"), False, False, {}
+
+
+class OtherShape(SyncVectorEnv):
+    def step(self, actions: Any) -> Any:
+        observations, *rest = super().step(actions)
+        return (observations[:, :1], *rest)
+
+
+def make_vector(num_envs: int, mode: Any = AutoresetMode.NEXT_STEP) -> SyncVectorEnv:
+    return SyncVectorEnv([Counter] * num_envs, autoreset_mode=mode)
+
+
+def make_one_too_many(num_envs: int) -> SyncVectorEnv:
+    return make_vector(num_envs + 1)
+
+
+def make_no_vector(num_envs: int) -> Counter:
+    return Counter()
+
+
+def make_failing() -> Counter:
+    raise RuntimeError("the\nlevel file is missing")
+
+
+def make_other_shape(num_envs: int) -> SyncVectorEnv:
+    return OtherShape([Counter] * num_envs)
+
+
+@pytest.fixture(autouse=True)
+def importable_functions(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+    import types
+
+    module = types.ModuleType(HERE)
+    vars(module).update(globals())
+    monkeypatch.setitem(sys.modules, HERE, module)
+
+
+def play(group: GymnasiumGroup, num_steps: int) -> list[Any]:
+    generator = np.random.default_rng(0)
+    rows = [group.reset(SEEDS)]
+    for _ in range(num_steps):
+        rows.append(group.step(generator.integers(0, group.action.n, group.num_envs)))
+    group.close()
+    return rows
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "native"])
+def test_cartpole_follows_the_time_convention(vectorization: str) -> None:
+    rows = play(make_gymnasium_group("CartPole-v1", vectorization, {}, 2), 80)
+    assert rows[0].observations.shape == (2, 4)
+    assert rows[0].observations.dtype == np.float32
+    assert rows[0].first.all()
+    lengths = np.zeros(2, int)
+    num_episodes = 0
+    for before, row in itertools.pairwise(rows):
+        np.testing.assert_array_equal(row.first, before.terminated | before.truncated)
+        np.testing.assert_array_equal(row.rewards, np.where(row.first, 0, 1))
+        assert (np.abs(row.observations[row.first]) <= 0.05).all()
+        lengths = np.where(row.first, 0, lengths + 1)
+        for index, length_steps, episode_return in row.episodes.tolist():
+            assert row.terminated[index]
+            assert length_steps == lengths[index] == episode_return
+            num_episodes += 1
+    assert num_episodes >= 4
+
+
+def test_async_runs_the_same_episodes_as_sync() -> None:
+    sync = play(make_gymnasium_group("CartPole-v1", "sync", {}, 2), 30)
+    in_processes = play(make_gymnasium_group("CartPole-v1", "async", {}, 2), 30)
+    for one, other in zip(sync, in_processes, strict=True):
+        np.testing.assert_array_equal(one.observations, other.observations)
+        np.testing.assert_array_equal(one.terminated, other.terminated)
+
+
+def test_pendulum_gets_scaled_actions() -> None:
+    group = make_gymnasium_group("Pendulum-v1", "sync", {}, 1)
+    assert group.action == SpaceSpec("float32", (1,))
+    group.reset(SEEDS[:1])
+    bare = gymnasium.make("Pendulum-v1")
+    bare.reset(seed=3)
+    for wire, torque in ((0.5, 1.0), (-1.0, -2.0), (7.0, 2.0)):
+        row = group.step(np.array([[wire]], np.float32))
+        observation, reward, *_ = bare.step(np.array([torque], np.float32))
+        np.testing.assert_array_equal(row.observations[0], observation)
+        np.testing.assert_allclose(row.rewards[0], reward, rtol=1e-6)
+    group.close()
+
+
+def test_frozen_lake_has_discrete_observations() -> None:
+    group = make_gymnasium_group("FrozenLake-v1", "sync", {"is_slippery": False}, 2)
+    assert group.observation == SpaceSpec("int64", (), 16)
+    assert group.reset(SEEDS).observations.tolist() == [0, 0]
+    # 1 is down and 2 is right on a board of 4 columns.
+    row = group.step(np.array([1, 2]))
+    assert row.observations.tolist() == [4, 1]
+    assert row.observations.dtype == np.int64
+    group.close()
+
+
+def test_ale_ids_need_no_import_by_the_user() -> None:
+    group = make_gymnasium_group("ALE/Pong-v5", "sync", {"obs_type": "ram"}, 1)
+    assert group.observation == SpaceSpec("uint8", (128,))
+    group.close()
+
+
+@pytest.mark.parametrize(
+    ("id_", "vectorization", "kwargs", "reason"),
+    [("CartPol-v1", "sync", {}, "Did you mean: `CartPole`"),
+     ("CartPole-v1", "sync", {"gravity": 1}, "gravity"),
+     ("Pendulum-v1", "native", {}, "vector entry point"),
+     ("Blackjack-v1", "sync", {}, "Tuple.* is not supported")],
+)  # fmt: skip
+def test_what_gymnasium_cannot_make_is_refused_in_a_line(
+    id_: str, vectorization: str, kwargs: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(InvalidEnvironment, match=reason) as refusal:
+        make_gymnasium_group(id_, vectorization, kwargs, 1)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_function_may_return_one_environment() -> None:
+    group = make_function_group(f"{HERE}:Counter", {"limit": 2}, 2)
+    row = group.reset(SEEDS)
+    assert row.observations.tolist() == [[3, 0], [4, 0]]
+    row = group.step(np.array([5, 6]))
+    assert row.rewards.tolist() == [5, 6]
+    assert not row.truncated.any()
+    row = group.step(np.array([1, 1]))
+    assert row.truncated.all()
+    assert not row.terminated.any()
+    assert row.observations.tolist() == [[3, 2], [4, 2]]
+    assert row.episodes.tolist() == [(0, 2, 6.0), (1, 2, 7.0)]
+    row = group.step(np.array([9, 9]))
+    assert row.first.all()
+    assert row.rewards.tolist() == [0, 0]
+    assert row.observations.tolist() == [[3, 0], [4, 0]]
+    group.close()
+
+
+def test_a_function_may_return_a_vector_environment() -> None:
+    group = make_function_group(f"{HERE}:make_vector", {}, 2)
+    assert group.reset(SEEDS).observations.tolist() == [[3, 0], [4, 0]]
+    group.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "reason"),
+    [("make_vector", {"mode": AutoresetMode.SAME_STEP}, "reset on the next step"),
+     ("make_one_too_many", {}, "asked for 2 environments, got 3"),
+     ("make_no_vector", {}, "expected a gymnasium.vector.VectorEnv"),
+     ("make_failing", {}, "RuntimeError: the level file is missing"),
+     ("make_nothing", {}, "make_nothing"),
+     ("SEEDS", {}, "expected a function"),
+     ("Counter", {"limits": 1}, "limits")],
+)  # fmt: skip
+def test_functions_that_do_not_fit_are_refused(
+    name: str, kwargs: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(InvalidEnvironment, match=reason):
+        make_function_group(f"{HERE}:{name}", kwargs, 2)
+
+
+@pytest.mark.parametrize("id_", ["no_such_module:make", "no_colon", ":make", f"{HERE}:"])
+def test_functions_that_cannot_be_imported_are_refused(id_: str) -> None:
+    with pytest.raises(InvalidEnvironment, match=id_):
+        make_function_group(id_, {}, 1)
+
+
+def test_rewards_that_are_no_numbers_are_an_error() -> None:
+    group = make_function_group(f"{HERE}:NotANumber", {}, 1)
+    group.reset(SEEDS[:1])
+    with pytest.raises(ValueError, match="not finite"):
+        group.step(np.array([0]))
+    group.close()
+
+
+def test_observations_of_another_shape_are_an_error() -> None:
+    group = make_function_group(f"{HERE}:make_other_shape", {}, 1)
+    group.reset(SEEDS[:1])
+    with pytest.raises(ValueError, match=r"shape \(1, 1\), expected \(1, 2\)"):
+        group.step(np.array([0]))
+    group.close()

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
+
+from envservers.groups import InvalidEnvironment
+from envservers.spaces import action_codec, observation_codec
+from seed.wire import SpaceSpec
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "int64", "float32"])
+def test_boxes_keep_their_dtype(dtype: str) -> None:
+    spec, encode = observation_codec(Box(0, 100, (2, 3), np.dtype(dtype).type))
+    assert spec == SpaceSpec(dtype, (2, 3))
+    assert encode(np.ones((4, 2, 3), dtype)).dtype == dtype
+
+
+def test_float64_observations_travel_as_float32() -> None:
+    spec, encode = observation_codec(Box(-1, 1, (3,), np.float64))
+    assert spec == SpaceSpec("float32", (3,))
+    encoded = encode(np.array([[0.1, 0.2, 0.3]]))
+    np.testing.assert_array_equal(encoded, np.array([[0.1, 0.2, 0.3]], np.float32))
+
+
+def test_observations_are_copied() -> None:
+    _, encode = observation_codec(Box(0, 1, (2,), np.float32))
+    buffer = np.zeros((1, 2), np.float32)
+    encoded = encode(buffer)
+    buffer[:] = 1
+    assert not encoded.any()
+
+
+def test_discrete_values_count_from_zero_on_the_wire() -> None:
+    observation, encode = observation_codec(Discrete(4, start=-2))
+    assert observation == SpaceSpec("int64", (), 4)
+    assert encode(np.array([-2, 1])).tolist() == [0, 3]
+    action, decode = action_codec(Discrete(3, start=5))
+    assert action == SpaceSpec("int64", (), 3)
+    assert decode(np.array([0, 2])).tolist() == [5, 7]
+
+
+def test_actions_are_scaled_to_the_bounds_that_exist() -> None:
+    low = np.array([-2.0, 0.0, -np.inf, 1.0], np.float32)
+    high = np.array([2.0, 10.0, np.inf, np.inf], np.float32)
+    spec, decode = action_codec(Box(low, high))
+    assert spec == SpaceSpec("float32", (4,))
+    wire = np.array([[-1, -1, -7, 0], [0, 0, 0, 1], [1, 1, 7, 5], [-9, 9, 1, 2]], np.float32)
+    expected = [[-2, 0, -7, 1], [0, 5, 0, 1], [2, 10, 7, 5], [-2, 10, 1, 2]]
+    actions = decode(wire)
+    assert actions.dtype == np.float32
+    np.testing.assert_array_equal(actions, expected)
+
+
+def test_the_widest_bounds_stay_finite() -> None:
+    widest = np.finfo(np.float32).max
+    _, decode = action_codec(Box(-widest, widest, (1,), np.float32))
+    np.testing.assert_array_equal(decode(np.array([[-1], [1]], np.float32)), [[-widest], [widest]])
+
+
+def test_actions_take_the_dtype_of_their_space() -> None:
+    _, decode = action_codec(Box(-1, 1, (1,), np.float64))
+    assert decode(np.zeros((2, 1), np.float32)).dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    "space",
+    [Tuple((Discrete(2), Discrete(3))), Dict({"a": Discrete(2)}), MultiDiscrete([2, 3]),
+     Box(0, 1, (2,), np.float16), Box(0, 1, (0,), np.float32),
+     Box(0, 255, (3, 4096, 4096), np.uint8)],
+)  # fmt: skip
+def test_other_observation_spaces_are_refused(space: gymnasium.Space[object]) -> None:
+    with pytest.raises(InvalidEnvironment, match=r"observation space|cannot be sent"):
+        observation_codec(space)
+
+
+@pytest.mark.parametrize(
+    "space", [MultiDiscrete([2, 3]), Box(0, 3, (2,), np.int64), Dict({"a": Discrete(2)})]
+)
+def test_other_action_spaces_are_refused(space: gymnasium.Space[object]) -> None:
+    with pytest.raises(InvalidEnvironment, match="action space"):
+        action_codec(space)

@@ -1,0 +1,108 @@
+"""An algorithm that learns nothing and checks every unroll that the counter environment left.
+
+It raises at the first wrong row, which ends the learner with exit code 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from seed.algorithms.contract import Acted, LossResult
+from seed.config import NetworkConfig
+from seed.unrolls import Rows, Unroll
+from seed.wire import SpaceSpec
+
+DATA_SOURCE: Literal["queue"] = "queue"
+
+# (history, row) of every unroll's row T, waiting for the next unroll of the history
+_next_starts: set[tuple[int, int]] = set()
+_histories: set[int] = set()
+_checked = 0
+
+
+@dataclass(frozen=True)
+class Config:
+    """Nothing to set."""
+
+
+class Recorder(nn.Module):
+    """Its recurrent state is the last row number it saw; its one weight keeps optimizers happy."""
+
+    state_size = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def initial_state(self, batch_size: int) -> Tensor:
+        return torch.zeros(batch_size, 1)
+
+
+def make_agent(
+    observation: SpaceSpec, action: SpaceSpec, network: NetworkConfig, config: Config
+) -> Recorder:
+    return Recorder()
+
+
+def act(agent: Recorder, rows: Rows, agent_state: Tensor, config: Config, *, greedy: bool) -> Acted:
+    newest = rows.observations[0, :, -1]  # [B, 4] int64
+    episode_row = newest[:, 2:3].float()
+    actions = torch.randint(0, 5, (len(newest),))
+    return Acted(actions, {"observation": newest, "state": agent_state}, episode_row + 1)
+
+
+def loss(agent: Recorder, target: Any, unroll: Unroll, config: Config) -> LossResult:
+    global _checked
+    rows = unroll.rows
+    newest = rows.observations[:, :, -1]  # [T + 1, B, 4] int64
+    history, row, episode_row, led_here = newest.unbind(-1)
+    _require(bool((history == history[:1]).all()), "an unroll mixes two histories")
+    _require(torch.equal(row[1:], row[:-1] + 1), "rows are not contiguous")
+    _require(torch.equal(rows.first, episode_row == 0), "first does not mark episode starts")
+    _require(torch.equal(rows.rewards, torch.where(rows.first, 0, row).float()), "rewards")
+    moved = ~rows.first[1:]
+    _require(torch.equal(unroll.actions[:-1][moved], led_here[1:][moved]), "actions")
+    _require(torch.equal(rows.previous_actions, led_here.clamp(min=0)), "previous actions")
+    ended = rows.terminated | rows.truncated
+    _require(torch.equal(ended[:-1], rows.first[1:]), "an episode's end and the next one's start")
+    _require(torch.equal(unroll.behaviour["observation"], newest), "behaviour of another row")
+    state = unroll.behaviour["state"][..., 0]
+    _require(torch.equal(state, episode_row.float()), "recurrent state while acting")
+    _require(torch.equal(unroll.agent_state[:, 0], episode_row[0].float()), "stored state")
+    _check_stacks(rows.observations, episode_row)
+    _check_succession(history[0].tolist(), row)
+    _checked += history.shape[1]
+    metrics = {"unrolls_checked": torch.tensor(float(_checked)),
+               "histories": torch.tensor(float(len(_histories)))}  # fmt: skip
+    return LossResult(agent.weight.sum() * 0, metrics)
+
+
+def _check_stacks(observations: Tensor, episode_row: Tensor) -> None:
+    """Frame k back is row − k of the same episode, zeros before its start."""
+    stack = observations.shape[2]
+    for back in range(1, stack):
+        older, newest = observations[:, :, -1 - back], observations[:, :, -1]
+        inside = episode_row >= back
+        _require(torch.equal(older[inside][:, 1], newest[inside][:, 1] - back), "frame stack")
+        _require(not older[~inside].any(), "frame stack reaches over an episode's start")
+
+
+def _check_succession(histories: list[int], row: Tensor) -> None:
+    """A history's unrolls follow one another: row T of one is row 0 of the next."""
+    for history, start, end in zip(histories, row[0].tolist(), row[-1].tolist(), strict=True):
+        if history in _histories:
+            _require((history, start) in _next_starts, "an unroll does not start at the last's T")
+            _next_starts.remove((history, start))
+        else:
+            _require(start == 0, "a history does not start at its first row")
+        _histories.add(history)
+        _next_starts.add((history, end))
+
+
+def _require(condition: bool, what: str) -> None:
+    if not condition:
+        raise AssertionError(f"wrong unroll: {what}")

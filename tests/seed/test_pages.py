@@ -1,0 +1,230 @@
+"""The page table against a model that keeps every history as a plain list of pages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seed.pages import MAX_AGE, NO_PAGE, PageLinks, PageTable, Placed
+
+
+def advance(
+    table: PageTable, env_ids: list[int], run_ids: list[int], first: list[bool] | None = None
+) -> Placed:
+    flags = np.array(first if first is not None else [False] * len(env_ids))
+    return table.advance(np.array(env_ids), np.array(run_ids, np.uint64), flags)
+
+
+@dataclass
+class History:
+    """One environment's rows between two breaks."""
+
+    run_id: int
+    rows: int = 0
+    pages: list[int] = field(default_factory=list)
+    consumed: int = 0
+    open: bool = True
+
+
+class Model:
+    """Finds out which pages are needed by going through all histories each time."""
+
+    def __init__(self, unroll_length: int) -> None:
+        self.unroll_length = unroll_length
+        self.current: dict[int, History] = {}
+        self.histories: list[History] = []
+        self.queue: list[tuple[History, PageLinks]] = []
+
+    def drop(self, env_id: int) -> None:
+        history = self.current.pop(env_id, None)
+        if history is not None:
+            history.open = False
+
+    def needed(self) -> list[int]:
+        """Every page that an unroll still to be read has rows in, once each."""
+        needed = set()
+        for history in self.histories:
+            last = len(history.pages) - (0 if history.open else 1)
+            for index in range(history.consumed, last):
+                needed.update(history.pages[max(index - 1, 0) : index + 2])
+        return sorted(needed)
+
+    def place(self, env_id: int, run_id: int, page: int) -> PageLinks | None:
+        """Adds a row; returns the page that it makes whole."""
+        if env_id in self.current and self.current[env_id].run_id != run_id:
+            self.drop(env_id)
+        if env_id not in self.current:
+            self.current[env_id] = History(run_id)
+            self.histories.append(self.current[env_id])
+        history = self.current[env_id]
+        begins = history.rows % self.unroll_length == 0
+        history.rows += 1
+        if not begins:
+            assert page == history.pages[-1]
+            return None
+        history.pages.append(page)
+        if len(history.pages) == 1:
+            return None
+        before = history.pages[-3] if len(history.pages) > 2 else NO_PAGE
+        links = PageLinks(before, history.pages[-2], page)
+        self.queue.append((history, links))
+        return links
+
+
+OPERATIONS = st.lists(
+    st.one_of(
+        st.tuples(
+            st.just("advance"),
+            st.lists(st.integers(0, 3), min_size=1, max_size=4, unique=True),
+            st.integers(0, 9),
+        ),
+        st.tuples(st.just("drop"), st.lists(st.integers(0, 3), max_size=3, unique=True),
+                  st.just(0)),
+        st.tuples(st.just("consume"), st.just([]), st.integers(1, 3)),
+    ),
+    min_size=10,
+    max_size=150,
+)  # fmt: skip
+
+
+@settings(max_examples=100, deadline=None)
+@given(operations=OPERATIONS, unroll_length=st.integers(1, 3), num_pages=st.integers(4, 30))
+def test_follows_the_model(
+    operations: list[tuple[str, list[int], int]], unroll_length: int, num_pages: int
+) -> None:
+    table, model = PageTable(num_pages, unroll_length, 4), Model(unroll_length)
+    runs = dict.fromkeys(range(4), 0)
+    for operation, env_ids, number in operations:
+        if operation == "drop":
+            table.drop(np.array(env_ids, np.int64))
+            for env_id in env_ids:
+                model.drop(env_id)
+        elif operation == "consume":
+            consume(table, model, number)
+        else:
+            # Now and then, the first of the environments begins a new history.
+            runs[env_ids[0]] += number == 0
+            step(table, model, env_ids, [runs[env_id] for env_id in env_ids])
+        assert table.num_free == num_pages - len(model.needed())
+    table.drop(np.arange(4))
+    for env_id in range(4):
+        model.drop(env_id)
+    consume(table, model, len(model.queue))
+    assert table.num_free == num_pages
+
+
+def step(table: PageTable, model: Model, env_ids: list[int], run_ids: list[int]) -> None:
+    """A row of each environment where there is room, checked against the model."""
+    needs = table.pages_needed(np.array(env_ids), np.array(run_ids, np.uint64))
+    if needs > table.num_free:
+        return
+    for env_id, run_id in zip(env_ids, run_ids, strict=True):
+        if env_id in model.current and model.current[env_id].run_id != run_id:
+            model.drop(env_id)
+    in_use = set(model.needed())
+    lengths = [model.current[e].rows if e in model.current else 0 for e in env_ids]
+    placed = advance(table, env_ids, run_ids)
+    begins = [length % model.unroll_length == 0 for length in lengths]
+    assert placed.offsets.tolist() == [length % model.unroll_length for length in lengths]
+    taken = placed.pages[np.array(begins)].tolist()
+    assert len(set(taken)) == needs
+    assert not in_use & set(taken)
+    expected = [
+        model.place(env_id, run_id, page)
+        for env_id, run_id, page in zip(env_ids, run_ids, placed.pages.tolist(), strict=True)
+    ]
+    assert placed.complete == [links for links in expected if links is not None]
+
+
+def consume(table: PageTable, model: Model, count: int) -> None:
+    """Consumes the oldest unrolls, as the learner's queue does."""
+    done, model.queue = model.queue[:count], model.queue[count:]
+    for history, _ in done:
+        history.consumed += 1
+    table.consume([links for _, links in done])
+
+
+def test_a_page_is_whole_when_its_successor_begins() -> None:
+    table = PageTable(4, 2, 1)
+    rows = [advance(table, [0], [7], [t == 0]) for t in range(5)]
+    assert [row.offsets.tolist() for row in rows] == [[0], [1], [0], [1], [0]]
+    first, second, third = (int(rows[t].pages[0]) for t in (0, 2, 4))
+    assert [row.complete for row in rows] == [
+        [], [], [PageLinks(NO_PAGE, first, second)], [], [PageLinks(first, second, third)],
+    ]  # fmt: skip
+
+
+def test_dropping_an_open_page_frees_it_and_counts_its_rows() -> None:
+    table = PageTable(4, 4, 2)
+    for _ in range(3):
+        advance(table, [0, 1], [7, 8])
+    assert table.drop(np.array([1])) == 3
+    assert table.num_free == 3
+    assert table.drop(np.array([1])) == 0
+    assert table.num_free == 3
+
+
+def test_a_dropped_page_stays_while_the_unroll_before_ends_in_it() -> None:
+    table = PageTable(3, 2, 1)
+    placed = [advance(table, [0], [7]) for _ in range(3)]
+    table.drop(np.array([0]))
+    assert table.num_free == 1
+    table.consume(placed[2].complete)
+    assert table.num_free == 3
+
+
+def test_a_new_run_id_starts_a_history_without_predecessor() -> None:
+    table = PageTable(4, 1, 1)
+    old = advance(table, [0], [7])
+    new = advance(table, [0], [8])
+    assert new.complete == []
+    assert table.predecessors[new.pages].tolist() == [NO_PAGE]
+    following = advance(table, [0], [8])
+    assert following.complete == [
+        PageLinks(NO_PAGE, int(new.pages[0]), int(following.pages[0]))
+    ]
+    assert old.complete == []
+
+
+def test_the_same_run_id_after_a_drop_starts_anew() -> None:
+    table = PageTable(4, 2, 1)
+    for _ in range(2):
+        advance(table, [0], [7])
+    table.drop(np.array([0]))
+    again = advance(table, [0], [7])
+    assert again.complete == []
+    assert again.offsets.tolist() == [0]
+    assert table.ages.tolist() == [0]
+
+
+def test_pages_needed_counts_what_advance_takes() -> None:
+    table = PageTable(6, 2, 4)
+    advance(table, [0, 1, 2], [1, 2, 3])
+    advance(table, [0, 1], [1, 2])
+    # A whole page, a broken history, an open page, and an environment without any.
+    assert table.pages_needed(np.arange(4), np.array([1, 9, 3, 4], np.uint64)) == 3
+    before = table.num_free
+    advance(table, [0, 2, 3], [1, 3, 4])
+    assert before - table.num_free == 2
+
+
+def test_ages_count_from_the_episode_and_stop_at_their_limit() -> None:
+    table = PageTable(400, 2, 2)
+    ages = []
+    for t in range(MAX_AGE + 5):
+        advance(table, [0, 1], [1, 1], [t == 3, False])
+        ages.append(table.ages.tolist())
+    assert [age for age, _ in ages[:6]] == [0, 1, 2, 0, 1, 2]
+    assert [age for _, age in ages[-6:]] == [MAX_AGE - 1] + [MAX_AGE] * 5
+
+
+@pytest.mark.parametrize("run_id", [0, 2**64 - 1])
+def test_run_ids_use_all_64_bits(run_id: int) -> None:
+    table = PageTable(4, 4, 1)
+    advance(table, [0], [run_id])
+    assert advance(table, [0], [run_id]).offsets.tolist() == [1]
+    assert advance(table, [0], [run_id ^ 2**63]).offsets.tolist() == [0]
