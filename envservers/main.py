@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import signal
 import sys
@@ -17,8 +18,9 @@ learner, so that all a machine needs is the learner's address and a number. The 
 learner that is not up yet, and for the next one when a learner has gone.
 """
 _EPILOG = """\
-exit codes: 0 stopped, or the learner finished (--once); 1 an environment failed; 2 wrong
-arguments, refused by the learner, or an environment that cannot be run here
+exit codes: 0 stopped, or the learner finished (--once); 1 an environment failed, or no learner
+came (--wait-s); 2 wrong arguments, refused by the learner, or an environment that cannot be run
+here
 """
 
 
@@ -31,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.connect,
         group_sizes(arguments.num_envs, arguments.groups),
         once=arguments.once,
+        wait_s=arguments.wait_s,
         name=arguments.name,
     )
 
@@ -75,11 +78,17 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "for the next learner",
     )  # fmt: skip
     parser.add_argument(
+        "--wait-s", type=float, default=math.inf, metavar="SECONDS",
+        help="give up when there has been no learner for so many seconds (default: never)",
+    )  # fmt: skip
+    parser.add_argument(
         "--name", default="", help="name in the learner's log (default: host and process id)"
     )
     arguments = parser.parse_args(argv)
     if not 1 <= arguments.num_envs <= MAX_ENVS_PER_SERVER:
         parser.error(f"--num-envs: expected 1 to {MAX_ENVS_PER_SERVER}, got {arguments.num_envs}")
+    if not arguments.wait_s > 0:
+        parser.error(f"--wait-s: expected more than 0 seconds, got {arguments.wait_s}")
     if arguments.groups is None:
         arguments.groups = min(2, arguments.num_envs)
     most_groups = min(MAX_GROUPS, arguments.num_envs)

@@ -47,6 +47,7 @@ class EnvServer:
             the others.
         once: Leave with the learner, and with the process that started this one, instead of
             waiting for the next learner.
+        wait_s: Leave when there has been no session with a learner for so long.
         name: What the learner's log calls this server; by default host and process id.
         say: Takes lines for the person who watches.
     """
@@ -57,6 +58,7 @@ class EnvServer:
         group_sizes: Sequence[int],
         *,
         once: bool = False,
+        wait_s: float = math.inf,
         name: str = "",
         say: Callable[[str], None] | None = None,
     ) -> None:
@@ -64,6 +66,7 @@ class EnvServer:
         self.dropped_messages = 0
         self._hello = Hello(secrets.randbits(64), tuple(group_sizes), name)
         self._address, self._once, self._say = address, once, say or _say_on_stderr
+        self._wait_s = wait_s
         self._parent = os.getppid()
         self._connection = Connection(address)
         self._groups: list[Group] = []
@@ -73,14 +76,17 @@ class EnvServer:
         self._exit_code: int | None = None
         # time.monotonic() of the next HELLO, and of the next notice that there is no learner
         self._hello_due_s, self._notice_due_s = math.inf, -math.inf
+        # time.monotonic() at which waiting for a session began, while there is none
+        self._waiting_since_s = time.monotonic()
         self._delay_s = _SHORTEST_DELAY_S
         self._last_refusal = ""
 
     def run(self) -> int:
         """Serves until there is a reason to leave; returns the exit code of the process.
 
-        0: stopped, or the learner has finished (`once`). 1: an environment failed. 2: the learner
-        refuses this server, or its environment cannot be run here.
+        0: stopped, or the learner has finished (`once`). 1: an environment failed, or no learner
+        came within `wait_s`. 2: the learner refuses this server, or its environment cannot be run
+        here.
         """
         try:
             while self._exit_code is None:
@@ -104,6 +110,9 @@ class EnvServer:
     def _receive(self) -> None:
         if self._once and os.getppid() != self._parent:
             self._leave(EXIT_DONE, "the process that started this one has ended")
+        if self._session is None and time.monotonic() >= self._waiting_since_s + self._wait_s:
+            self._say(f"no learner at {self._address} within {self._wait_s:g} s")
+            self._exit_code = EXIT_CRASH
         # Messages first: those of a connection arrived before it was lost.
         for frames in self._connection.messages():
             if self._exit_code is not None or self._stopping:
@@ -119,6 +128,8 @@ class EnvServer:
         now_s = time.monotonic()
         if self._connected and not connected:
             self._say(f"lost the connection to {self._address}")
+        if self._session is not None:
+            self._waiting_since_s = now_s
         self._connected, self._session, self._hello_sent = connected, None, False
         self._hello_due_s = now_s if connected else math.inf
         self._notice_due_s = now_s + (_ANSWER_TIMEOUT_S if connected else 0.0)
@@ -140,7 +151,7 @@ class EnvServer:
     def _idle_s(self) -> float:
         due_s = self._hello_due_s
         if self._session is None:
-            due_s = min(due_s, self._notice_due_s)
+            due_s = min(due_s, self._notice_due_s, self._waiting_since_s + self._wait_s)
         longest_s = _PARENT_CHECK_INTERVAL_S if self._once else _NOTICE_INTERVAL_S
         return min(max(due_s - time.monotonic(), 0.0) + 0.001, longest_s)
 
@@ -223,6 +234,8 @@ class EnvServer:
     def _forget_session(self) -> None:
         """Ends the session on this side and says HELLO again, later each time it does not help."""
         now_s = time.monotonic()
+        if self._session is not None:
+            self._waiting_since_s = now_s
         self._session, self._hello_sent = None, False
         self._hello_due_s = now_s + self._delay_s * random.uniform(0.5, 1.0)
         self._delay_s = min(2 * self._delay_s, _LONGEST_DELAY_S)

@@ -195,3 +195,7 @@ def _play(config: Config, inference: Inference, episodes: int) -> list[EpisodeRe
         crew.join()
         servers.stop(timeout_s=5.0)
     return played
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -184,9 +184,7 @@ def test_a_new_run_id_starts_a_history_without_predecessor() -> None:
     assert new.complete == []
     assert table.predecessors[new.pages].tolist() == [NO_PAGE]
     following = advance(table, [0], [8])
-    assert following.complete == [
-        PageLinks(NO_PAGE, int(new.pages[0]), int(following.pages[0]))
-    ]
+    assert following.complete == [PageLinks(NO_PAGE, int(new.pages[0]), int(following.pages[0]))]
     assert old.complete == []
 
 

@@ -11,12 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seed.algorithms import vtrace
+from seed.algorithms.contract import load_algorithm
 from seed.config import Config, InferenceConfig, LearnerConfig, NetworkConfig
 from seed.pages import PageLinks
-from seed.serving import Spaces, make_agent, make_store, queue_limit
+from seed.serving import make_agent, make_store, queue_limit
+from seed.spaces import Spaces, SpaceSpec
 from seed.unrolls import Arrived, Column, Rows, StoreLayout, Unroll, UnrollStore
-from seed.wire import SpaceSpec
 
 CPU = torch.device("cpu")
 LAYOUT = StoreLayout(
@@ -112,9 +112,7 @@ class Model:
         """The newest observations up to a row, zeros before its episode."""
         start = max(i for i in range(index + 1) if history[i].first or i == 0)
         oldest = index - self.layout.frame_stack + 1
-        return [
-            history[i].observation if i >= start else [0, 0] for i in range(oldest, index + 1)
-        ]
+        return [history[i].observation if i >= start else [0, 0] for i in range(oldest, index + 1)]
 
     def check_seen(self, seen: Rows, env_ids: list[int]) -> None:
         histories = [self.histories[env_id] for env_id in env_ids]
@@ -158,7 +156,7 @@ class Model:
         assert unroll.agent_state.tolist() == states
 
 
-OPERATION = st.one_of(
+OPERATION: st.SearchStrategy[Any] = st.one_of(
     st.tuples(
         st.just("write"),
         st.lists(st.integers(0, 4), min_size=1, max_size=5, unique=True),
@@ -315,14 +313,15 @@ CONFIG = Config(
     network=NetworkConfig(torso="mlp", hidden_sizes=(2,)),
     inference=InferenceConfig(max_envs=4, device="cpu"),
     learner=LearnerConfig(unroll_length=2, batch_size=2, device="cpu"),
-    algorithm=vtrace.Config(),
+    algorithm=load_algorithm("vtrace").Config(),
 )
 
 
 def make_served_store(config: Config) -> UnrollStore:
     spaces = Spaces(SpaceSpec("float32", (1,)), SpaceSpec("int64", (), 2))
-    agent = make_agent(vtrace, config, spaces, CPU)
-    return make_store(vtrace, config, spaces, agent, CPU)
+    algorithm = load_algorithm("vtrace")
+    agent = make_agent(algorithm, config, spaces, CPU)
+    return make_store(algorithm, config, spaces, agent, CPU)
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from envservers.main import group_sizes, main
+
+
+@given(st.integers(1, 500), st.data())
+def test_groups_are_as_even_as_can_be(num_envs: int, data: st.DataObject) -> None:
+    groups = data.draw(st.integers(1, min(num_envs, 64)))
+    sizes = group_sizes(num_envs, groups)
+    assert len(sizes) == groups
+    assert sum(sizes) == num_envs
+    assert max(sizes) - min(sizes) <= 1
+    assert min(sizes) >= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [(["--connect", "localhost:5000", "--num-envs", "1"], "tcp://HOST:PORT"),
+     (["--connect", "tcp://localhost", "--num-envs", "1"], "tcp://HOST:PORT"),
+     (["--connect", "tcp://localhost:0", "--num-envs", "1"], "1 to 65535"),
+     (["--connect", "tcp://localhost:65536", "--num-envs", "1"], "1 to 65535"),
+     (["--connect", "tcp://*:5000", "--num-envs", "1"], "tcp://HOST:PORT"),
+     (["--connect", "tcp://a:1", "--num-envs", "0"], "--num-envs: expected 1 to 65536, got 0"),
+     (["--connect", "tcp://a:1", "--num-envs", "2", "--groups", "3"], "expected 1 to 2"),
+     (["--connect", "tcp://a:1", "--num-envs", "99", "--groups", "65"], "expected 1 to 64"),
+     (["--connect", "tcp://a:1", "--num-envs", "99", "--groups", "0"], "got 0"),
+     (["--num-envs", "1"], "--connect")],
+)  # fmt: skip
+def test_wrong_arguments_exit_with_2_and_a_reason(
+    arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_help_loads_neither_environments_nor_torch() -> None:
+    code = (
+        "import sys, envservers.main, envservers.server\n"
+        "heavy = {'torch', 'gymnasium', 'ale_py'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,408 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+import zmq
+
+import envservers.server
+from envservers.server import EnvServer
+from seed import wire
+
+M = TypeVar("M", bound=wire.Message)
+
+PATIENCE_MS = 10_000
+CATCH = {"kind": "function", "id": "envservers.tasks.catch:make"}
+BOARD, MOVE = wire.SpaceSpec("float32", (10, 5)), wire.SpaceSpec("int64", (), 3)
+
+
+def make_failing(num_envs: int) -> Any:
+    """A vector environment that raises on its second step."""
+    from envservers.tasks.catch import Catch
+
+    class Failing(Catch):
+        steps = 0
+
+        def step(self, actions: Any) -> Any:
+            self.steps += 1
+            if self.steps == 2:
+                raise RuntimeError("the simulator fell over")
+            return super().step(actions)
+
+    return Failing(num_envs, 10, 5)
+
+
+class FakeLearner:
+    """A ROUTER that says what a test tells it to."""
+
+    def __init__(self, address: str = "tcp://127.0.0.1:*") -> None:
+        self.context = zmq.Context()
+        self.socket = self.context.socket(zmq.ROUTER)
+        self.socket.setsockopt(zmq.LINGER, 1000)
+        self.socket.bind(address)
+        self.address: str = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self.peer = b""
+
+    def receive(self, kind: type[M]) -> M:
+        """The next message, which must be of this kind."""
+        assert self.socket.poll(PATIENCE_MS), f"no {kind.__name__} came"
+        self.peer, *frames = self.socket.recv_multipart()
+        message = wire.decode([*frames])
+        assert isinstance(message, kind), message
+        return message
+
+    def send(self, message: wire.Message) -> None:
+        self.socket.send_multipart([self.peer, *wire.encode(message)])
+
+    def welcome(self, hello: wire.Hello, session: int = 11, **changes: Any) -> None:
+        """Answers HELLO with boards of Catch, unless `changes` say otherwise."""
+        numbers = np.arange(hello.num_envs)
+        message = wire.Welcome(session, CATCH, BOARD, MOVE, numbers, 100 + numbers)
+        self.send(replace(message, **changes))
+
+    def rows(self, num_groups: int, size: int) -> dict[int, tuple[wire.Step, wire.StepArrays]]:
+        """The next STEP of every group."""
+        steps = [self.receive(wire.Step) for _ in range(num_groups)]
+        return {step.group: (step, wire.check_step(step, BOARD, size)) for step in steps}
+
+    def act(self, step: wire.Step, actions: list[int]) -> None:
+        frame = np.array(actions, np.int64).tobytes()
+        self.send(wire.Actions(step.session, step.group, step.seq, frame))
+
+    def expect_silence(self) -> None:
+        assert not self.socket.poll(100)
+
+    def close(self) -> None:
+        self.socket.close()
+        self.context.term()
+
+
+class Running:
+    """An environment server in a thread."""
+
+    def __init__(self, address: str, *sizes: int, once: bool = False) -> None:
+        self.lines: list[str] = []
+        self.exit_code: int | None = None
+        self.server = EnvServer(address, sizes, once=once, name="test", say=self.lines.append)
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self) -> None:
+        self.exit_code = self.server.run()
+
+    def wait(self) -> int | None:
+        self.thread.join(PATIENCE_MS / 1000)
+        return self.exit_code
+
+    def stop(self) -> None:
+        if self.thread.is_alive():
+            self.server.stop()
+        self.thread.join(PATIENCE_MS / 1000)
+        assert not self.thread.is_alive()
+
+
+@pytest.fixture
+def learner() -> Iterator[FakeLearner]:
+    learner = FakeLearner()
+    yield learner
+    learner.close()
+
+
+@pytest.fixture
+def serve(learner: FakeLearner) -> Iterator[Callable[..., Running]]:
+    running: list[Running] = []
+
+    def start(*sizes: int, once: bool = False) -> Running:
+        running.append(Running(learner.address, *sizes, once=once))
+        return running[-1]
+
+    yield start
+    for server in running:
+        server.stop()
+
+
+Serve = Callable[..., Running]
+
+
+def test_a_session_from_hello_to_goodbye(learner: FakeLearner, serve: Serve) -> None:
+    running = serve(2, 1)
+    hello = learner.receive(wire.Hello)
+    assert (hello.group_sizes, hello.name) == ((2, 1), "test")
+    learner.welcome(hello)
+    first = [learner.receive(wire.Step) for _ in range(2)]
+    assert [(step.session, step.group, step.seq) for step in first] == [(11, 0, 0), (11, 1, 0)]
+    arrays = [wire.check_step(step, BOARD, size) for step, size in zip(first, (2, 1), strict=True)]
+    assert all((row.flags == wire.FIRST).all() for row in arrays)
+    run_ids = np.concatenate([row.run_ids for row in arrays])
+    assert len(set(run_ids.tolist())) == 3
+    learner.act(first[0], [0, 2])
+    step = learner.receive(wire.Step)
+    assert (step.session, step.group, step.seq) == (11, 0, 1)
+    row = wire.check_step(step, BOARD, 2)
+    np.testing.assert_array_equal(row.run_ids, run_ids[:2])
+    # The paddles have moved to either side, the balls have fallen by a row.
+    assert row.observations[0, 9].tolist() == [0, 1, 0, 0, 0]
+    assert row.observations[1, 9].tolist() == [0, 0, 0, 1, 0]
+    assert (row.observations[:, 1].sum(axis=1) == 1).all()
+    assert not row.flags.any()
+    running.stop()
+    assert learner.receive(wire.Goodbye) == wire.Goodbye(11, "environment server stopped")
+    assert running.exit_code == 0
+
+
+def test_episode_ends_are_told(learner: FakeLearner, serve: Serve) -> None:
+    serve(1)
+    hello = learner.receive(wire.Hello)
+    learner.welcome(hello)
+    flags, episodes = [], []
+    for _ in range(11):
+        step = learner.receive(wire.Step)
+        row = wire.check_step(step, BOARD, 1)
+        flags.append(int(row.flags[0]))
+        episodes.append(row.episodes.tolist())
+        learner.act(step, [1])
+    assert flags == [wire.FIRST, *[0] * 8, wire.TERMINATED, wire.FIRST]
+    (index, length_steps, episode_return), = episodes[9]  # fmt: skip
+    assert (index, length_steps, abs(episode_return)) == (0, 9, 1.0)
+    assert not any(episodes[:9] + episodes[10:])
+
+
+def test_groups_do_not_wait_for_each_other(learner: FakeLearner, serve: Serve) -> None:
+    serve(1, 1, 1)
+    learner.welcome(learner.receive(wire.Hello))
+    step = learner.rows(3, 1)[1][0]
+    for seq in range(1, 4):
+        learner.act(step, [1])
+        step = learner.receive(wire.Step)
+        assert (step.group, step.seq) == (1, seq)
+
+
+def test_messages_that_nobody_awaits_change_nothing(learner: FakeLearner, serve: Serve) -> None:
+    running = serve(1)
+    learner.welcome(learner.receive(wire.Hello))
+    step = learner.receive(wire.Step)
+    for change in ({"session": 12}, {"group": 1}, {"seq": 1}, {"seq": 7}):
+        learner.act(replace(step, **change), [0])
+    learner.send(wire.Goodbye(12, "to somebody else"))
+    learner.send(wire.Ping(11))
+    learner.act(step, [2])
+    # Sent twice, by a network that repeats itself.
+    learner.act(step, [2])
+    after = learner.receive(wire.Step)
+    assert after.seq == 1
+    assert wire.check_step(after, BOARD, 1).observations[0, 9].tolist() == [0, 0, 0, 1, 0]
+    learner.expect_silence()
+    assert running.server.dropped_messages == 6
+
+
+@pytest.mark.parametrize(
+    "actions",
+    [np.zeros(2, np.int64), np.array([3]), np.array([-1])],
+    ids=["too long", "too large", "negative"],
+)
+def test_actions_that_are_none_are_said_and_ignored(
+    learner: FakeLearner, serve: Serve, actions: Any
+) -> None:
+    running = serve(1)
+    learner.welcome(learner.receive(wire.Hello))
+    step = learner.receive(wire.Step)
+    learner.send(wire.Actions(11, 0, 0, actions.tobytes()))
+    learner.socket.send_multipart([learner.peer, b"\xc1 no msgpack"])
+    learner.act(step, [1])
+    assert learner.receive(wire.Step).seq == 1
+    assert sum("ignored a message" in line for line in running.lines) == 2
+
+
+def test_a_new_learner_at_the_address_starts_new_runs() -> None:
+    learner = FakeLearner()
+    running = Running(learner.address, 2)
+    hello = learner.receive(wire.Hello)
+    learner.welcome(hello)
+    step, before = learner.rows(1, 2)[0]
+    learner.act(step, [1, 1])
+    learner.receive(wire.Step)
+    learner.close()
+    learner = FakeLearner(learner.address)
+    assert learner.receive(wire.Hello) == hello
+    learner.welcome(hello, session=12)
+    step, after = learner.rows(1, 2)[0]
+    assert (step.session, step.seq) == (12, 0)
+    assert not set(before.run_ids.tolist()) & set(after.run_ids.tolist())
+    # The seeds are the same, so the boards are.
+    np.testing.assert_array_equal(after.observations, before.observations)
+    running.stop()
+    learner.close()
+    assert any("lost the connection" in line for line in running.lines)
+
+
+def test_another_environment_replaces_the_one_it_has(learner: FakeLearner, serve: Serve) -> None:
+    serve(1)
+    hello = learner.receive(wire.Hello)
+    learner.welcome(hello)
+    learner.receive(wire.Step)
+    learner.send(wire.Refusal("the session has ended", True))
+    chain = {"kind": "function", "id": "envservers.tasks.memory_chain:make"}
+    observation, action = wire.SpaceSpec("float32", (3,)), wire.SpaceSpec("int64", (), 2)
+    assert learner.receive(wire.Hello) == hello
+    learner.welcome(hello, environment=chain, observation=observation, action=action)
+    row = wire.check_step(learner.receive(wire.Step), observation, 1)
+    assert row.observations.shape == (1, 3)
+
+
+def test_a_refusal_for_good_ends_the_server(learner: FakeLearner, serve: Serve) -> None:
+    running = serve(1)
+    learner.receive(wire.Hello)
+    learner.send(wire.Refusal("protocol 9 is not spoken here", False))
+    assert running.wait() == 2
+    assert running.lines[-1] == "refused by the learner: protocol 9 is not spoken here"
+
+
+def test_a_refusal_for_now_is_followed_by_a_hello(learner: FakeLearner, serve: Serve) -> None:
+    running = serve(1, 1)
+    hello = learner.receive(wire.Hello)
+    learner.send(wire.Refusal("no room", True))
+    assert learner.receive(wire.Hello) == hello
+    learner.welcome(hello)
+    learner.rows(2, 1)
+    # The learner has forgotten the session and answers the STEP of either group.
+    for _ in range(2):
+        learner.send(wire.Refusal("unknown session", True))
+    assert learner.receive(wire.Hello) == hello
+    learner.welcome(hello, session=12)
+    assert {step.session for step, _ in learner.rows(2, 1).values()} == {12}
+    assert sum("another attempt" in line for line in running.lines) == 2
+
+
+def test_a_fleet_outlives_its_learner(learner: FakeLearner, serve: Serve) -> None:
+    running = serve(1)
+    hello = learner.receive(wire.Hello)
+    learner.welcome(hello)
+    learner.receive(wire.Step)
+    learner.send(wire.Goodbye(11, "training is complete"))
+    assert learner.receive(wire.Hello) == hello
+    assert running.exit_code is None
+
+
+def test_once_ends_with_the_learner(learner: FakeLearner, serve: Serve) -> None:
+    running = serve(1, once=True)
+    learner.welcome(learner.receive(wire.Hello))
+    learner.receive(wire.Step)
+    learner.send(wire.Goodbye(11, "training is complete"))
+    assert running.wait() == 0
+    assert running.lines[-1] == "the learner says goodbye: training is complete"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [({"environment": {"kind": "atari", "id": "pongg"}}, "did you mean pong"),
+     ({"environment": {"kind": "function", "id": "no_such:thing"}}, "No module named 'no_such'"),
+     ({"observation": wire.SpaceSpec("uint8", (84, 84))}, "the environment's observation is"),
+     ({"action": wire.SpaceSpec("int64", (), 4)}, "the environment's action is")],
+)  # fmt: skip
+def test_an_environment_that_cannot_be_run_ends_the_server(
+    learner: FakeLearner, serve: Serve, changes: dict[str, Any], reason: str
+) -> None:
+    running = serve(1)
+    learner.welcome(learner.receive(wire.Hello), **changes)
+    goodbye = learner.receive(wire.Goodbye)
+    assert goodbye.session == 11
+    assert reason in goodbye.reason
+    assert running.wait() == 2
+    assert reason in running.lines[-1]
+
+
+def test_a_welcome_for_another_number_is_ignored(learner: FakeLearner, serve: Serve) -> None:
+    running = serve(1)
+    hello = learner.receive(wire.Hello)
+    learner.welcome(hello, env_ids=np.arange(2), seeds=np.arange(2))
+    learner.welcome(hello, seeds=np.array([-1]))
+    learner.welcome(hello)
+    assert learner.receive(wire.Step).session == 11
+    assert sum("expected 1 environments" in line for line in running.lines) == 2
+
+
+def test_an_environment_that_fails_ends_the_server(
+    learner: FakeLearner,
+    serve: Serve,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import types
+
+    module = types.ModuleType("failing")
+    module.__dict__["make"] = make_failing
+    monkeypatch.setitem(sys.modules, "failing", module)
+    running = serve(1)
+    hello = learner.receive(wire.Hello)
+    learner.welcome(hello, environment={"kind": "function", "id": "failing:make"})
+    for _ in range(2):
+        learner.act(learner.receive(wire.Step), [1])
+    goodbye = learner.receive(wire.Goodbye)
+    assert goodbye.reason == "an environment failed: RuntimeError: the simulator fell over"
+    assert running.wait() == 1
+    assert "in step" in capsys.readouterr().err
+
+
+def test_silence_is_told_once_and_hello_repeated(
+    learner: FakeLearner, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(envservers.server, "_ANSWER_TIMEOUT_S", 0.05)
+    running = serve(1)
+    hellos = {learner.receive(wire.Hello) for _ in range(4)}
+    assert len(hellos) == 1
+    assert sum("no answer from the learner" in line for line in running.lines) == 1
+
+
+def test_a_server_without_a_learner_says_so_once_and_can_be_stopped() -> None:
+    learner = FakeLearner()
+    learner.close()
+    running = Running(learner.address, 1)
+    while not running.lines:
+        time.sleep(0.01)
+    running.stop()
+    assert running.lines == [f"waiting for a learner at {learner.address}"]
+    assert running.exit_code == 0
+
+
+def command(address: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "envservers.main", "--connect", address, *arguments]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_process_in_good_order(learner: FakeLearner, number: int) -> None:
+    process = subprocess.Popen(
+        command(learner.address, "--num-envs", "3"), stderr=subprocess.PIPE, text=True
+    )
+    hello = learner.receive(wire.Hello)
+    assert hello.group_sizes == (2, 1)
+    learner.welcome(hello)
+    for _ in range(2):
+        learner.receive(wire.Step)
+    process.send_signal(number)
+    assert learner.receive(wire.Goodbye).reason == "environment server stopped"
+    _, errors = process.communicate(timeout=PATIENCE_MS / 1000)
+    assert process.returncode == 0
+    assert "Traceback" not in errors
+
+
+def test_once_ends_with_the_process_that_started_it(learner: FakeLearner) -> None:
+    starter = subprocess.Popen(
+        [sys.executable, "-c", "import subprocess, sys; subprocess.Popen(sys.argv[1:]).wait()",
+         *command(learner.address, "--num-envs", "1", "--once")],
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+    learner.welcome(learner.receive(wire.Hello))
+    learner.receive(wire.Step)
+    os.kill(starter.pid, signal.SIGKILL)
+    assert "started this one has ended" in learner.receive(wire.Goodbye).reason
+    # The pipe ends when the last process that holds it does.
+    starter.communicate(timeout=PATIENCE_MS / 1000)

@@ -1,0 +1,238 @@
+"""Checkpoints: what was saved comes back exactly, and what was damaged is not believed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from seed import checkpoint
+from seed.checkpoint import MANIFEST, STATE, TENSORS, Checkpoint, CheckpointError
+from seed.config import OptimizerConfig
+from seed.optimizers import make_optimizer
+
+Kind = Literal["rmsprop_tf", "adam"]
+
+
+def sample(number: int) -> Checkpoint:
+    tensors = {"a": torch.arange(3) + number, "b": torch.tensor(0.5)}
+    return Checkpoint(tensors, {"env_frames": number, "spaces": {"n": None}})
+
+
+def save(folder: Path, number: int, *, keep: int = 3) -> Path:
+    return checkpoint.save(folder, f"frames-{number:014d}", sample(number), keep=keep)
+
+
+def loaded_frames(folder: Path) -> int:
+    loaded = checkpoint.load_newest(folder)
+    assert loaded is not None
+    frames = loaded.state["env_frames"]
+    assert isinstance(frames, int)
+    assert torch.equal(loaded.tensors["a"], torch.arange(3) + frames)
+    return frames
+
+
+def flip(path: Path, position: int = -1) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+
+
+def test_what_was_saved_comes_back(tmp_path: Path) -> None:
+    tensors = {
+        "matrix": torch.randn(3, 2).t(),
+        "scalar": torch.tensor(7),
+        "flags": torch.tensor([True, False]),
+        "half": torch.randn(2).half(),
+        "empty": torch.zeros(0, 3),
+    }
+    path = checkpoint.save(tmp_path / "c", "frames-1", Checkpoint(tensors, {"x": [1.5]}), keep=1)
+    assert path == tmp_path / "c" / "frames-1"
+    loaded = checkpoint.load(path)
+    assert loaded.state == {"x": [1.5]}
+    assert loaded.tensors.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert loaded.tensors[name].dtype == tensor.dtype
+        assert torch.equal(loaded.tensors[name], tensor)
+
+
+def test_tensors_that_share_memory_can_be_saved(tmp_path: Path) -> None:
+    shared = torch.randn(4)
+    tensors = {"all": shared, "same": shared, "part": shared[1:3]}
+    path = checkpoint.save(tmp_path, "frames-1", Checkpoint(tensors, {}), keep=1)
+    assert torch.equal(checkpoint.load(path).tensors["part"], shared[1:3])
+
+
+def test_there_may_be_no_checkpoint_yet(tmp_path: Path) -> None:
+    assert checkpoint.load_newest(tmp_path / "nothing") is None
+    assert checkpoint.names(tmp_path / "nothing") == []
+
+
+def test_keeps_the_newest(tmp_path: Path) -> None:
+    for number in (1, 20, 300, 4000):
+        save(tmp_path, number, keep=2)
+    assert checkpoint.names(tmp_path) == [f"frames-{n:014d}" for n in (300, 4000)]
+    assert loaded_frames(tmp_path) == 4000
+
+
+def test_leaves_nothing_else_behind(tmp_path: Path) -> None:
+    path = save(tmp_path, 1)
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+    assert sorted(part.name for part in path.iterdir()) == sorted([TENSORS, STATE, MANIFEST])
+
+
+# A run that goes on from an older checkpoint has fewer frames than those that lie there.
+def test_never_deletes_what_it_has_just_written(tmp_path: Path) -> None:
+    for number in (70, 80, 90):
+        save(tmp_path, number)
+    assert save(tmp_path, 60).exists()
+
+
+# A damaged checkpoint of as many frames must not stand in the way of a whole one.
+def test_writes_over_a_damaged_one_of_the_same_name(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    flip(save(tmp_path, 2) / TENSORS)
+    save(tmp_path, 2)
+    assert loaded_frames(tmp_path) == 2
+
+
+@pytest.mark.parametrize("part", [TENSORS, STATE, MANIFEST])
+@pytest.mark.parametrize("position", [0, 20, -1])
+def test_a_flipped_byte_falls_back_to_the_one_before(
+    tmp_path: Path, part: str, position: int
+) -> None:
+    save(tmp_path, 1)
+    newest = save(tmp_path, 2)
+    flip(newest / part, position)
+    with pytest.raises(CheckpointError, match="frames-00000000000002"):
+        checkpoint.load(newest)
+    assert loaded_frames(tmp_path) == 1
+
+
+@pytest.mark.parametrize("part", [TENSORS, STATE, MANIFEST])
+def test_a_missing_file_falls_back_to_the_one_before(tmp_path: Path, part: str) -> None:
+    save(tmp_path, 1)
+    (save(tmp_path, 2) / part).unlink()
+    assert loaded_frames(tmp_path) == 1
+
+
+@pytest.mark.parametrize("part", [TENSORS, STATE, MANIFEST])
+def test_a_truncated_file_falls_back_to_the_one_before(tmp_path: Path, part: str) -> None:
+    save(tmp_path, 1)
+    path = save(tmp_path, 2) / part
+    path.write_bytes(path.read_bytes()[:-5])
+    assert loaded_frames(tmp_path) == 1
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "null", "1", '{"state.json": 5}'])
+def test_a_manifest_of_another_form_is_not_believed(tmp_path: Path, content: str) -> None:
+    path = save(tmp_path, 1)
+    (path / MANIFEST).write_text(content)
+    with pytest.raises(CheckpointError, match="no checkpoint is whole"):
+        checkpoint.load_newest(tmp_path)
+
+
+def test_a_torn_folder_is_passed_over_and_written_anew(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    whole = save(tmp_path, 2)
+    # As a kill would leave it: under the other name, with a part of the files.
+    torn = tmp_path / f".{whole.name}.tmp"
+    shutil.move(whole, torn)
+    (torn / MANIFEST).unlink()
+    (torn / "leftover").write_text("")
+    assert checkpoint.names(tmp_path) == ["frames-00000000000001"]
+    assert loaded_frames(tmp_path) == 1
+    again = save(tmp_path, 2)
+    assert not torn.exists()
+    assert not (again / "leftover").exists()
+    assert loaded_frames(tmp_path) == 2
+
+
+def test_a_failed_write_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 1, keep=1)
+
+    def fail(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.os, "fsync", fail)
+        with pytest.raises(OSError, match="No space left"):
+            save(tmp_path, 2, keep=1)
+    assert loaded_frames(tmp_path) == 1
+
+
+def test_says_of_every_checkpoint_why_none_can_be_loaded(tmp_path: Path) -> None:
+    flip(save(tmp_path, 1) / STATE)
+    (save(tmp_path, 2) / MANIFEST).unlink()
+    with pytest.raises(CheckpointError, match=r"0002: .*No such file.*; .*0001/state.json: not as"):
+        checkpoint.load_newest(tmp_path)
+
+
+def test_a_path_without_checkpoint_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="not a readable checkpoint"):
+        checkpoint.load(tmp_path / "frames-1")
+
+
+def make_network(width: int = 3) -> nn.Module:
+    return nn.Sequential(nn.Linear(2, width), nn.BatchNorm1d(width), nn.Linear(width, 1))
+
+
+def update(network: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor) -> None:
+    optimizer.zero_grad()
+    network(inputs).square().mean().backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("kind", ["rmsprop_tf", "adam"])
+def test_the_next_updates_are_the_same(tmp_path: Path, kind: Kind, momentum: float) -> None:
+    config = OptimizerConfig(kind=kind, learning_rate=0.05, momentum=momentum, epsilon=0.01)
+    network = make_network()
+    optimizer = make_optimizer(network.parameters(), config)
+    for _ in range(3):
+        update(network, optimizer, torch.randn(4, 2))
+    kept = Checkpoint(checkpoint.pack(network, optimizer), {})
+    path = checkpoint.save(tmp_path, "frames-1", kept, keep=1)
+    tensors = checkpoint.load(path).tensors
+    twin = make_network()
+    twin_optimizer = make_optimizer(twin.parameters(), config)
+    checkpoint.unpack_agent(tensors, twin)
+    checkpoint.unpack_optimizer(tensors, twin_optimizer)
+    for _ in range(3):
+        inputs = torch.randn(4, 2)
+        update(network, optimizer, inputs)
+        update(twin, twin_optimizer, inputs)
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, twin.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("kind", ["rmsprop_tf", "adam"])
+def test_an_optimizer_that_has_not_stepped_can_be_packed(kind: Kind) -> None:
+    config, network = OptimizerConfig(kind=kind), make_network()
+    optimizer = make_optimizer(network.parameters(), config)
+    checkpoint.unpack_optimizer(checkpoint.pack(network, optimizer), optimizer)
+    assert optimizer.state_dict()["state"] == {}
+
+
+def test_the_settings_come_from_the_configuration() -> None:
+    network = make_network()
+    optimizer = make_optimizer(network.parameters(), OptimizerConfig(learning_rate=0.1))
+    update(network, optimizer, torch.randn(4, 2))
+    other = make_optimizer(network.parameters(), OptimizerConfig(learning_rate=0.2, beta1=0.0))
+    checkpoint.unpack_optimizer(checkpoint.pack(network, optimizer), other)
+    assert other.param_groups[0]["lr"] == 0.2
+    assert other.param_groups[0]["betas"] == (0.0, 0.999)
+
+
+@pytest.mark.parametrize("other", [make_network(4), nn.Linear(2, 3)], ids=["size", "layers"])
+def test_refuses_another_network(other: nn.Module) -> None:
+    network = make_network()
+    optimizer = make_optimizer(network.parameters(), OptimizerConfig())
+    with pytest.raises(CheckpointError, match="the checkpoint is of another network: "):
+        checkpoint.unpack_agent(checkpoint.pack(network, optimizer), other)

@@ -1,0 +1,149 @@
+"""Which values a configuration refuses, and with what words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from seed.config import AtariConfig, Config, ConfigError, EnvironmentConfig, check
+
+
+def change(config: Any, path: str, value: Any) -> Any:
+    """The configuration with one field changed, such as "learner.batch_size"."""
+    name, _, rest = path.partition(".")
+    return replace(config, **{name: change(getattr(config, name), rest, value) if rest else value})
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "total_env_frames",
+        "keep_checkpoints",
+        "network.frame_stack",
+        "inference.max_envs",
+        "inference.max_batch",
+        "inference.min_batch",
+        "inference.threads",
+        "learner.unroll_length",
+        "learner.batch_size",
+        "learner.publish_every_updates",
+        "learner.threads",
+        "learner.queue_batches",
+        "local.envs_per_server",
+        "local.groups_per_server",
+        "environment.frames_per_step",
+        "environment.atari.action_repeat",
+    ],
+)
+def test_refuses_zero(path: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{path} = 0: expected at least 1$"):
+        check(change(Config(), path, 0))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "seed",
+        "network.lstm_size",
+        "inference.max_wait_us",
+        "inference.lease_s",
+        "optimizer.learning_rate",
+        "optimizer.final_learning_rate_fraction",
+        "optimizer.epsilon",
+        "optimizer.clip_norm",
+        "optimizer.momentum",
+        "environment.atari.noop_max",
+        "local.envservers",
+        "log_interval_s",
+        "checkpoint_interval_s",
+    ],
+)
+def test_refuses_negative_numbers(path: str) -> None:
+    check(change(Config(), path, 0))
+    with pytest.raises(ConfigError, match=rf"^{path} = -1: expected at least 0$"):
+        check(change(Config(), path, -1))
+
+
+@pytest.mark.parametrize("path", ["learner.queue_batches", "optimizer.learning_rate"])
+def test_refuses_nan(path: str) -> None:
+    with pytest.raises(ConfigError, match=f"{path} = nan"):
+        check(change(Config(), path, float("nan")))
+
+
+# Less than one batch in the queue, and the learner could wait for ever.
+def test_the_queue_holds_a_batch_at_least() -> None:
+    with pytest.raises(ConfigError, match=r"learner.queue_batches = 0.99"):
+        check(change(Config(), "learner.queue_batches", 0.99))
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["tcp://127.0.0.1:5555", "tcp://127.0.0.1:*", "tcp://localhost:1", "tcp://[::1]:65535",
+     "ipc:///tmp/seed.sock"],
+)  # fmt: skip
+def test_takes_addresses_of_this_machine(address: str) -> None:
+    check(change(Config(), "inference.address", address))
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["tcp://*:5555", "tcp://0.0.0.0:5555", "tcp://[::]:5555", "tcp://10.0.0.1:5555",
+     "tcp://learner.example:5555"],
+)  # fmt: skip
+def test_refuses_open_addresses_unless_told_so(address: str) -> None:
+    config = change(Config(), "inference.address", address)
+    with pytest.raises(ConfigError, match="other machines could reach it"):
+        check(config)
+    check(change(config, "inference.insecure_no_auth", True))
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "127.0.0.1:5555", "tcp://127.0.0.1", "tcp://:5555", "tcp://127.0.0.1:65536",
+     "tcp://127.0.0.1:http", "tcp://127.0.0.1:-1", "udp://127.0.0.1:5555"],
+)  # fmt: skip
+def test_refuses_what_is_no_address(address: str) -> None:
+    with pytest.raises(ConfigError, match="expected tcp://HOST:PORT or ipc://PATH"):
+        check(change(Config(), "inference.address", address))
+
+
+# A name only looks like an address of the loopback network here.
+def test_a_name_that_starts_like_loopback_is_not_loopback() -> None:
+    with pytest.raises(ConfigError, match="other machines could reach it"):
+        check(change(Config(), "inference.address", "tcp://127.example.com:5555"))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "remedy"),
+    [
+        ("inference.min_batch", 257, r"at most inference.max_batch = 256"),
+        ("local.groups_per_server", 33, r"at most local.envs_per_server = 32"),
+        ("network.frame_stack", 22, r"at most learner.unroll_length \+ 1 = 21"),
+    ],
+)
+def test_refuses_values_that_do_not_fit_each_other(path: str, value: int, remedy: str) -> None:
+    check(change(Config(), path, value - 1))
+    with pytest.raises(ConfigError, match=f"{path} = {value}: expected {remedy}"):
+        check(change(Config(), path, value))
+
+
+# The store keeps the rows since an episode's start in one byte.
+def test_refuses_a_frame_stack_that_the_store_cannot_count() -> None:
+    config = change(Config(), "learner.unroll_length", 1000)
+    check(change(config, "network.frame_stack", 256))
+    with pytest.raises(ConfigError, match=r"network.frame_stack = 257"):
+        check(change(config, "network.frame_stack", 257))
+
+
+def test_defaults_can_run() -> None:
+    check(Config())
+
+
+def test_frames_of_a_step() -> None:
+    atari = AtariConfig(action_repeat=3)
+    assert EnvironmentConfig(kind="atari", atari=atari).frames_per_env_step == 3
+    assert EnvironmentConfig(kind="gymnasium", atari=atari).frames_per_env_step == 1
+    other = EnvironmentConfig(kind="function", frames_per_step=2, atari=atari)
+    assert other.frames_per_env_step == 2

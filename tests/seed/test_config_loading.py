@@ -1,0 +1,296 @@
+"""From files and command lines to configurations, and back to the text of config.toml."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seed.algorithms.contract import load_algorithm_config
+from seed.config import Config, ConfigError
+from seed.config_loading import from_tables, parse_command_line, read_toml, to_tables, to_toml
+
+FILE = """
+run_dir = "runs/x"
+total_env_frames = 1000
+[environment]
+id = "Pendulum-v1"
+kwargs = { g = 9.5, length = 3, name = "a b", fast = true }
+[environment.atari]
+action_repeat = 2
+[network]
+hidden_sizes = [16, 8]
+[learner]
+batch_size = 4
+queue_batches = 2
+[local]
+envservers = 3
+[algorithm]
+name = "vtrace"
+discount = 0.5
+"""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A table within the algorithm's own table."""
+
+    depth: int = 2
+    """Layers."""
+
+
+@dataclass(frozen=True)
+class ForeignConfig:
+    """Settings of an algorithm that is no file of this project."""
+
+    temperature: float = 1.5
+    """Kelvin, for the softmax."""
+    shape: Shape = Shape()
+
+
+SHIPPED = sorted((Path(__file__).parents[2] / "configs").glob("*.toml"))
+
+
+def load_foreign(name: str) -> type:
+    assert name == "elsewhere.algorithm"
+    return ForeignConfig
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "run.toml"
+    path.write_text(FILE)
+    return path
+
+
+def load(text: str) -> Config:
+    return from_tables(tomllib.loads(text), load_algorithm_config)
+
+
+def parse(*arguments: object) -> Config:
+    return parse_command_line([str(a) for a in arguments], load_algorithm_config).config
+
+
+def test_reads_every_kind_of_field() -> None:
+    config = load(FILE)
+    assert config.run_dir == "runs/x"
+    assert config.environment.kwargs == {"g": 9.5, "length": 3, "name": "a b", "fast": True}
+    assert config.environment.atari.action_repeat == 2
+    assert config.network.hidden_sizes == (16, 8)
+    assert config.local.envservers == 3
+    assert (config.algorithm_name, config.algorithm.discount) == ("vtrace", 0.5)
+
+
+def test_integers_become_floats_where_floats_are_declared() -> None:
+    queue_batches = load(FILE).learner.queue_batches
+    assert (queue_batches, type(queue_batches)) == (2.0, float)
+
+
+def test_what_the_file_leaves_out_keeps_its_default() -> None:
+    config = load(FILE)
+    assert config.optimizer == Config().optimizer
+    assert config.learner.unroll_length == Config().learner.unroll_length
+    assert config.algorithm.lambda_ == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[learner]\nbatchsize = 4", r"^learner.batchsize = 4: unknown field \(did you mean "
+         r"'batch_size'\?\); expected one of device, .*threads$"),
+        ("zzz = 1", "^zzz = 1: unknown field; expected one of run_dir"),
+        ("[learners]", "unknown field .did you mean 'learner'"),
+        ("[algorithm]\ngamma = 0.9", "algorithm.gamma = 0.9: unknown field"),
+        ("[environment.atari]\nrepeat = 4", "environment.atari.repeat = 4: unknown field"),
+        # The algorithm's name has one place only.
+        ('algorithm_name = "vtrace"', "algorithm_name = 'vtrace': unknown field"),
+    ],
+)  # fmt: skip
+def test_refuses_unknown_fields(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[learner]\nbatch_size = 4.0", "learner.batch_size = 4.0: expected an integer"),
+        ("[learner]\nbatch_size = true", "learner.batch_size = True: expected an integer"),
+        ('[learner]\nbatch_size = "4"', "learner.batch_size = '4': expected an integer"),
+        ("[optimizer]\nlearning_rate = true", "learning_rate = True: expected a number"),
+        ("[environment]\nid = 3", "environment.id = 3: expected a string"),
+        ("[environment.atari]\ngrayscale = 1", "grayscale = 1: expected true or false"),
+        ('[optimizer]\nkind = "sgd"', "kind = 'sgd': expected 'rmsprop_tf' or 'adam'"),
+        ('[local]\nenvservers = "many"', "envservers = 'many': expected an integer or 'auto'"),
+        ("[network]\nhidden_sizes = 64", "hidden_sizes = 64: expected a list of an integer"),
+        ("[network]\nhidden_sizes = [64, 0.5]", r"hidden_sizes\[1\] = 0.5: expected an integer"),
+        ("learner = 4", "learner = 4: expected a table"),
+        ("algorithm = 4", r"algorithm = 4: expected a table \[algorithm\]"),
+        ("[algorithm]\nname = 4", "algorithm.name = 4: expected a string"),
+        ("[environment]\nkwargs = { a = [1] }", r"environment.kwargs.a = \[1\]: expected"),
+        ('[algorithm]\nname = "nosuch"', "algorithm.name = 'nosuch': no module"),
+    ],
+)  # fmt: skip
+def test_refuses_values_of_another_type(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(text)
+
+
+@pytest.mark.parametrize("content", [b"a = ", b"\xff\xfe", None])
+def test_refuses_files_that_cannot_be_read(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "broken.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"broken.toml: (not valid TOML|cannot be read)"):
+        read_toml(path)
+
+
+def test_round_trip_through_toml() -> None:
+    config = load(FILE)
+    text = to_toml(config)
+    assert load(text) == config
+    assert to_toml(load(text)) == text
+    assert config != load(FILE.replace("0.5", "0.25"))
+
+
+def test_tables_name_the_algorithm_in_its_own_table() -> None:
+    tables = to_tables(load(FILE))
+    assert tables["algorithm"]["name"] == "vtrace"
+    assert "algorithm_name" not in tables
+
+
+def test_command_line_beats_file_beats_default(file: Path) -> None:
+    assert parse(file).learner.batch_size == 4
+    config = parse(file, "--learner.batch-size", 8, "--algorithm.discount", 0.75)
+    assert config.learner.batch_size == 8
+    assert config.algorithm.discount == 0.75
+    assert config.learner.queue_batches == 2.0
+    assert config.learner.unroll_length == Config().learner.unroll_length
+
+
+def test_command_line_takes_every_kind_of_field(file: Path) -> None:
+    config = parse(
+        file, "--seed", 7, "--local.envservers", "auto", "--network.hidden-sizes", 3, 2,
+        "--optimizer.kind", "adam", "--inference.insecure-no-auth",
+        "--inference.address", "tcp://*:5555", "--environment.atari.action-repeat", 1,
+    )  # fmt: skip
+    assert (config.seed, config.local.envservers) == (7, "auto")
+    assert config.network.hidden_sizes == (3, 2)
+    assert config.inference.insecure_no_auth
+    assert config.environment.atari.action_repeat == 1
+    assert config.environment.kwargs == {"g": 9.5, "length": 3, "name": "a b", "fast": True}
+
+
+def test_overridden_configuration_survives_the_round_trip(file: Path) -> None:
+    config = parse(file, "--learner.batch-size", 8, "--network.hidden-sizes", 3, 2)
+    assert from_tables(tomllib.loads(to_toml(config)), load_algorithm_config) == config
+
+
+def test_the_parsed_configuration_is_checked(file: Path) -> None:
+    with pytest.raises(ConfigError, match=r"learner.batch_size = 0: expected at least 1"):
+        parse(file, "--learner.batch-size", 0)
+
+
+def test_dry_run_is_off_unless_asked_for(file: Path) -> None:
+    plain = parse_command_line([str(file)], load_algorithm_config)
+    asked = parse_command_line([str(file), "--dry-run"], load_algorithm_config)
+    assert (plain.config_file, plain.dry_run, asked.dry_run) == (file, False, True)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--learner.batch-size", "four"], ["--nosuch", "1"], ["--optimizer.kind", "sgd"]]
+)
+def test_the_parser_refuses_bad_overrides(
+    file: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(file, *arguments)
+    assert ended.value.code == 2
+    printed = capsys.readouterr()
+    assert arguments[0].lstrip("-") in printed.out + printed.err
+
+
+def test_the_configuration_file_is_required(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse("--seed", 3)
+    assert ended.value.code == 2
+    assert "CONFIG" in capsys.readouterr().err
+
+
+def test_refuses_a_configuration_of_another_suffix(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(FILE)
+    with pytest.raises(ConfigError, match=r"run.yaml: expected a file whose name ends with .toml"):
+        parse(path)
+
+
+def test_help_says_the_units(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(file, "--help")
+    assert ended.value.code == 0
+    words = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for text in ("microseconds", "Seconds between checkpoints", "Frames (action repeat counted)",
+                 "Worth of a reward one step later", "pixels"):  # fmt: skip
+        assert text in words, text
+    assert "algorithm-name" not in words
+
+
+def field_names(cls: Any) -> list[str]:
+    """The dotted options of a dataclass and of those inside it."""
+    names = []
+    for field in dataclasses.fields(cls):
+        value = getattr(cls(), field.name)
+        inner = field_names(type(value)) if dataclasses.is_dataclass(value) else [""]
+        names += [f"{field.name}.{name}".rstrip(".") for name in inner]
+    return names
+
+
+def test_help_lists_every_field(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(file, "--help")
+    printed = capsys.readouterr().out
+    algorithm_names = field_names(load_algorithm_config("vtrace"))
+    names = field_names(Config) + [f"algorithm.{name}" for name in algorithm_names]
+    for name in set(names) - {"algorithm", "algorithm_name", "environment.kwargs"}:
+        assert f"--{name.replace('_', '-').rstrip('-')}" in printed, name
+
+
+def test_a_foreign_algorithm_brings_its_own_fields(tmp_path: Path) -> None:
+    path = tmp_path / "foreign.toml"
+    path.write_text('[algorithm]\nname = "elsewhere.algorithm"\ntemperature = 2')
+    parsed = parse_command_line([str(path), "--algorithm.shape.depth", "5"], load_foreign)
+    assert parsed.config.algorithm == ForeignConfig(2.0, Shape(5))
+    assert parsed.config.algorithm_name == "elsewhere.algorithm"
+    again = from_tables(tomllib.loads(to_toml(parsed.config)), load_foreign)
+    assert again == parsed.config
+
+
+def test_a_foreign_algorithm_is_found_by_its_import_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "foreign_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "algorithm.py").write_text(
+        "from dataclasses import dataclass\n\n"
+        "@dataclass(frozen=True)\nclass Config:\n    depth: int = 3\n\n"
+        'DATA_SOURCE = "queue"\nmake_agent = act = loss = print\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "run.toml"
+    path.write_text('[algorithm]\nname = "foreign_package.algorithm"')
+    config = parse(path, "--algorithm.depth", 4)
+    assert config.algorithm.depth == 4
+    assert load(to_toml(config)) == config
+    assert "foreign_package.algorithm" in sys.modules
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_configurations_are_valid(path: Path) -> None:
+    config = parse(path)
+    assert config.run_dir == f"runs/{path.stem}"

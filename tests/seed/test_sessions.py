@@ -1,0 +1,128 @@
+"""Who holds which env_ids, and who is turned away."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seed.sessions import Refused, Session, SessionTable
+from seed.wire import PROTOCOL_VERSION, Hello
+
+
+def hello(server_id: int, *groups: int, protocol: int = PROTOCOL_VERSION) -> Hello:
+    return Hello(server_id, groups, f"server {server_id}", protocol)
+
+
+def open_session(table: SessionTable, server_id: int, *groups: int) -> Session:
+    return table.open(hello(server_id, *groups), b"id%d" % server_id, 1.5)
+
+
+def test_a_session_has_env_ids_of_its_own_for_each_group() -> None:
+    table = SessionTable(max_envs=8, max_group=4)
+    first, second = open_session(table, 1, 2, 3), open_session(table, 2, 1)
+    assert [len(env_ids) for env_ids in first.env_ids] == [2, 3]
+    assert first.next_seq == [0, 0]
+    assert first.heard_s == 1.5
+    ids = [*first.all_env_ids.tolist(), *second.all_env_ids.tolist()]
+    assert sorted(ids) == list(range(6))
+    assert table.num_envs == 6
+    assert first.number != second.number
+    assert list(table) == [first, second]
+
+
+def test_a_session_is_found_by_number_and_connection() -> None:
+    table = SessionTable(8, 4)
+    session, other = open_session(table, 1, 2), open_session(table, 2, 2)
+    assert table.find(session.number, b"id1") is session
+    assert table.find(session.number, other.identity) is None
+    assert table.find(session.number + 1, b"id1") is None
+
+
+def test_the_predecessor_is_of_the_same_server() -> None:
+    table = SessionTable(8, 4)
+    session = open_session(table, 1, 2)
+    assert table.predecessor(hello(1, 4)) is session
+    assert table.predecessor(hello(2, 2)) is None
+    table.close(session)
+    assert table.predecessor(hello(1, 2)) is None
+
+
+def test_a_closed_session_gives_its_env_ids_to_the_next() -> None:
+    table = SessionTable(8, 4)
+    session = open_session(table, 1, 2, 1)
+    keeper = open_session(table, 2, 2)
+    freed = session.all_env_ids.tolist()
+    table.close(session)
+    assert table.num_envs == 2
+    assert table.find(session.number, b"id1") is None
+    assert open_session(table, 3, 2, 1).all_env_ids.tolist() == freed
+    assert list(table)[0] is keeper
+
+
+def test_sessions_may_be_closed_while_they_are_gone_through() -> None:
+    table = SessionTable(8, 4)
+    for server_id in range(4):
+        open_session(table, server_id, 2)
+    for session in table:
+        table.close(session)
+    assert table.num_envs == 0
+
+
+def test_refuses_another_protocol_for_good() -> None:
+    table = SessionTable(8, 4)
+    # Of another version, nothing but the version has been read.
+    with pytest.raises(Refused, match="speaks protocol 99, the learner 1") as refusal:
+        table.open(Hello(0, (), "", 99), b"x", 0.0)
+    assert not refusal.value.retry
+    assert table.num_envs == 0
+
+
+def test_refuses_a_group_that_no_batch_holds_for_good() -> None:
+    table = SessionTable(8, 4)
+    with pytest.raises(Refused, match=r"group of 5 environments .*max_batch = 4") as refusal:
+        open_session(table, 1, 2, 5)
+    assert not refusal.value.retry
+    assert table.num_envs == 0
+
+
+def test_refuses_more_environments_than_are_free_until_there_are() -> None:
+    table = SessionTable(8, 4)
+    session = open_session(table, 1, 3, 3)
+    with pytest.raises(Refused, match=r"3 environments are too many: 6 .*max_envs = 8") as refusal:
+        open_session(table, 2, 3)
+    assert refusal.value.retry
+    assert table.num_envs == 6
+    table.close(session)
+    assert open_session(table, 2, 4, 4).all_env_ids.shape == (8,)
+
+
+# Waiting cannot help here.
+def test_refuses_more_environments_than_there_will_ever_be_for_good() -> None:
+    with pytest.raises(Refused, match="max_envs = 8") as refusal:
+        open_session(SessionTable(8, 4), 1, 3, 3, 3)
+    assert not refusal.value.retry
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    operations=st.lists(
+        st.one_of(st.lists(st.integers(1, 4), min_size=1, max_size=3), st.integers(0, 5)),
+        max_size=30,
+    )
+)
+def test_env_ids_are_never_held_twice(operations: list[list[int] | int]) -> None:
+    table = SessionTable(10, 4)
+    for server_id, operation in enumerate(operations):
+        sessions = list(table)
+        if isinstance(operation, list):
+            if sum(operation) <= 10 - table.num_envs:
+                open_session(table, server_id, *operation)
+        elif operation < len(sessions):
+            table.close(sessions[operation])
+        held = sorted(env for session in table for env in session.all_env_ids.tolist())
+        assert all(a != b for a, b in pairwise(held))
+        assert all(0 <= env < 10 for env in held)
+        assert len(held) == table.num_envs

@@ -1,0 +1,310 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from seed import wire
+
+uint64s = st.integers(0, 2**64 - 1)
+# The longest name is counted in characters, the longest string that a decoder takes in bytes.
+texts = st.text(st.characters(max_codepoint=127), max_size=128)
+specs = st.builds(
+    wire.SpaceSpec,
+    st.sampled_from(wire.DTYPES),
+    st.lists(st.integers(1, 4), max_size=4).map(tuple),
+    st.none() | st.integers(1, 1000),
+)
+scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**63) | texts
+hellos = st.builds(
+    wire.Hello, uint64s, st.lists(st.integers(1, 1000), min_size=1, max_size=64).map(tuple), texts
+)
+steps = st.builds(
+    wire.Step, uint64s, st.integers(0, 63), uint64s, st.lists(st.binary(), min_size=5, max_size=5)
+)
+small_messages = st.one_of(
+    st.builds(wire.Actions, uint64s, st.integers(0, 63), uint64s, st.binary()),
+    st.builds(wire.Refusal, texts, st.booleans()),
+    st.builds(wire.Goodbye, uint64s, texts),
+    st.builds(wire.Ping, uint64s),
+)
+int64_arrays = npst.arrays(np.int64, st.shared(st.integers(0, 20), key="count"))
+welcomes = st.builds(
+    wire.Welcome, uint64s, st.dictionaries(texts, scalars, max_size=8), specs, specs,
+    int64_arrays, int64_arrays,
+)  # fmt: skip
+
+HELLO = wire.encode(wire.Hello(1, (2, 1), "name"))
+WELCOME = wire.encode(
+    wire.Welcome(1, {"kind": "atari"}, wire.SpaceSpec("uint8", (84, 84)),
+                 wire.SpaceSpec("int64", (), 6), np.arange(3), np.arange(3))
+)  # fmt: skip
+
+
+def as_received(message: wire.Message) -> list[wire.Frame]:
+    return [bytes(frame) for frame in wire.encode(message)]
+
+
+@given(hellos | steps | small_messages)
+def test_messages_come_back_as_they_went(message: wire.Message) -> None:
+    assert wire.decode(as_received(message)) == message
+
+
+@given(welcomes)
+def test_welcome_comes_back_as_it_went(message: wire.Welcome) -> None:
+    decoded = wire.decode(as_received(message))
+    assert isinstance(decoded, wire.Welcome)
+    for field in ("session", "environment", "observation", "action"):
+        assert getattr(decoded, field) == getattr(message, field)
+    np.testing.assert_array_equal(decoded.env_ids, message.env_ids)
+    np.testing.assert_array_equal(decoded.seeds, message.seeds)
+
+
+@given(specs)
+def test_specs_come_back_as_they_went(spec: wire.SpaceSpec) -> None:
+    assert wire.SpaceSpec.from_map(spec.to_map()) == spec
+    assert spec.nbytes == np.zeros(spec.shape, spec.dtype).nbytes
+
+
+@st.composite
+def step_arrays(draw: st.DrawFn) -> tuple[wire.SpaceSpec, wire.StepArrays]:
+    spec, size = draw(specs), draw(st.integers(1, 5))
+    if spec.n is not None:
+        spec = wire.SpaceSpec("int64", (), spec.n)
+        observations = draw(npst.arrays(np.int64, size, elements=st.integers(0, spec.n - 1)))
+    else:
+        observations = draw(npst.arrays(np.dtype(spec.dtype), (size, *spec.shape)))
+    finite = {"allow_nan": False, "allow_infinity": False}
+    records = st.tuples(
+        st.integers(0, size - 1), st.integers(0, 2**32 - 1), st.floats(**finite)
+    )  # fmt: skip
+    episodes = np.array(draw(st.lists(records, max_size=size)), wire.EPISODE_DTYPE)
+    return spec, wire.StepArrays(
+        draw(npst.arrays(np.uint64, size)),
+        observations,
+        draw(npst.arrays(np.float32, size, elements=st.floats(width=32, **finite))),
+        draw(npst.arrays(np.uint8, size, elements=st.integers(0, 7))),
+        episodes,
+    )
+
+
+@given(step_arrays())
+def test_rows_come_back_as_they_went(drawn: tuple[wire.SpaceSpec, wire.StepArrays]) -> None:
+    spec, arrays = drawn
+    frames = as_received(wire.Step(1, 0, 0, wire.step_frames(arrays)))
+    decoded = wire.decode(frames)
+    assert isinstance(decoded, wire.Step)
+    checked = wire.check_step(decoded, spec, len(arrays.flags))
+    for field in ("run_ids", "observations", "rewards", "flags", "episodes"):
+        ours, theirs = getattr(arrays, field), getattr(checked, field)
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_arrays_in_other_orders_are_sent_in_the_protocols() -> None:
+    spec = wire.SpaceSpec("int32", (2, 3))
+    observations = np.arange(12, dtype=">i4").reshape(2, 2, 3, order="F")
+    flags, rewards = np.array([0, 4]), np.array([0.5, -1.0])
+    arrays = wire.StepArrays(
+        np.array([1, 2], ">u8"), observations, rewards, flags, np.zeros(0, wire.EPISODE_DTYPE)
+    )
+    frames = [bytes(frame) for frame in wire.step_frames(arrays)]
+    checked = wire.check_step(wire.Step(1, 0, 0, frames), spec, 2)
+    np.testing.assert_array_equal(checked.observations, observations)
+    np.testing.assert_array_equal(checked.rewards, rewards)
+    assert frames[0] == bytes([1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0])
+
+
+header_like = st.recursive(
+    scalars | st.floats() | st.binary(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+    max_leaves=8,
+)
+kinds = st.sampled_from(["hello", "welcome", "step", "actions", "refusal", "goodbye", "ping"])
+keys = st.sampled_from(
+    ["protocol", "server_id", "groups", "name", "session", "environment", "observation", "action",
+     "group", "seq", "reason", "retry"]
+)  # fmt: skip
+
+
+def decodes_or_refuses(frames: list[wire.Frame]) -> None:
+    try:
+        message = wire.decode(frames)
+        if isinstance(message, wire.Step):
+            wire.check_step(message, wire.SpaceSpec("float32", (1,)), 1)
+        if isinstance(message, wire.Actions):
+            wire.check_actions(message, wire.SpaceSpec("int64", (), 2), 1)
+    except wire.WireError:
+        return
+
+
+@given(st.lists(st.binary(max_size=64), max_size=7))
+def test_random_bytes_raise_nothing_but_wire_errors(frames: list[wire.Frame]) -> None:
+    decodes_or_refuses(frames)
+
+
+@given(
+    kinds, st.dictionaries(keys, header_like, max_size=8), st.lists(st.binary(max_size=32))
+)  # fmt: skip
+def test_almost_messages_raise_nothing_but_wire_errors(
+    kind: str, header: dict[str, Any], frames: list[wire.Frame]
+) -> None:
+    decodes_or_refuses([msgpack.packb({**header, "type": kind}), *frames])
+
+
+@given(hellos | steps | welcomes | small_messages, st.data())
+def test_damaged_messages_raise_nothing_but_wire_errors(
+    message: wire.Message, data: st.DataObject
+) -> None:
+    frames = [bytearray(frame) for frame in as_received(message)]
+    damaged = data.draw(st.sampled_from(frames[:1] + [frame for frame in frames if frame]))
+    position = data.draw(st.integers(0, len(damaged) - 1))
+    damaged[position] = data.draw(st.integers(0, 255))
+    del frames[data.draw(st.integers(1, len(frames))) :]
+    decodes_or_refuses([*frames])
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [(msgpack.packb({"type": "ping", "session": msgpack.ExtType(5, b"x")}), "not a msgpack|exten"),
+     (msgpack.packb({"type": "ping", "session": msgpack.Timestamp(0)}), "not a msgpack|exten"),
+     (msgpack.packb({"type": "ping", "session": 1, "pad": "x" * 257}), "not a msgpack"),
+     (msgpack.packb({"type": "ping", "session": 1, "pad": [0] * 65}), "not a msgpack"),
+     (msgpack.packb({str(i): i for i in range(33)}), "not a msgpack"),
+     (msgpack.packb({1: "ping"}), "not a msgpack"),
+     (msgpack.packb([1, 2]), "map with string keys, got list"),
+     (msgpack.packb({"type": "ping", "session": 1}) + b"\x00", "not a msgpack"),
+     (b"\x91" * 2000, "not a msgpack"),
+     (b"", "not a msgpack"),
+     (b"\x81" * 4097, "at most 4096 bytes")],
+    ids=["ext", "timestamp", "string", "array", "map", "key", "list", "rest", "depth", "empty",
+         "size"],
+)  # fmt: skip
+def test_headers_outside_the_limits_are_refused(header: bytes, reason: str) -> None:
+    with pytest.raises(wire.WireError, match=reason):
+        wire.decode([header])
+
+
+def test_a_message_without_frames_is_refused() -> None:
+    with pytest.raises(wire.WireError, match="expected one frame"):
+        wire.decode([])
+
+
+def test_no_header_larger_than_the_limit_is_sent() -> None:
+    environment = {f"option-{index}": "x" * 250 for index in range(20)}
+    spec = wire.SpaceSpec("float32", (1,))
+    with pytest.raises(wire.WireError, match="at most 4096"):
+        wire.encode(wire.Welcome(1, environment, spec, spec, np.arange(1), np.arange(1)))
+
+
+@given(st.text(min_size=200))
+def test_long_reasons_arrive_cut(reason: str) -> None:
+    decoded = wire.decode(as_received(wire.Goodbye(1, reason)))
+    assert isinstance(decoded, wire.Goodbye)
+    assert reason.startswith(decoded.reason)
+    assert len(decoded.reason.encode()) > min(len(reason.encode()), 250) - 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [({"groups": []}, "1 to 64"), ({"groups": [1] * 64 + [1]}, "msgpack"),
+     ({"groups": [0]}, "positive"), ({"groups": [True]}, "positive"),
+     ({"groups": [65_536, 1]}, "65536 environments at most"), ({"groups": 4}, "list"),
+     ({"server_id": -1}, "server_id"), ({"server_id": 1.0}, "server_id"),
+     ({"name": None}, "name"), ({"protocol": "1"}, "protocol"), ({"type": "hi"}, "type")],
+)  # fmt: skip
+def test_wrong_hellos_are_refused_by_field(changes: dict[str, Any], reason: str) -> None:
+    header = {**msgpack.unpackb(HELLO[0]), **changes}
+    with pytest.raises(wire.WireError, match=reason):
+        wire.decode([msgpack.packb(header)])
+
+
+def test_a_hello_of_another_version_is_read_as_far_as_that() -> None:
+    hello = wire.decode([msgpack.packb({"type": "hello", "protocol": 9, "anything": "else"})])
+    assert isinstance(hello, wire.Hello)
+    assert hello.protocol == 9
+
+
+def test_a_welcome_of_another_version_tells_what_to_do() -> None:
+    header = {**msgpack.unpackb(WELCOME[0]), "protocol": 2}
+    with pytest.raises(wire.WireError, match="install the same version"):
+        wire.decode([msgpack.packb(header), *WELCOME[1:]])
+
+
+@pytest.mark.parametrize(
+    "frames", [[*HELLO, b""], WELCOME[:2], [*WELCOME, b""], [WELCOME[0], b"1234567", b""],
+               [WELCOME[0], bytes(16), bytes(8)]],
+)  # fmt: skip
+def test_wrong_frame_counts_and_lengths_are_refused(frames: list[wire.Frame]) -> None:
+    with pytest.raises(wire.WireError, match=r"expected .* (frames|bytes)"):
+        wire.decode(frames)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"dtype": "object"}, {"dtype": "float16"}, {"dtype": None}, {"shape": [0]}, {"shape": [-1]},
+     {"shape": [1] * 9}, {"shape": [2**62, 4]}, {"shape": "4"}, {"n": 0}, {"n": 1.5},
+     {"shape": [16 * 1024 * 1024 + 1]}],
+)  # fmt: skip
+def test_wrong_specs_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(wire.WireError, match=r"^space"):
+        wire.SpaceSpec.from_map({"dtype": "uint8", "shape": [2], "n": None, **changes})
+
+
+SPEC = wire.SpaceSpec("float32", (2,))
+GOOD = wire.StepArrays(
+    np.arange(3, dtype=np.uint64), np.zeros((3, 2), np.float32), np.zeros(3, np.float32),
+    np.zeros(3, np.uint8), np.array([(2, 5, 1.0)], wire.EPISODE_DTYPE),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("index", range(5))
+@pytest.mark.parametrize("change", ["longer", "shorter", "empty"])
+def test_rows_of_another_length_are_refused(index: int, change: str) -> None:
+    frames = [bytes(frame) for frame in wire.step_frames(GOOD)]
+    wire.check_step(wire.Step(1, 0, 0, [*frames]), SPEC, 3)
+    changed = {"longer": frames[index] + b"\x00", "shorter": frames[index][:-1], "empty": b""}
+    frames[index] = changed[change]
+    step = wire.Step(1, 0, 0, [*frames])
+    if index == 4 and change == "empty":
+        assert not len(wire.check_step(step, SPEC, 3).episodes)
+        return
+    with pytest.raises(wire.WireError, match=r"expected .* bytes"):
+        wire.check_step(step, SPEC, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [({"flags": np.array([0, 8, 0])}, "flags"),
+     ({"rewards": np.array([0, np.nan, 0])}, "rewards"),
+     ({"rewards": np.array([0, 0, np.inf])}, "rewards"),
+     ({"episodes": np.array([(3, 1, 0.0)], wire.EPISODE_DTYPE)}, "indices below 3"),
+     ({"episodes": np.array([(0, 1, np.nan)], wire.EPISODE_DTYPE)}, "finite returns"),
+     ({"episodes": np.zeros(4, wire.EPISODE_DTYPE)}, "at most 3 records")],
+)  # fmt: skip
+def test_rows_with_impossible_values_are_refused(changes: dict[str, Any], reason: str) -> None:
+    frames = wire.step_frames(replace(GOOD, **changes))
+    with pytest.raises(wire.WireError, match=reason):
+        wire.check_step(wire.Step(1, 0, 0, frames), SPEC, 3)
+
+
+@pytest.mark.parametrize("value", [-1, 4])
+def test_discrete_observations_out_of_range_are_refused(value: int) -> None:
+    frames = wire.step_frames(replace(GOOD, observations=np.array([0, 3, value])))
+    with pytest.raises(wire.WireError, match=r"0\.\.3"):
+        wire.check_step(wire.Step(1, 0, 0, frames), wire.SpaceSpec("int64", (), 4), 3)
+
+
+def test_actions_are_checked_by_length() -> None:
+    spec = wire.SpaceSpec("float32", (2,))
+    actions = np.arange(6, dtype=np.float32).reshape(3, 2)
+    message = wire.Actions(1, 0, 0, actions.tobytes())
+    np.testing.assert_array_equal(wire.check_actions(message, spec, 3), actions)
+    with pytest.raises(wire.WireError, match="expected 16 bytes, got 24"):
+        wire.check_actions(message, spec, 2)
