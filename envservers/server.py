@@ -32,6 +32,7 @@ from seed.wire import (
 )
 
 EXIT_DONE, EXIT_CRASH, EXIT_REFUSED = 0, 1, 2
+_CONNECT_PATIENCE_S = 1.0
 _ANSWER_TIMEOUT_S = 5.0
 _NOTICE_INTERVAL_S = 30.0
 _PARENT_CHECK_INTERVAL_S = 1.0
@@ -75,7 +76,8 @@ class EnvServer:
         self._connected = self._hello_sent = self._stopping = False
         self._exit_code: int | None = None
         # time.monotonic() of the next HELLO, and of the next notice that there is no learner
-        self._hello_due_s, self._notice_due_s = math.inf, -math.inf
+        self._hello_due_s = math.inf
+        self._notice_due_s = time.monotonic() + _CONNECT_PATIENCE_S
         # time.monotonic() at which waiting for a session began, while there is none
         self._waiting_since_s = time.monotonic()
         self._delay_s = _SHORTEST_DELAY_S
@@ -132,7 +134,7 @@ class EnvServer:
             self._waiting_since_s = now_s
         self._connected, self._session, self._hello_sent = connected, None, False
         self._hello_due_s = now_s if connected else math.inf
-        self._notice_due_s = now_s + (_ANSWER_TIMEOUT_S if connected else 0.0)
+        self._notice_due_s = now_s + (_ANSWER_TIMEOUT_S if connected else _CONNECT_PATIENCE_S)
 
     def _send_what_is_due(self) -> None:
         now_s = time.monotonic()

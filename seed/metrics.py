@@ -37,11 +37,7 @@ class Window:
         self._returns: deque[float] = deque(maxlen=RETURN_WINDOW)
         self._lengths: deque[float] = deque(maxlen=RETURN_WINDOW)
         self._episodes = 0
-
-    @property
-    def recent_returns(self) -> list[float]:
-        """Returns of the newest finished episodes, at most RETURN_WINDOW."""
-        return list(self._returns)
+        self._scalars: Line = {}
 
     def close(
         self, progress: Progress, inference: Inference, learner: Learner, store: UnrollStore
@@ -52,7 +48,7 @@ class Window:
         elapsed_s = max(progress.time_s - self._last.time_s, 1e-9)
         frames = (progress.env_steps - self._last.env_steps) * self._frames_per_step
         self._last = progress
-        scalars = _mean_scalars(updates)
+        self._scalars = dict.fromkeys(self._scalars) | _mean_scalars(updates)
         latencies_ms = [1e3 * batch.latency_s for batch in batches]
         waited_s = sum(update.wait_s for update in updates)
         busy_s = sum(update.busy_s for update in updates)
@@ -65,7 +61,7 @@ class Window:
             "episode_return_mean": _mean(self._returns),
             "episode_return_count": self._episodes,
             "episode_length_steps_mean": _mean(self._lengths),
-            "policy_lag_mean": scalars.pop("policy_lag_mean", None),
+            "policy_lag_mean": None,
             "inference_batch_mean": _mean([batch.rows for batch in batches]),
             "inference_latency_p50_ms": _percentile(latencies_ms, 50),
             "inference_latency_p99_ms": _percentile(latencies_ms, 99),
@@ -74,7 +70,7 @@ class Window:
             "num_envs": inference.num_envs,
             "rows_dropped": inference.rows_dropped,
             "messages_refused": inference.messages_refused,
-            **scalars,
+            **self._scalars,
         }
 
     def _take_inference(self, inference: Inference) -> list[BatchRecord]:
@@ -124,7 +120,7 @@ def _percentile(values: list[float], percent: float) -> float | None:
     return float(np.percentile(values, percent)) if values else None
 
 
-def _mean_scalars(updates: list[UpdateRecord]) -> dict[str, float | int | None]:
+def _mean_scalars(updates: list[UpdateRecord]) -> Line:
     """Means over the updates that took place; empty where none did."""
     done = [update.scalars for update in updates if update.scalars]
     return {name: float(np.mean([s[name] for s in done])) for name in done[0]} if done else {}

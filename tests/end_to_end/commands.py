@@ -57,3 +57,9 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     path = run_dir / "metrics.jsonl"
     text = path.read_text() if path.exists() else ""
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def last_known(lines: list[dict[str, Any]], name: str) -> float:
+    """The newest value of a metric that is not null."""
+    value: float = next(line[name] for line in reversed(lines) if line.get(name) is not None)
+    return value

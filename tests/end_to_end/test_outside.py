@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.end_to_end.commands import Train
+from tests.end_to_end.commands import Train, last_known
 
 
 def test_outside_algorithm_learns_catch(train: Train) -> None:
@@ -12,10 +12,10 @@ def test_outside_algorithm_learns_catch(train: Train) -> None:
     assert lines[-1]["episode_return_mean"] > 0.5
 
 
-@pytest.mark.parametrize(("truncates", "value"), [(True, 10.0), (False, 1.0)])
+@pytest.mark.parametrize(("ending", "value"), [("truncates", 10.0), ("no-truncates", 1.0)])
 def test_truncation_bootstraps_and_termination_does_not(
-    train: Train, truncates: bool, value: float
+    train: Train, ending: str, value: float
 ) -> None:
     """Reward 1 a step and gamma 0.9: worth 1 / (1 - 0.9) where only cut off, 1 where it ends."""
-    lines = train("tests/outside/endless.toml", "--environment.kwargs", "truncates", truncates)
-    assert lines[-1]["value_mean"] == pytest.approx(value, rel=0.15)
+    lines = train("tests/outside/endless.toml", f"--environment.kwargs.{ending}")
+    assert last_known(lines, "value_mean") == pytest.approx(value, rel=0.15)

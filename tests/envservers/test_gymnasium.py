@@ -63,6 +63,16 @@ def make_failing() -> Counter:
     raise RuntimeError("the\nlevel file is missing")
 
 
+class Generous(SyncVectorEnv):
+    def step(self, actions: Any) -> Any:
+        observations, rewards, *rest = super().step(actions)
+        return (observations, rewards + 1, *rest)
+
+
+def make_generous(num_envs: int) -> SyncVectorEnv:
+    return Generous([Counter] * num_envs)
+
+
 def make_other_shape(num_envs: int) -> SyncVectorEnv:
     return OtherShape([Counter] * num_envs)
 
@@ -124,7 +134,7 @@ def test_pendulum_gets_scaled_actions() -> None:
         row = group.step(np.array([[wire]], np.float32))
         observation, reward, *_ = bare.step(np.array([torque], np.float32))
         np.testing.assert_array_equal(row.observations[0], observation)
-        np.testing.assert_allclose(row.rewards[0], reward, rtol=1e-6)
+        assert row.rewards[0] == np.float32(reward)
     group.close()
 
 
@@ -206,6 +216,15 @@ def test_functions_that_do_not_fit_are_refused(
 def test_functions_that_cannot_be_imported_are_refused(id_: str) -> None:
     with pytest.raises(InvalidEnvironment, match=id_):
         make_function_group(id_, {}, 1)
+
+
+def test_the_first_row_has_no_reward_whatever_the_environment_says() -> None:
+    group = make_function_group(f"{HERE}:make_generous", {}, 1)
+    group.reset(SEEDS[:1])
+    rows = [group.step(np.array([2])) for _ in range(4)]
+    assert [float(row.rewards[0]) for row in rows] == [3, 3, 3, 0]
+    assert rows[2].episodes.tolist() == [(0, 3, 9.0)]
+    group.close()
 
 
 def test_rewards_that_are_no_numbers_are_an_error() -> None:

@@ -4,12 +4,13 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envservers.main import group_sizes, main
 
 
+@settings(deadline=None)
 @given(st.integers(1, 500), st.data())
 def test_groups_are_as_even_as_can_be(num_envs: int, data: st.DataObject) -> None:
     groups = data.draw(st.integers(1, min(num_envs, 64)))

@@ -1,35 +1,27 @@
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pytest
-import zmq
 
 import envservers.server
 from envservers.server import EnvServer
+from envservers.tasks import catch
 from seed import wire
-
-M = TypeVar("M", bound=wire.Message)
-
-PATIENCE_MS = 10_000
-CATCH = {"kind": "function", "id": "envservers.tasks.catch:make"}
-BOARD, MOVE = wire.SpaceSpec("float32", (10, 5)), wire.SpaceSpec("int64", (), 3)
+from tests.envservers.fake_learner import BOARD, PATIENCE_MS, FakeLearner
 
 
 def make_failing(num_envs: int) -> Any:
     """A vector environment that raises on its second step."""
-    from envservers.tasks.catch import Catch
 
-    class Failing(Catch):
+    class Failing(catch.Catch):
         steps = 0
 
         def step(self, actions: Any) -> Any:
@@ -41,49 +33,11 @@ def make_failing(num_envs: int) -> Any:
     return Failing(num_envs, 10, 5)
 
 
-class FakeLearner:
-    """A ROUTER that says what a test tells it to."""
-
-    def __init__(self, address: str = "tcp://127.0.0.1:*") -> None:
-        self.context = zmq.Context()
-        self.socket = self.context.socket(zmq.ROUTER)
-        self.socket.setsockopt(zmq.LINGER, 1000)
-        self.socket.bind(address)
-        self.address: str = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
-        self.peer = b""
-
-    def receive(self, kind: type[M]) -> M:
-        """The next message, which must be of this kind."""
-        assert self.socket.poll(PATIENCE_MS), f"no {kind.__name__} came"
-        self.peer, *frames = self.socket.recv_multipart()
-        message = wire.decode([*frames])
-        assert isinstance(message, kind), message
-        return message
-
-    def send(self, message: wire.Message) -> None:
-        self.socket.send_multipart([self.peer, *wire.encode(message)])
-
-    def welcome(self, hello: wire.Hello, session: int = 11, **changes: Any) -> None:
-        """Answers HELLO with boards of Catch, unless `changes` say otherwise."""
-        numbers = np.arange(hello.num_envs)
-        message = wire.Welcome(session, CATCH, BOARD, MOVE, numbers, 100 + numbers)
-        self.send(replace(message, **changes))
-
-    def rows(self, num_groups: int, size: int) -> dict[int, tuple[wire.Step, wire.StepArrays]]:
-        """The next STEP of every group."""
-        steps = [self.receive(wire.Step) for _ in range(num_groups)]
-        return {step.group: (step, wire.check_step(step, BOARD, size)) for step in steps}
-
-    def act(self, step: wire.Step, actions: list[int]) -> None:
-        frame = np.array(actions, np.int64).tobytes()
-        self.send(wire.Actions(step.session, step.group, step.seq, frame))
-
-    def expect_silence(self) -> None:
-        assert not self.socket.poll(100)
-
-    def close(self) -> None:
-        self.socket.close()
-        self.context.term()
+def offer_function(name: str, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes `make` known as the function environment "name:make"."""
+    module = types.ModuleType(name)
+    vars(module)["make"] = make
+    monkeypatch.setitem(sys.modules, name, module)
 
 
 class Running:
@@ -108,13 +62,6 @@ class Running:
             self.server.stop()
         self.thread.join(PATIENCE_MS / 1000)
         assert not self.thread.is_alive()
-
-
-@pytest.fixture
-def learner() -> Iterator[FakeLearner]:
-    learner = FakeLearner()
-    yield learner
-    learner.close()
 
 
 @pytest.fixture
@@ -190,8 +137,9 @@ def test_messages_that_nobody_awaits_change_nothing(learner: FakeLearner, serve:
     running = serve(1)
     learner.welcome(learner.receive(wire.Hello))
     step = learner.receive(wire.Step)
-    for change in ({"session": 12}, {"group": 1}, {"seq": 1}, {"seq": 7}):
-        learner.act(replace(step, **change), [0])
+    others = [replace(step, session=12), replace(step, group=1)]
+    for other in (*others, replace(step, seq=1), replace(step, seq=7)):
+        learner.act(other, [0])
     learner.send(wire.Goodbye(12, "to somebody else"))
     learner.send(wire.Ping(11))
     learner.act(step, [2])
@@ -244,6 +192,26 @@ def test_a_new_learner_at_the_address_starts_new_runs() -> None:
     assert any("lost the connection" in line for line in running.lines)
 
 
+def test_the_same_environment_is_kept(
+    learner: FakeLearner, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def make(num_envs: int) -> Any:
+        calls.append(num_envs)
+        return catch.make(num_envs)
+
+    offer_function("counting", make, monkeypatch)
+    serve(2)
+    hello = learner.receive(wire.Hello)
+    for session in (11, 12):
+        learner.welcome(
+            hello, session=session, environment={"kind": "function", "id": "counting:make"}
+        )
+        assert learner.receive(wire.Step).session == session
+    assert calls == [2]
+
+
 def test_another_environment_replaces_the_one_it_has(learner: FakeLearner, serve: Serve) -> None:
     serve(1)
     hello = learner.receive(wire.Hello)
@@ -280,6 +248,21 @@ def test_a_refusal_for_now_is_followed_by_a_hello(learner: FakeLearner, serve: S
     learner.welcome(hello, session=12)
     assert {step.session for step, _ in learner.rows(2, 1).values()} == {12}
     assert sum("another attempt" in line for line in running.lines) == 2
+
+
+def test_one_refusal_for_each_group_asks_for_one_hello(
+    learner: FakeLearner, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Long enough for the second refusal to come before the HELLO after the first.
+    monkeypatch.setattr(envservers.server, "_SHORTEST_DELAY_S", 1.0)
+    running = serve(1, 1)
+    hello = learner.receive(wire.Hello)
+    learner.welcome(hello)
+    learner.rows(2, 1)
+    for _ in range(2):
+        learner.send(wire.Refusal("unknown session", True))
+    assert learner.receive(wire.Hello) == hello
+    assert running.server.dropped_messages == 1
 
 
 def test_a_fleet_outlives_its_learner(learner: FakeLearner, serve: Serve) -> None:
@@ -336,11 +319,7 @@ def test_an_environment_that_fails_ends_the_server(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import types
-
-    module = types.ModuleType("failing")
-    module.__dict__["make"] = make_failing
-    monkeypatch.setitem(sys.modules, "failing", module)
+    offer_function("failing", make_failing, monkeypatch)
     running = serve(1)
     hello = learner.receive(wire.Hello)
     learner.welcome(hello, environment={"kind": "function", "id": "failing:make"})
@@ -371,38 +350,3 @@ def test_a_server_without_a_learner_says_so_once_and_can_be_stopped() -> None:
     running.stop()
     assert running.lines == [f"waiting for a learner at {learner.address}"]
     assert running.exit_code == 0
-
-
-def command(address: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "envservers.main", "--connect", address, *arguments]
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_process_in_good_order(learner: FakeLearner, number: int) -> None:
-    process = subprocess.Popen(
-        command(learner.address, "--num-envs", "3"), stderr=subprocess.PIPE, text=True
-    )
-    hello = learner.receive(wire.Hello)
-    assert hello.group_sizes == (2, 1)
-    learner.welcome(hello)
-    for _ in range(2):
-        learner.receive(wire.Step)
-    process.send_signal(number)
-    assert learner.receive(wire.Goodbye).reason == "environment server stopped"
-    _, errors = process.communicate(timeout=PATIENCE_MS / 1000)
-    assert process.returncode == 0
-    assert "Traceback" not in errors
-
-
-def test_once_ends_with_the_process_that_started_it(learner: FakeLearner) -> None:
-    starter = subprocess.Popen(
-        [sys.executable, "-c", "import subprocess, sys; subprocess.Popen(sys.argv[1:]).wait()",
-         *command(learner.address, "--num-envs", "1", "--once")],
-        stderr=subprocess.PIPE,
-    )  # fmt: skip
-    learner.welcome(learner.receive(wire.Hello))
-    learner.receive(wire.Step)
-    os.kill(starter.pid, signal.SIGKILL)
-    assert "started this one has ended" in learner.receive(wire.Goodbye).reason
-    # The pipe ends when the last process that holds it does.
-    starter.communicate(timeout=PATIENCE_MS / 1000)

@@ -161,7 +161,7 @@ def test_a_failed_write_leaves_the_one_before(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.os, "fsync", fail)
+        patch.setattr("os.fsync", fail)
         with pytest.raises(OSError, match="No space left"):
             save(tmp_path, 2, keep=1)
     assert loaded_frames(tmp_path) == 1

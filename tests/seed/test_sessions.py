@@ -59,7 +59,7 @@ def test_a_closed_session_gives_its_env_ids_to_the_next() -> None:
     assert table.num_envs == 2
     assert table.find(session.number, b"id1") is None
     assert open_session(table, 3, 2, 1).all_env_ids.tolist() == freed
-    assert list(table)[0] is keeper
+    assert next(iter(table)) is keeper
 
 
 def test_sessions_may_be_closed_while_they_are_gone_through() -> None:

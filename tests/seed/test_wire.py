@@ -6,11 +6,14 @@ from typing import Any
 import msgpack
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from seed import wire
+
+# A busy machine may take its time.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 uint64s = st.integers(0, 2**64 - 1)
 # The longest name is counted in characters, the longest string that a decoder takes in bytes.
@@ -51,11 +54,13 @@ def as_received(message: wire.Message) -> list[wire.Frame]:
     return [bytes(frame) for frame in wire.encode(message)]
 
 
+@unhurried
 @given(hellos | steps | small_messages)
 def test_messages_come_back_as_they_went(message: wire.Message) -> None:
     assert wire.decode(as_received(message)) == message
 
 
+@unhurried
 @given(welcomes)
 def test_welcome_comes_back_as_it_went(message: wire.Welcome) -> None:
     decoded = wire.decode(as_received(message))
@@ -66,6 +71,7 @@ def test_welcome_comes_back_as_it_went(message: wire.Welcome) -> None:
     np.testing.assert_array_equal(decoded.seeds, message.seeds)
 
 
+@unhurried
 @given(specs)
 def test_specs_come_back_as_they_went(spec: wire.SpaceSpec) -> None:
     assert wire.SpaceSpec.from_map(spec.to_map()) == spec
@@ -75,25 +81,27 @@ def test_specs_come_back_as_they_went(spec: wire.SpaceSpec) -> None:
 @st.composite
 def step_arrays(draw: st.DrawFn) -> tuple[wire.SpaceSpec, wire.StepArrays]:
     spec, size = draw(specs), draw(st.integers(1, 5))
+    observations: wire.Array
     if spec.n is not None:
+        values = st.integers(0, spec.n - 1)
         spec = wire.SpaceSpec("int64", (), spec.n)
-        observations = draw(npst.arrays(np.int64, size, elements=st.integers(0, spec.n - 1)))
+        observations = draw(npst.arrays(np.int64, size, elements=values))
     else:
         observations = draw(npst.arrays(np.dtype(spec.dtype), (size, *spec.shape)))
-    finite = {"allow_nan": False, "allow_infinity": False}
-    records = st.tuples(
-        st.integers(0, size - 1), st.integers(0, 2**32 - 1), st.floats(**finite)
-    )  # fmt: skip
+    returns = st.floats(allow_nan=False, allow_infinity=False)
+    rewards = st.floats(width=32, allow_nan=False, allow_infinity=False)
+    records = st.tuples(st.integers(0, size - 1), st.integers(0, 2**32 - 1), returns)
     episodes = np.array(draw(st.lists(records, max_size=size)), wire.EPISODE_DTYPE)
     return spec, wire.StepArrays(
         draw(npst.arrays(np.uint64, size)),
         observations,
-        draw(npst.arrays(np.float32, size, elements=st.floats(width=32, **finite))),
+        draw(npst.arrays(np.float32, size, elements=rewards)),
         draw(npst.arrays(np.uint8, size, elements=st.integers(0, 7))),
         episodes,
     )
 
 
+@unhurried
 @given(step_arrays())
 def test_rows_come_back_as_they_went(drawn: tuple[wire.SpaceSpec, wire.StepArrays]) -> None:
     spec, arrays = drawn
@@ -144,11 +152,13 @@ def decodes_or_refuses(frames: list[wire.Frame]) -> None:
         return
 
 
+@unhurried
 @given(st.lists(st.binary(max_size=64), max_size=7))
 def test_random_bytes_raise_nothing_but_wire_errors(frames: list[wire.Frame]) -> None:
     decodes_or_refuses(frames)
 
 
+@unhurried
 @given(
     kinds, st.dictionaries(keys, header_like, max_size=8), st.lists(st.binary(max_size=32))
 )  # fmt: skip
@@ -158,6 +168,7 @@ def test_almost_messages_raise_nothing_but_wire_errors(
     decodes_or_refuses([msgpack.packb({**header, "type": kind}), *frames])
 
 
+@unhurried
 @given(hellos | steps | welcomes | small_messages, st.data())
 def test_damaged_messages_raise_nothing_but_wire_errors(
     message: wire.Message, data: st.DataObject
@@ -203,6 +214,7 @@ def test_no_header_larger_than_the_limit_is_sent() -> None:
         wire.encode(wire.Welcome(1, environment, spec, spec, np.arange(1), np.arange(1)))
 
 
+@unhurried
 @given(st.text(min_size=200))
 def test_long_reasons_arrive_cut(reason: str) -> None:
     decoded = wire.decode(as_received(wire.Goodbye(1, reason)))

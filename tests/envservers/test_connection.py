@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+import zmq
+
+from envservers.connection import Connection
+from seed import wire
+
+HELLO = wire.Hello(1, (1,), "test")
+PATIENCE_S = 10.0
+
+
+@pytest.fixture
+def router() -> Iterator[zmq.Socket[bytes]]:
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.bind("tcp://127.0.0.1:*")
+        yield socket
+
+
+@pytest.fixture
+def connection(router: zmq.Socket[bytes]) -> Iterator[Connection]:
+    connection = Connection(router.get_string(zmq.LAST_ENDPOINT))
+    yield connection
+    connection.close()
+
+
+def next_change(connection: Connection) -> bool:
+    while True:
+        connection.wait(PATIENCE_S)
+        for change in connection.changes():
+            return change
+
+
+def test_nothing_is_queued_for_a_learner_that_is_not_there() -> None:
+    connection = Connection("ipc:///nonexistent/nobody")
+    assert not connection.send(HELLO)
+    connection.wait(0.05)
+    assert list(connection.changes()) == []
+    assert list(connection.messages()) == []
+    connection.close()
+
+
+def test_messages_go_both_ways(router: zmq.Socket[bytes], connection: Connection) -> None:
+    assert next_change(connection)
+    assert connection.send(HELLO)
+    peer, *frames = router.recv_multipart()
+    assert wire.decode([*frames]) == HELLO
+    for session in (1, 2):
+        router.send_multipart([peer, *wire.encode(wire.Ping(session))])
+    received: list[wire.Message] = []
+    while len(received) < 2:
+        connection.wait(PATIENCE_S)
+        received += [wire.decode(frames) for frames in connection.messages()]
+    assert received == [wire.Ping(1), wire.Ping(2)]
+
+
+def test_a_lost_connection_is_told(router: zmq.Socket[bytes], connection: Connection) -> None:
+    assert next_change(connection)
+    router.close()
+    assert not next_change(connection)
+
+
+def test_what_was_sent_last_still_arrives(router: zmq.Socket[bytes]) -> None:
+    connection = Connection(router.get_string(zmq.LAST_ENDPOINT))
+    assert next_change(connection)
+    connection.send(wire.Goodbye(1, "leaving"))
+    connection.close()
+    assert wire.decode([*router.recv_multipart()[1:]]) == wire.Goodbye(1, "leaving")
+
+
+def test_another_thread_can_end_the_wait(connection: Connection) -> None:
+    assert next_change(connection)
+    waiting = threading.Thread(target=connection.wait, args=(10 * PATIENCE_S,))
+    waiting.start()
+    connection.wake()
+    waiting.join(PATIENCE_S)
+    assert not waiting.is_alive()
+
+
+def test_waking_far_too_often_does_no_harm(connection: Connection) -> None:
+    for _ in range(100_000):
+        connection.wake()
+    connection.wait(PATIENCE_S)

@@ -1,0 +1,48 @@
+"""The command as a process: signals, and the end of the process that started it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from seed import wire
+from tests.envservers.fake_learner import PATIENCE_MS, FakeLearner
+
+
+def command(address: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "envservers.main", "--connect", address, *arguments]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_process_in_good_order(learner: FakeLearner, number: int) -> None:
+    process = subprocess.Popen(
+        command(learner.address, "--num-envs", "3"), stderr=subprocess.PIPE, text=True
+    )
+    hello = learner.receive(wire.Hello)
+    assert hello.group_sizes == (2, 1)
+    learner.welcome(hello)
+    for _ in range(2):
+        learner.receive(wire.Step)
+    process.send_signal(number)
+    assert learner.receive(wire.Goodbye).reason == "environment server stopped"
+    _, errors = process.communicate(timeout=PATIENCE_MS / 1000)
+    assert process.returncode == 0
+    assert "Traceback" not in errors
+
+
+def test_once_ends_with_the_process_that_started_it(learner: FakeLearner) -> None:
+    starter = subprocess.Popen(
+        [sys.executable, "-c", "import subprocess, sys; subprocess.Popen(sys.argv[1:]).wait()",
+         *command(learner.address, "--num-envs", "1", "--once")],
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+    learner.welcome(learner.receive(wire.Hello))
+    learner.receive(wire.Step)
+    os.kill(starter.pid, signal.SIGKILL)
+    assert "started this one has ended" in learner.receive(wire.Goodbye).reason
+    # The pipe ends when the last process that holds it does.
+    starter.communicate(timeout=PATIENCE_MS / 1000)

@@ -1,0 +1,161 @@
+"""A central process without a learner, and an environment server's socket to talk to it."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+import zmq
+from torch import Tensor, nn
+
+from seed import wire
+from seed.algorithms.contract import Acted, Algorithm
+from seed.config import InferenceConfig
+from seed.forward import ForwardPass
+from seed.inference import Inference, Offer
+from seed.spaces import SpaceSpec
+from seed.threads import Crew
+from seed.unrolls import Column, Rows, StoreLayout, Unroll, UnrollStore
+from seed.weights import WeightSlot
+
+SPACE = SpaceSpec("int64", ())
+OFFER = Offer({"kind": "function", "id": "a:b"}, SPACE, SpaceSpec("int64", (), 100), seed=5)
+DEADLINE_MS = 20_000
+FOR_EVER_US = 3_600_000_000
+
+
+class Summing:
+    """Adds up an episode's observations in its state; the action is the sum times a weight."""
+
+    def act(
+        self, agent: nn.Module, rows: Rows, agent_state: Tensor, config: None, *, greedy: bool
+    ) -> Acted:
+        after = agent_state + rows.observations[0][:, None]
+        factor = cast(Tensor, agent.weight).item()
+        return Acted((after[:, 0] * factor).long(), {}, after)
+
+
+class Central(NamedTuple):
+    """A central process without a learner."""
+
+    inference: Inference
+    store: UnrollStore
+    slot: WeightSlot
+    crew: Crew
+    dealers: list[Dealer]
+
+    def connect(self) -> Dealer:
+        """A connection of an environment server's own; closed together with the rest."""
+        self.dealers.append(Dealer(self.inference.endpoint))
+        return self.dealers[-1]
+
+    def unrolls(self, count: int) -> Unroll:
+        """Takes unrolls as a learner would, and hands their pages back."""
+        pages = self.store.take(count, DEADLINE_MS / 1000)
+        assert pages is not None
+        unroll = self.store.gather(pages)
+        self.store.release(pages)
+        return unroll
+
+
+@contextmanager
+def central(
+    *, unroll_length: int = 2, num_pages: int = 200, queue_limit: int = 100, **settings: Any
+) -> Iterator[Central]:
+    layout = StoreLayout(
+        unroll_length, num_pages, max_envs=6, frame_stack=1, state_size=1,
+        observation=Column((), torch.int64), action=Column((), torch.int64), behaviour={},
+    )  # fmt: skip
+    store, slot, crew = UnrollStore(layout, torch.device("cpu")), WeightSlot(), Crew()
+    agent = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(agent.weight)
+    config = InferenceConfig(
+        **{"address": "tcp://127.0.0.1:*", "max_envs": 6, "max_batch": 6, **settings}
+    )
+    forward = ForwardPass(cast(Algorithm, Summing()), None, agent, store, config.max_batch)
+    dealers: list[Dealer] = []
+    server = Inference(
+        config, OFFER, forward, store, slot, queue_limit=queue_limit, publish=store.publish
+    )
+    crew.start("inference", lambda: server.run(crew.stop, lambda: "the end"))
+    try:
+        yield Central(server, store, slot, crew, dealers)
+    finally:
+        for dealer in dealers:
+            dealer.socket.close()
+        crew.join()
+
+
+class Dealer:
+    """An environment server's socket."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.connect(endpoint)
+        self.session = 0
+
+    def send(self, message: wire.Message) -> None:
+        self.socket.send_multipart(wire.encode(message))
+
+    def receive(self) -> wire.Message:
+        assert self.socket.poll(DEADLINE_MS), "nothing came"
+        return wire.decode(self.socket.recv_multipart())
+
+    def hello(self, *group_sizes: int, server_id: int = 1) -> wire.Welcome:
+        self.send(wire.Hello(server_id, group_sizes, f"test {server_id}"))
+        welcome = self.receive()
+        assert isinstance(welcome, wire.Welcome)
+        self.session = welcome.session
+        return welcome
+
+    def step(
+        self,
+        seq: int,
+        observations: list[int],
+        *,
+        group: int = 0,
+        flags: int = 0,
+        episodes: list[tuple[int, int, float]] | None = None,
+    ) -> None:
+        n = len(observations)
+        arrays = wire.StepArrays(
+            np.ones(n, np.uint64), np.array(observations), np.zeros(n, np.float32),
+            np.full(n, flags, np.uint8), np.array(episodes or [], wire.EPISODE_DTYPE),
+        )  # fmt: skip
+        self.send(wire.Step(self.session, group, seq, wire.step_frames(arrays)))
+
+    def actions(self, seq: int, group: int = 0) -> list[int]:
+        """The actions that must come next, for this group and seq."""
+        message = self.receive()
+        assert isinstance(message, wire.Actions)
+        assert (message.session, message.group, message.seq) == (self.session, group, seq)
+        actions: list[int] = np.frombuffer(message.actions, np.int64).tolist()
+        return actions
+
+    def refusal(self) -> wire.Refusal:
+        message = self.receive()
+        assert isinstance(message, wire.Refusal)
+        return message
+
+    def expect_silence(self) -> None:
+        """Lets the loop go round a few times, by messages that it must refuse."""
+        for _ in range(5):
+            self.send(wire.Ping(0))
+            assert "not for a learner" in self.refusal().reason
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + DEADLINE_MS / 1000
+    while not condition():
+        assert time.monotonic() < deadline_s, "it never came true"
+        time.sleep(0.002)
+
+
+def drain(records: queue.SimpleQueue[Any]) -> list[Any]:
+    return [records.get() for _ in range(records.qsize())]

@@ -1,0 +1,220 @@
+"""Batches through the network: who gets which action, and whose recurrent state goes where."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from seed import wire
+from seed.algorithms.contract import Acted, Algorithm, load_algorithm
+from seed.config import Config, InferenceConfig, LearnerConfig, NetworkConfig
+from seed.forward import ForwardPass, GroupStep
+from seed.serving import make_agent, make_store
+from seed.spaces import Spaces, SpaceSpec
+from seed.unrolls import Column, Rows, StoreLayout, Unroll, UnrollStore
+from seed.weights import WeightSlot
+
+CPU = torch.device("cpu")
+LAYOUT = StoreLayout(
+    unroll_length=2,
+    num_pages=30,
+    max_envs=6,
+    frame_stack=1,
+    state_size=1,
+    observation=Column((), torch.int64),
+    action=Column((), torch.int64),
+    behaviour={"before": Column((), torch.float32)},
+)
+
+
+class Summing:
+    """Adds up an episode's observations in its state; the action is the sum times a weight."""
+
+    def act(
+        self, agent: nn.Module, rows: Rows, agent_state: Tensor, config: int, *, greedy: bool
+    ) -> Acted:
+        after = agent_state + rows.observations[0][:, None]
+        factor = cast(Tensor, agent.weight).item() * config * (-1 if greedy else 1)
+        return Acted((after[:, 0] * factor).long(), {"before": agent_state[:, 0]}, after)
+
+
+def make_forward(*, greedy: bool = False, max_batch: int = 6) -> tuple[ForwardPass, UnrollStore]:
+    agent = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(agent.weight)
+    store = UnrollStore(LAYOUT, CPU)
+    algorithm = cast(Algorithm, Summing())
+    return ForwardPass(algorithm, 1, agent, store, max_batch, greedy=greedy), store
+
+
+def group(
+    env_ids: list[int], observations: list[int], *, flags: int = 0, run_id: int = 1
+) -> GroupStep:
+    n = len(env_ids)
+    arrays = wire.StepArrays(
+        run_ids=np.full(n, run_id, np.uint64),
+        observations=np.array(observations),
+        rewards=np.array(observations, np.float32) / 2,
+        flags=np.full(n, flags, np.uint8),
+        episodes=np.empty(0, wire.EPISODE_DTYPE),
+    )
+    return GroupStep(np.array(env_ids), arrays)
+
+
+def run(forward: ForwardPass, *steps: GroupStep) -> list[int]:
+    actions, _ = forward.run(steps)
+    result: list[int] = actions.tolist()
+    return result
+
+
+def gather(store: UnrollStore, forward: ForwardPass, *batches: list[GroupStep]) -> Unroll:
+    """The unrolls that these batches make whole."""
+    complete = [page for batch in batches for page in forward.run(batch)[1]]
+    return store.gather(complete)
+
+
+def test_actions_come_in_the_order_of_the_groups() -> None:
+    forward, _ = make_forward()
+    assert run(forward, group([4, 2], [40, 20]), group([0], [7])) == [40, 20, 7]
+
+
+def test_the_state_persists_per_environment_whatever_the_batch() -> None:
+    forward, _ = make_forward()
+    assert run(forward, group([4, 2], [40, 20]), group([0], [7])) == [40, 20, 7]
+    assert run(forward, group([0], [1])) == [8]
+    assert run(forward, group([0], [1]), group([2, 4], [1, 2])) == [9, 21, 42]
+
+
+def test_the_state_is_zero_where_an_episode_starts() -> None:
+    forward, _ = make_forward()
+    run(forward, group([0, 1], [5, 6]))
+    ending = group([0], [5], flags=wire.TERMINATED)
+    # The ending row still belongs to its episode.
+    assert run(forward, ending, group([1], [6])) == [10, 12]
+    assert run(forward, group([0], [1], flags=wire.FIRST), group([1], [6])) == [1, 18]
+    assert run(forward, group([0], [1])) == [2]
+
+
+def test_the_state_is_zero_where_a_history_breaks() -> None:
+    forward, store = make_forward()
+    run(forward, group([0, 1, 2], [5, 6, 7]))
+    store.drop(np.array([1]))
+    assert run(forward, group([0], [5], run_id=2), group([1, 2], [6, 7])) == [5, 6, 14]
+
+
+def test_rows_and_the_state_before_row_0_reach_the_store() -> None:
+    forward, store = make_forward()
+    batches = [[group([3], [t + 1]), group([1], [10 * (t + 1)])] for t in range(5)]
+    unroll = gather(store, forward, *batches)
+    # Pages come whole in the order of the batches: rows 0..2 of both, then rows 2..4.
+    assert unroll.rows.observations.T.tolist() == [
+        [1, 2, 3], [10, 20, 30], [3, 4, 5], [30, 40, 50],
+    ]  # fmt: skip
+    assert unroll.rows.rewards[1].tolist() == [1.0, 10.0, 2.0, 20.0]
+    assert unroll.agent_state.flatten().tolist() == [0, 0, 3, 30]
+    assert unroll.actions[:, 2].tolist() == [6, 10, 15]
+    assert unroll.rows.previous_actions[:, 2].tolist() == [3, 6, 10]
+    assert unroll.behaviour["before"][:, 2].tolist() == [3, 6, 10]
+
+
+def test_the_stored_state_is_zero_where_row_0_starts_an_episode() -> None:
+    forward, store = make_forward()
+    flags = [wire.FIRST, wire.TRUNCATED, wire.FIRST, 0, 0]
+    unroll = gather(store, forward, *[[group([0], [1], flags=flag)] for flag in flags])
+    assert unroll.agent_state.flatten().tolist() == [0, 0]
+    assert unroll.rows.first.T.tolist() == [[True, False, True], [True, False, False]]
+    assert unroll.rows.truncated.T.tolist() == [[False, True, False], [False] * 3]
+    assert not unroll.rows.terminated.any()
+
+
+@pytest.mark.parametrize("flag", [0, wire.FIRST, wire.TERMINATED, wire.TRUNCATED, 3])
+def test_flags_are_told_apart(flag: int) -> None:
+    forward, store = make_forward()
+    batches = [[group([0], [1], flags=f)] for f in (wire.FIRST, flag, 0)]
+    rows = gather(store, forward, *batches).rows
+    assert bool(rows.first[1, 0]) == (flag == wire.FIRST)
+    assert bool(rows.terminated[1, 0]) == bool(flag & wire.TERMINATED)
+    assert bool(rows.truncated[1, 0]) == bool(flag & wire.TRUNCATED)
+
+
+def test_the_version_of_the_weights_is_recorded() -> None:
+    forward, store = make_forward()
+    slot, newer = WeightSlot(), nn.Linear(1, 1, bias=False)
+    nn.init.constant_(newer.weight, 3)
+    slot.publish(12, newer)
+    weights = slot.take()
+    assert weights is not None
+    complete = forward.run([group([0], [1])])[1] + forward.run([group([0], [1])])[1]
+    forward.load_weights(weights)
+    assert run(forward, group([1], [4])) == [12]
+    complete += forward.run([group([0], [1])])[1]
+    unroll = store.gather(complete)
+    assert unroll.policy_versions.flatten().tolist() == [0, 0, 12]
+    assert unroll.actions.flatten().tolist() == [1, 2, 9]
+
+
+def test_greedy_reaches_the_algorithm() -> None:
+    forward, _ = make_forward(greedy=True)
+    assert run(forward, group([0], [5])) == [-5]
+
+
+def test_actions_stay_as_they_were_returned() -> None:
+    forward, _ = make_forward()
+    actions, _ = forward.run([group([0], [5])])
+    forward.run([group([0], [6])])
+    assert actions.tolist() == [5]
+
+
+def random_group(rng: np.random.Generator, ended: dict[int, bool], envs: list[int]) -> GroupStep:
+    """A row of each environment in a made-up game whose episodes end at random."""
+    flags = []
+    for env in envs:
+        flag = wire.FIRST if ended[env] else int(rng.choice([0, 0, 0, 0, 1, 2]))
+        ended[env] = flag in (wire.TERMINATED, wire.TRUNCATED)
+        flags.append(flag)
+    rewards = rng.normal(size=len(envs)) * [flag != wire.FIRST for flag in flags]
+    observations = rng.normal(size=(len(envs), 2)).astype(np.float32)
+    arrays = wire.StepArrays(
+        np.ones(len(envs), np.uint64), observations, rewards.astype(np.float32),
+        np.array(flags, np.uint8), np.empty(0, wire.EPISODE_DTYPE),
+    )  # fmt: skip
+    return GroupStep(np.array(envs), arrays)
+
+
+@pytest.mark.parametrize("action", [SpaceSpec("int64", (), 3), SpaceSpec("float32", (2,))])
+@pytest.mark.parametrize("network", [
+    NetworkConfig(torso="mlp", hidden_sizes=(8,), lstm_size=4, frame_stack=3),
+    NetworkConfig(torso="mlp", hidden_sizes=(8,), frame_stack=2),
+    NetworkConfig(torso="mlp", hidden_sizes=(8,), lstm_size=4),
+])  # fmt: skip
+def test_learning_sees_what_acting_saw(network: NetworkConfig, action: SpaceSpec) -> None:
+    vtrace: Any = load_algorithm("vtrace")
+    config = Config(
+        network=network,
+        inference=InferenceConfig(max_envs=4, max_batch=4),
+        learner=LearnerConfig(unroll_length=3, batch_size=2),
+        algorithm=vtrace.Config(),
+    )
+    spaces = Spaces(SpaceSpec("float32", (2,)), action)
+    agent: Any = make_agent(vtrace, config, spaces, CPU)
+    # Larger than at the start of a run, where every row would have nearly the same policy.
+    nn.init.normal_(agent.policy_head.weight)
+    store = make_store(vtrace, config, spaces, agent, CPU)
+    forward = ForwardPass(vtrace, config.algorithm, agent, store, 4)
+    rng, ended = np.random.default_rng(3), dict.fromkeys(range(4), True)
+    unrolls = 0
+    for t in range(40):
+        groups = [[2, 0]] if t % 3 == 0 else [[1, 3], [2, 0]]
+        _, complete = forward.run([random_group(rng, ended, envs) for envs in groups])
+        if complete:
+            unroll = store.gather(complete)
+            rewards = vtrace.shape_rewards(unroll.rows.rewards, config.algorithm)
+            output = agent(unroll.rows, rewards, unroll.agent_state)
+            torch.testing.assert_close(output.policy, unroll.behaviour["policy"])
+            store.release(complete)
+            store.wait_for_release(0)
+            unrolls += len(complete)
+    assert unrolls == 2 * (13 + 8)

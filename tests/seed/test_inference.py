@@ -1,0 +1,193 @@
+"""Steps, batches and back-pressure of the socket's loop, on real sockets."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from seed import wire
+from seed.inference import BatchRecord, EpisodeRecord
+from tests.seed.central import FOR_EVER_US, central, drain, wait_for
+
+
+def test_a_step_is_answered_with_its_actions() -> None:
+    with central() as served:
+        dealer = served.connect()
+        dealer.hello(2, 1)
+        dealer.step(0, [3, 4], flags=wire.FIRST)
+        assert dealer.actions(0) == [3, 4]
+        dealer.step(0, [9], group=1, flags=wire.FIRST)
+        assert dealer.actions(0, group=1) == [9]
+        dealer.step(1, [10, 20])
+        assert dealer.actions(1) == [13, 24]
+
+
+def test_a_double_is_ignored() -> None:
+    with central() as served:
+        dealer = served.connect()
+        dealer.hello(1)
+        for seq in range(3):
+            dealer.step(seq, [1])
+            assert dealer.actions(seq) == [seq + 1]
+            dealer.step(seq, [50])
+            dealer.step(0, [60])
+        # Were a double answered or stored, this one's actions would not be next, or not be 4.
+        dealer.step(3, [1])
+        assert dealer.actions(3) == [4]
+        assert served.unrolls(1).rows.observations.flatten().tolist() == [1, 1, 1]
+        assert served.inference.rows_dropped == 0
+
+
+def test_a_gap_breaks_the_history() -> None:
+    with central() as served:
+        dealer = served.connect()
+        dealer.hello(1, 1)
+        for seq in (0, 1, 2, 4, 5, 6):
+            dealer.step(seq, [10 + seq])
+            actions = dealer.actions(seq)
+            # The other group goes on as if nothing had happened.
+            other_seq = seq - (seq > 3)
+            dealer.step(other_seq, [1], group=1)
+            assert dealer.actions(other_seq, group=1) == [other_seq + 1]
+            if seq == 4:
+                assert actions == [14]
+        unroll = served.unrolls(4)
+        columns = unroll.rows.observations.T.tolist()
+        assert sorted(columns) == [[1, 1, 1], [1, 1, 1], [10, 11, 12], [14, 15, 16]]
+        restart = columns.index([14, 15, 16])
+        assert unroll.rows.first[:, restart].tolist() == [True, False, False]
+        assert unroll.agent_state[restart].tolist() == [0]
+        assert served.inference.rows_dropped > 0
+
+
+# While the queue is full, a STEP waits, and so an impatient server's next one finds it waiting.
+def test_a_step_that_overtakes_another_breaks_the_history() -> None:
+    with central(queue_limit=1) as served:
+        dealer = served.connect()
+        dealer.hello(1)
+        for seq in range(3):
+            dealer.step(seq, [seq])
+            dealer.actions(seq)
+        dealer.step(3, [3])
+        dealer.step(4, [4])
+        dealer.expect_silence()
+        served.unrolls(1)
+        assert dealer.actions(4) == [4]
+        dealer.step(5, [5])
+        dealer.actions(5)
+        dealer.step(6, [6])
+        assert served.unrolls(1).rows.observations.flatten().tolist() == [4, 5, 6]
+
+
+def test_a_full_queue_pauses_inference() -> None:
+    with central(queue_limit=2) as served:
+        dealer = served.connect()
+        dealer.hello(1)
+        for seq in range(5):
+            dealer.step(seq, [1])
+            assert dealer.actions(seq) == [seq + 1]
+        wait_for(lambda: served.store.num_ready == 2)
+        dealer.step(5, [1])
+        dealer.expect_silence()
+        served.unrolls(1)
+        assert dealer.actions(5) == [6]
+
+
+def test_a_full_store_pauses_inference_until_pages_are_released() -> None:
+    with central(num_pages=3) as served:
+        dealer = served.connect()
+        dealer.hello(1)
+        for seq in range(6):
+            dealer.step(seq, [1])
+            assert dealer.actions(seq) == [seq + 1]
+        dealer.step(6, [1])
+        dealer.expect_silence()
+        pages = served.store.take(2, 0)
+        assert pages is not None
+        dealer.expect_silence()
+        assert served.store.gather(pages).rows.observations.flatten().tolist() == [1] * 6
+        served.store.release(pages)
+        assert dealer.actions(6) == [7]
+
+
+def test_a_batch_waits_for_min_batch_but_not_for_more_than_there_is() -> None:
+    with central(min_batch=4, max_wait_us=FOR_EVER_US) as served:
+        first, second = served.connect(), served.connect()
+        first.hello(2)
+        first.step(0, [1, 2])
+        assert first.actions(0) == [1, 2]
+        second.hello(2, server_id=2)
+        first.step(1, [1, 2])
+        first.expect_silence()
+        second.step(0, [5, 6])
+        assert second.actions(0) == [5, 6]
+        assert first.actions(1) == [2, 4]
+        wait_for(lambda: served.inference.records.qsize() == 2)
+        assert [record.rows for record in drain(served.inference.records)] == [2, 4]
+
+
+def test_min_batch_gives_up_after_max_wait() -> None:
+    with central(min_batch=4, max_wait_us=1000) as served:
+        first, second = served.connect(), served.connect()
+        first.hello(2)
+        second.hello(2, server_id=2)
+        first.step(0, [1, 2])
+        assert first.actions(0) == [1, 2]
+
+
+def test_no_batch_is_larger_than_max_batch() -> None:
+    with central(queue_limit=1, max_batch=3) as served:
+        dealer = served.connect()
+        dealer.hello(2, 2, 1)
+        for seq in range(3):
+            dealer.step(seq, [1], group=2)
+            dealer.actions(seq, group=2)
+        wait_for(lambda: served.inference.records.qsize() == 3)
+        drain(served.inference.records)
+        # All three wait for the queue together, and then go in order: 2, then 2 + 1.
+        for group, observations in ((0, [1, 2]), (1, [3, 4])):
+            dealer.step(0, observations, group=group)
+        dealer.step(3, [1], group=2)
+        dealer.socket.poll(50)
+        served.unrolls(1)
+        assert dealer.actions(0, group=0) == [1, 2]
+        assert dealer.actions(0, group=1) == [3, 4]
+        assert dealer.actions(3, group=2) == [4]
+        wait_for(lambda: served.inference.records.qsize() == 2)
+        assert [record.rows for record in drain(served.inference.records)] == [2, 3]
+
+
+def test_counts_steps_and_episodes() -> None:
+    with central() as served:
+        dealer = served.connect()
+        env_ids = dealer.hello(2, 1).env_ids.tolist()
+        dealer.step(0, [1, 1], flags=wire.FIRST)
+        dealer.actions(0)
+        dealer.step(1, [1, 1], flags=wire.TERMINATED, episodes=[(1, 7, -2.5)])
+        dealer.actions(1)
+        dealer.step(0, [1], group=1, episodes=[(0, 3, 4.0)])
+        dealer.actions(0, group=1)
+        wait_for(lambda: served.inference.records.qsize() == 5)
+        records = drain(served.inference.records)
+        assert [r for r in records if isinstance(r, EpisodeRecord)] == [
+            EpisodeRecord(env_ids[1], -2.5, 7),
+            EpisodeRecord(env_ids[2], 4.0, 3),
+        ]
+        batches = [r for r in records if isinstance(r, BatchRecord)]
+        assert [batch.rows for batch in batches] == [2, 2, 1]
+        assert all(batch.latency_s > 0 for batch in batches)
+        # First rows are resets, not steps.
+        assert served.inference.env_steps == 3
+
+
+def test_new_weights_act() -> None:
+    with central() as served:
+        dealer = served.connect()
+        dealer.hello(1)
+        newer = nn.Linear(1, 1, bias=False)
+        nn.init.constant_(newer.weight, 10)
+        served.slot.publish(4, newer)
+        for seq in range(3):
+            dealer.step(seq, [1])
+            actions = dealer.actions(seq)
+        assert actions == [30]
+        assert served.unrolls(1).policy_versions[-1].tolist() == [4]

@@ -1,0 +1,263 @@
+"""Who may talk to the socket's loop, and what becomes of bad messages, on real sockets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from seed import inference, wire
+from seed.config import ConfigError
+from tests.seed.central import OFFER, central, wait_for
+
+
+def test_a_hello_is_welcomed() -> None:
+    with central() as served:
+        welcome = served.connect().hello(2, 1)
+        assert welcome.environment == OFFER.environment
+        assert (welcome.observation, welcome.action) == (OFFER.observation, OFFER.action)
+        assert sorted(welcome.env_ids.tolist()) == [0, 1, 2]
+        assert served.inference.num_envs == 3
+        other = served.connect().hello(3, server_id=2)
+        assert sorted(other.env_ids.tolist()) == [3, 4, 5]
+        seeds = {*welcome.seeds.tolist(), *other.seeds.tolist()}
+        assert len(seeds) == 6
+        assert min(seeds) >= 0
+
+
+@pytest.mark.parametrize("session", [0, 1, 2**63, 2**64 - 1])
+def test_an_unknown_session_is_told_to_say_hello(session: int) -> None:
+    with central() as served:
+        dealer = served.connect()
+        dealer.hello(1)
+        good, dealer.session = dealer.session, session
+        dealer.step(0, [1])
+        refusal = dealer.refusal()
+        assert refusal.retry
+        assert "say HELLO again" in refusal.reason
+        dealer.session = good
+        dealer.step(0, [1])
+        assert dealer.actions(0) == [1]
+
+
+def test_a_session_belongs_to_its_connection() -> None:
+    with central() as served:
+        owner, thief = served.connect(), served.connect()
+        owner.hello(1)
+        thief.session = owner.session
+        thief.step(0, [99])
+        assert thief.refusal().retry
+        thief.send(wire.Goodbye(owner.session, "closing what is not mine"))
+        thief.expect_silence()
+        owner.step(0, [1])
+        assert owner.actions(0) == [1]
+
+
+def step_frames(**changes: Any) -> list[wire.Frame]:
+    """A STEP's frames for one environment, some of them replaced."""
+    frames: dict[str, wire.Frame] = {
+        "run_ids": bytes(8), "observations": bytes(8), "rewards": bytes(4), "flags": bytes(1),
+        "episodes": b"",
+    }  # fmt: skip
+    return list({**frames, **changes}.values())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"run_ids": bytes(7)},
+        {"observations": bytes(16)},
+        {"observations": b""},
+        {"rewards": np.float32(np.nan).tobytes()},
+        {"rewards": np.float32(np.inf).tobytes()},
+        {"flags": b"\x08"},
+        {"episodes": bytes(15)},
+        {"episodes": bytes(32)},
+        {"episodes": np.array([(1, 1, 1.0)], wire.EPISODE_DTYPE).tobytes()},
+        {"extra": b""},
+    ],
+    ids=str,
+)
+def test_a_malformed_step_is_refused_and_nothing_else(changes: dict[str, bytes]) -> None:
+    with central() as served:
+        dealer, other = served.connect(), served.connect()
+        dealer.hello(1)
+        other.hello(1, server_id=2)
+        dealer.send(wire.Step(dealer.session, 0, 0, step_frames(**changes)))
+        refusal = dealer.refusal()
+        assert refusal.reason.startswith("malformed message")
+        assert not refusal.retry
+        dealer.step(0, [1])
+        assert dealer.actions(0) == [1]
+        other.step(0, [2])
+        assert other.actions(0) == [2]
+        assert served.inference.messages_refused == 1
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [b""],
+        [b"", b"", b""],
+        [b"\xc1"],
+        [b"\x80" * 5000],
+        [b"\x93\x01\x02\x03"],
+        [b"\x81\xa4type\xa5hello"],
+        [b"\x81\xa4type\x90"],
+        [b"\x81\xa4type\xa4\xff\xff\xff\xff"],
+        [b"\x91" * 4000],
+        [b""] * 1000,
+        wire.encode(wire.Actions(1, 0, 0, b"")),
+        wire.encode(wire.Ping(1)),
+        wire.encode(wire.Refusal("no", retry=True)),
+        wire.encode(wire.Hello(1, (0,), "nobody")),
+        wire.encode(wire.Hello(1, (), "nobody")),
+        wire.encode(wire.Step(1, 0, 0, [])),
+    ],
+    ids=range(16),
+)
+def test_the_loop_lives_on_after_a_malformed_message(frames: list[bytes]) -> None:
+    with central() as served:
+        dealer = served.connect()
+        dealer.socket.send_multipart(frames)
+        assert dealer.refusal().reason.startswith("malformed message")
+        dealer.hello(1)
+        dealer.step(0, [1])
+        assert dealer.actions(0) == [1]
+
+
+def test_a_group_that_was_not_agreed_is_refused() -> None:
+    with central() as served:
+        dealer = served.connect()
+        dealer.hello(1, 1)
+        for group in (2, 2**64 - 1):
+            dealer.step(0, [1], group=group)
+            assert "group: expected below 2" in dealer.refusal().reason
+
+
+def test_a_server_that_says_hello_again_replaces_itself() -> None:
+    with central() as served:
+        first, second = served.connect(), served.connect()
+        env_ids = first.hello(2, 2).env_ids.tolist()
+        first.step(0, [1, 2])
+        assert first.actions(0) == [1, 2]
+        assert second.hello(2, 2).env_ids.tolist() == env_ids
+        assert served.inference.num_envs == 4
+        # What was summed up before is forgotten, and the first connection has no session.
+        second.step(0, [5, 6])
+        assert second.actions(0) == [5, 6]
+        first.step(1, [1, 2])
+        assert first.refusal().retry
+
+
+def test_a_server_may_say_hello_again_on_the_same_connection() -> None:
+    with central() as served:
+        dealer = served.connect()
+        earlier = dealer.hello(3)
+        dealer.step(0, [1, 2, 3])
+        assert dealer.actions(0) == [1, 2, 3]
+        later = dealer.hello(3)
+        assert later.session != earlier.session
+        assert later.env_ids.tolist() == earlier.env_ids.tolist()
+        assert later.seeds.tolist() != earlier.seeds.tolist()
+        dealer.step(0, [1, 2, 3])
+        assert dealer.actions(0) == [1, 2, 3]
+
+
+def test_a_dead_connection_frees_its_env_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "_HOUSEKEEPING_S", 0.01)
+    with central(lease_s=0.01) as served:
+        dead = served.connect()
+        dead.hello(6)
+        dead.step(0, [1] * 6)
+        dead.socket.close()
+        wait_for(lambda: served.inference.num_envs == 0)
+        alive = served.connect()
+        alive.hello(6, server_id=2)
+        alive.step(0, [2] * 6)
+        while isinstance(message := alive.receive(), wire.Ping):
+            assert message.session == alive.session
+        assert isinstance(message, wire.Actions)
+
+
+def test_a_silent_connection_is_pinged_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "_HOUSEKEEPING_S", 0.01)
+    with central(lease_s=0.01) as served:
+        dealer = served.connect()
+        dealer.hello(2)
+        for _ in range(3):
+            assert dealer.receive() == wire.Ping(dealer.session)
+        assert served.inference.num_envs == 2
+
+
+def test_a_connection_that_cannot_be_answered_is_closed() -> None:
+    with central(queue_limit=1) as served:
+        dead, alive = served.connect(), served.connect()
+        dead.hello(2, 2)
+        alive.hello(1, server_id=2)
+        for seq in range(3):
+            alive.step(seq, [1])
+            alive.actions(seq)
+        # The queue is full now, so that these wait until nobody is there any more.
+        dead.step(0, [1, 1])
+        dead.step(0, [1, 1], group=1)
+        dead.expect_silence()
+        dead.socket.close()
+        alive.step(3, [1])
+        # Many messages later, the socket has heard of it, too.
+        for _ in range(20):
+            alive.expect_silence()
+        served.unrolls(1)
+        assert alive.actions(3) == [4]
+        wait_for(lambda: served.inference.num_envs == 1)
+
+
+def test_a_goodbye_frees_env_ids() -> None:
+    with central() as served:
+        dealer, waiting = served.connect(), served.connect()
+        dealer.hello(4)
+        waiting.send(wire.Hello(2, (3,), "waiting"))
+        refusal = waiting.refusal()
+        assert refusal.retry
+        assert "max_envs = 6" in refusal.reason
+        dealer.send(wire.Goodbye(dealer.session, "done"))
+        dealer.expect_silence()
+        waiting.hello(3, server_id=2)
+        assert served.inference.num_envs == 3
+
+
+@pytest.mark.parametrize(
+    ("hello", "reason"),
+    [
+        (wire.Hello(1, (1,), "old", protocol=0), "speaks protocol 0, the learner 1"),
+        (wire.Hello(1, (1,), "new", protocol=2**40), "the same version of this package"),
+        (wire.Hello(1, (5,), "large"), "a group of 5 environments"),
+    ],
+    ids=["old", "new", "large"],
+)
+def test_a_server_that_never_fits_is_refused_for_good(hello: wire.Hello, reason: str) -> None:
+    with central(max_batch=4) as served:
+        dealer = served.connect()
+        dealer.send(hello)
+        refusal = dealer.refusal()
+        assert reason in refusal.reason
+        assert not refusal.retry
+        assert served.inference.num_envs == 0
+
+
+def test_says_goodbye_with_its_farewell() -> None:
+    with central() as served:
+        dealer, other = served.connect(), served.connect()
+        dealer.hello(1)
+        other.hello(1, server_id=2)
+        served.crew.join()
+        assert dealer.receive() == wire.Goodbye(dealer.session, "the end")
+        assert other.receive() == wire.Goodbye(other.session, "the end")
+
+
+def test_an_address_in_use_is_a_configuration_error() -> None:
+    with central() as served:
+        address = served.inference.endpoint
+        with pytest.raises(ConfigError, match=address), central(address=address):
+            pass

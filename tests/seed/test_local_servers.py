@@ -1,0 +1,169 @@
+"""Real child processes: restarted when they end, given up when they keep ending, always gone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from seed.config import ConfigError, LocalConfig
+from seed.local_servers import LocalServerError, LocalServers, server_command, server_count
+
+DEADLINE_S = 20.0
+# Appends its process id to a file, then does what the second argument says.
+PROGRAM = """
+import os, signal, sys, time
+def note(text):
+    with open(sys.argv[1], "a") as file:
+        file.write(text + "\\n")
+if sys.argv[2] == "stubborn":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+note(f"{os.getpid()} {os.environ['OMP_NUM_THREADS']} {os.getsid(0)}")
+if sys.argv[2].isdigit():
+    sys.exit(int(sys.argv[2]))
+time.sleep(1000)
+"""
+
+
+def start(log: Path, behaviour: str, count: int = 1) -> LocalServers:
+    log.touch()
+    return LocalServers([sys.executable, "-c", PROGRAM, str(log), behaviour], count)
+
+
+def pids(log: Path) -> list[int]:
+    return [int(line.split()[0]) for line in log.read_text().splitlines()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline_s, "it never came true"
+        time.sleep(0.005)
+
+
+def check_until(servers: LocalServers, condition: Callable[[], bool]) -> None:
+    def checked() -> bool:
+        servers.check()
+        return condition()
+
+    wait_for(checked)
+
+
+@pytest.mark.parametrize("behaviour", ["sleep", "stubborn"])
+def test_stop_leaves_no_process(tmp_path: Path, behaviour: str) -> None:
+    log = tmp_path / "log"
+    servers = start(log, behaviour, count=2)
+    wait_for(lambda: len(pids(log)) == 2)
+    servers.check()
+    servers.stop(timeout_s=0.5)
+    assert len(set(pids(log))) == 2
+    assert not any(alive(pid) for pid in pids(log))
+
+
+def test_stop_lets_servers_leave_by_themselves(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    servers = start(log, "0")
+    servers.stop(timeout_s=DEADLINE_S)
+    assert len(pids(log)) == 1
+    assert not alive(pids(log)[0])
+
+
+def test_no_servers_are_fine() -> None:
+    servers = LocalServers(["/nonexistent"], 0)
+    servers.check()
+    servers.stop(timeout_s=0.3)
+
+
+def test_servers_have_one_numeric_thread_and_a_session_of_their_own(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    servers = start(log, "sleep")
+    wait_for(lambda: len(pids(log)) == 1)
+    pid, threads, session = log.read_text().split()
+    servers.stop(timeout_s=0.3)
+    assert threads == "1"
+    # Ctrl-C in a terminal must not reach them before the learner.
+    assert session == pid
+
+
+def test_a_server_that_was_killed_is_started_again(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    servers = start(log, "sleep", count=2)
+    try:
+        wait_for(lambda: len(pids(log)) == 2)
+        os.kill(pids(log)[0], signal.SIGKILL)
+        check_until(servers, lambda: len(pids(log)) == 3)
+        assert alive(pids(log)[1])
+    finally:
+        servers.stop(timeout_s=0.3)
+    assert not any(alive(pid) for pid in pids(log))
+
+
+def test_a_server_that_keeps_ending_is_given_up(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    servers = start(log, "1")
+    with pytest.raises(LocalServerError, match=r"exit code 1 \(5 times in a row\)"):
+        check_until(servers, lambda: False)
+    servers.stop(timeout_s=DEADLINE_S)
+    assert len(pids(log)) == 5
+
+
+def test_a_refused_environment_is_given_up_at_once(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    servers = start(log, "2")
+    with pytest.raises(LocalServerError, match="exit code 2"):
+        check_until(servers, lambda: False)
+    servers.stop(timeout_s=DEADLINE_S)
+    assert len(pids(log)) == 1
+
+
+def test_a_server_that_ran_for_long_may_end_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("seed.local_servers._QUICK_S", 0.0)
+    log = tmp_path / "log"
+    servers = start(log, "1")
+    check_until(servers, lambda: len(pids(log)) >= 7)
+    servers.stop(timeout_s=DEADLINE_S)
+
+
+def test_count_is_what_was_asked_for() -> None:
+    assert server_count(LocalConfig(envservers=3, envs_per_server=8), max_envs=24) == 3
+    assert server_count(LocalConfig(envservers=0), max_envs=1) == 0
+
+
+def test_more_environments_than_may_connect_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"local.envservers = 3 .*max_envs = 23"):
+        server_count(LocalConfig(envservers=3, envs_per_server=8), max_envs=23)
+    with pytest.raises(ConfigError, match=r"max_envs = 7"):
+        server_count(LocalConfig(envservers="auto", envs_per_server=8), max_envs=7)
+
+
+@pytest.mark.parametrize(
+    ("cores", "max_envs", "expected"), [(1, 64, 1), (2, 64, 1), (5, 64, 4), (9, 64, 8), (9, 24, 3)]
+)
+def test_automatic_count_leaves_a_core_to_the_learner(
+    monkeypatch: pytest.MonkeyPatch, cores: int, max_envs: int, expected: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(cores)))
+    config = LocalConfig(envservers="auto", envs_per_server=8)
+    assert server_count(config, max_envs) == expected
+
+
+def test_command_names_the_address_and_the_environments() -> None:
+    command = server_command(LocalConfig(envs_per_server=6, groups_per_server=3), "tcp://h:1")
+    assert command[:3] == [sys.executable, "-m", "envservers.main"]
+    for option, value in {"--connect": "tcp://h:1", "--num-envs": "6", "--groups": "3"}.items():
+        assert command[command.index(option) + 1] == value

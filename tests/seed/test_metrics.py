@@ -1,0 +1,141 @@
+"""Lines of metrics.jsonl from the threads' records, and the files they go to."""
+
+from __future__ import annotations
+
+import json
+import math
+import queue
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+    EventAccumulator,
+)
+
+from seed.inference import BatchRecord, EpisodeRecord
+from seed.learner import Progress, UpdateRecord
+from seed.metrics import RETURN_WINDOW, Line, Window, Writer
+
+
+def put(records: list[Any]) -> queue.SimpleQueue[Any]:
+    filled: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    for record in records:
+        filled.put(record)
+    return filled
+
+
+def close(
+    window: Window,
+    progress: Progress,
+    acted: list[BatchRecord | EpisodeRecord] | None = None,
+    learned: list[UpdateRecord] | None = None,
+) -> Line:
+    """The line after these records, from stand-ins for the threads' objects."""
+    inference: Any = SimpleNamespace(
+        records=put(acted or []), num_envs=7, rows_dropped=3, messages_refused=2
+    )
+    learner: Any = SimpleNamespace(records=put(learned or []))
+    store: Any = SimpleNamespace(num_ready=5)
+    return window.close(progress, inference, learner, store)
+
+
+def test_a_line_of_nothing_has_every_promised_name() -> None:
+    line = close(Window(4, Progress()), Progress())
+    for name in ("time_s", "env_frames", "env_steps", "learner_steps", "fps",
+                 "episode_return_count"):  # fmt: skip
+        assert line[name] == 0, name
+    for name in ("episode_return_mean", "policy_lag_mean", "inference_batch_mean"):
+        assert line[name] is None, name
+
+
+def test_frames_are_steps_times_action_repeat() -> None:
+    window = Window(4, Progress(env_steps=100, time_s=10.0))
+    first = close(window, Progress(env_steps=150, learner_steps=6, time_s=15.0))
+    assert (first["env_steps"], first["env_frames"], first["learner_steps"]) == (150, 600, 6)
+    assert first["time_s"] == 15.0
+    assert first["fps"] == pytest.approx(40.0)
+    second = close(window, Progress(env_steps=151, learner_steps=6, time_s=17.0))
+    assert second["fps"] == pytest.approx(2.0)
+
+
+def test_a_line_within_no_time_is_finite() -> None:
+    line = close(Window(1, Progress()), Progress(env_steps=1))
+    assert math.isfinite(line["fps"] or 0)
+
+
+def test_batches_are_of_this_line_only() -> None:
+    window = Window(1, Progress())
+    line = close(window, Progress(), [BatchRecord(10, 0.001), BatchRecord(20, 0.003)])
+    assert line["inference_batch_mean"] == 15
+    assert line["inference_latency_p50_ms"] == pytest.approx(2.0)
+    assert line["inference_latency_p99_ms"] == pytest.approx(2.98)
+    assert close(window, Progress())["inference_batch_mean"] is None
+
+
+def test_returns_are_of_the_newest_episodes() -> None:
+    window = Window(1, Progress())
+    line = close(window, Progress(), [EpisodeRecord(0, 2.0, 10), EpisodeRecord(1, 4.0, 30)])
+    assert (line["episode_return_mean"], line["episode_length_steps_mean"]) == (3.0, 20.0)
+    assert line["episode_return_count"] == 2
+    # Without new episodes, the old ones stand.
+    assert close(window, Progress())["episode_return_mean"] == 3.0
+    many: list[BatchRecord | EpisodeRecord] = [EpisodeRecord(0, 8.0, 1)] * RETURN_WINDOW
+    line = close(window, Progress(), many)
+    assert line["episode_return_mean"] == 8.0
+    assert line["episode_return_count"] == 2 + RETURN_WINDOW
+
+
+def test_update_scalars_are_means_over_the_updates() -> None:
+    window = Window(1, Progress())
+    updates = [
+        UpdateRecord({}, 3.0, 0.0),
+        UpdateRecord({"loss": 1.0, "policy_lag_mean": 2.0}, 0.0, 0.5),
+        UpdateRecord({"loss": 3.0, "policy_lag_mean": 3.0}, 0.0, 0.5),
+    ]
+    line = close(window, Progress(), learned=updates)
+    assert (line["loss"], line["policy_lag_mean"]) == (2.0, 2.5)
+    assert line["learner_utilisation"] == pytest.approx(0.25)
+    assert close(window, Progress())["policy_lag_mean"] is None
+
+
+def test_says_how_the_threads_are() -> None:
+    line = close(Window(1, Progress()), Progress())
+    assert (line["num_envs"], line["queue_length"]) == (7, 5)
+    assert (line["rows_dropped"], line["messages_refused"]) == (3, 2)
+
+
+def read(run_dir: Path) -> list[Line]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_lines_are_appended_over_restarts(tmp_path: Path) -> None:
+    for frames in (1, 2):
+        writer = Writer(tmp_path)
+        writer.write({"env_frames": frames, "loss": 0.5})
+        # A reader sees a line as soon as it is written.
+        assert read(tmp_path)[-1] == {"env_frames": frames, "loss": 0.5}
+        writer.close()
+    assert [line["env_frames"] for line in read(tmp_path)] == [1, 2]
+    assert any((tmp_path / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None])
+def test_what_is_no_number_becomes_null(tmp_path: Path, value: float | None) -> None:
+    writer = Writer(tmp_path)
+    writer.write({"env_frames": 1, "loss": value})
+    writer.close()
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"env_frames": 1, "loss": null}\n'
+
+
+def test_tensorboard_counts_frames(tmp_path: Path) -> None:
+    writer = Writer(tmp_path)
+    writer.write({"env_frames": 40, "loss": 0.5, "lag": None})
+    writer.write({"env_frames": 80, "loss": 0.25, "lag": math.nan})
+    writer.close()
+    events: Any = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    losses = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert losses == [(40, 0.5), (80, 0.25)]
+    assert "lag" not in events.Tags()["scalars"]
