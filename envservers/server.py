@@ -220,6 +220,10 @@ class EnvServer:
             self._forget_session()
 
     def _refused(self, refusal: Refusal) -> None:
+        if refusal.session and (self._session is None or refusal.session != self._session.number):
+            # It answers a message of a session that this side has left already.
+            self.dropped_messages += 1
+            return
         if not refusal.retry:
             self._say(f"refused by the learner: {refusal.reason}")
             self._exit_code = EXIT_REFUSED

@@ -158,27 +158,32 @@ class Inference:
 
     def _handle(self, identity: bytes, frames: list[wire.Frame]) -> None:
         """Acts on one message; a bad one is refused and never ends anything but itself."""
+        session = 0
         try:
             message = wire.decode(frames)
+            session = getattr(message, "session", 0)
             if isinstance(message, wire.Step):
                 self._handle_step(identity, message)
             elif isinstance(message, wire.Hello):
                 self._handle_hello(identity, message)
             elif isinstance(message, wire.Goodbye):
-                session = self._sessions.find(message.session, identity)
-                if session is not None:
-                    self._close(session, message.reason)
+                self._handle_goodbye(identity, message)
             else:
                 raise wire.WireError(f"{type(message).__name__} is not for a learner")
         except wire.WireError as error:
-            self._refuse(identity, f"malformed message: {error}", retry=False)
-        except Refused as refusal:
-            self._refuse(identity, str(refusal), retry=refusal.retry)
+            self._refuse(identity, wire.Refusal(f"malformed message: {error}", False, session))
+        except Refused as refused:
+            self._refuse(identity, wire.Refusal(str(refused), refused.retry, session))
 
-    def _refuse(self, identity: bytes, reason: str, *, retry: bool) -> None:
+    def _refuse(self, identity: bytes, refusal: wire.Refusal) -> None:
         self.messages_refused += 1
-        log.warning("refused a message: %s", reason)
-        self._send(identity, wire.Refusal(reason, retry))
+        log.warning("refused a message: %s", refusal.reason)
+        self._send(identity, refusal)
+
+    def _handle_goodbye(self, identity: bytes, goodbye: wire.Goodbye) -> None:
+        session = self._sessions.find(goodbye.session, identity)
+        if session is not None:
+            self._close(session, goodbye.reason)
 
     def _handle_hello(self, identity: bytes, hello: wire.Hello) -> None:
         earlier = self._sessions.predecessor(hello)

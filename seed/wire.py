@@ -88,7 +88,7 @@ class Welcome:
 class Step:
     """Environment server → learner: one new row of every environment in a group.
 
-    Row `seq` of a run holds the observation and what arrived with it; see DESIGN's time convention.
+    Row `seq` of a run holds the observation and what arrived with it; docs/protocol.md has the time convention.
 
     Attributes:
         session: From WELCOME.
@@ -144,10 +144,12 @@ class Refusal:
     Attributes:
         reason: A sentence for the person who reads the environment server's output.
         retry: True where a new HELLO may succeed (the session has ended, say).
+        session: The session of the message that it answers; 0 where that had none.
     """
 
     reason: str
     retry: bool
+    session: int = 0
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,7 @@ def encode(message: Message) -> list[Frame]:
                             seq=message.seq), message.actions]  # fmt: skip
         case Hello():
             return [_header("hello", protocol=message.protocol, server_id=message.server_id,
-                            groups=list(message.group_sizes), name=message.name[:128])]  # fmt: skip
+                            groups=list(message.group_sizes), name=_clip(message.name))]  # fmt: skip
         case Welcome():
             return [_header("welcome", protocol=PROTOCOL_VERSION, session=message.session,
                             environment=message.environment,
@@ -188,8 +190,8 @@ def encode(message: Message) -> list[Frame]:
                     message.env_ids.astype("<i8").tobytes(),
                     message.seeds.astype("<i8").tobytes()]  # fmt: skip
         case Refusal():
-            return [_header("refusal", protocol=PROTOCOL_VERSION, reason=_clip(message.reason),
-                            retry=message.retry)]  # fmt: skip
+            return [_header("refusal", protocol=PROTOCOL_VERSION, session=message.session,
+                            reason=_clip(message.reason), retry=message.retry)]  # fmt: skip
         case Goodbye():
             return [_header("goodbye", session=message.session, reason=_clip(message.reason))]
         case Ping():
@@ -231,7 +233,9 @@ def decode(frames: Sequence[Frame]) -> Message:
     if kind == "hello":
         return _decode_hello(header)
     if kind == "refusal":
-        return Refusal(_text(header, "reason"), header.get("retry") is True)
+        # A learner of another version may not name a session.
+        session = _uint(header, "session") if "session" in header else 0
+        return Refusal(_text(header, "reason"), header.get("retry") is True, session)
     if kind == "goodbye":
         return Goodbye(_uint(header, "session"), _text(header, "reason"))
     if kind == "ping":
@@ -265,8 +269,17 @@ def check_step(step: Step, observation: SpaceSpec, group_size: int) -> StepArray
 
 
 def check_actions(message: Actions, action: SpaceSpec, group_size: int) -> Array:
-    """The actions `[n, *shape]` of an ACTIONS message; raises WireError for another length."""
-    return _array(message.actions, action.dtype, (group_size, *action.shape), "actions")
+    """The actions `[n, *shape]` of an ACTIONS message.
+
+    Raises:
+        WireError: where the frame has another length than agreed, or a value is out of range.
+    """
+    actions = _array(message.actions, action.dtype, (group_size, *action.shape), "actions")
+    if action.n is not None and ((actions < 0) | (actions >= action.n)).any():
+        raise WireError(f"actions: expected integers in 0..{action.n - 1}")
+    if action.n is None and not np.isfinite(actions).all():
+        raise WireError("actions: expected finite numbers")
+    return actions
 
 
 def _decode_hello(header: Mapping[str, Any]) -> Hello:
@@ -342,9 +355,9 @@ def _text(header: Mapping[str, Any], key: str) -> str:
     return value
 
 
-def _clip(reason: str) -> str:
-    """Cuts a reason to the longest string that the other side's decoder takes."""
-    return reason.encode()[:250].decode(errors="ignore")
+def _clip(text: str) -> str:
+    """The longest start of a text that the other side's decoder takes, as valid UTF-8."""
+    return text.encode(errors="replace")[:250].decode(errors="ignore")
 
 
 def _expect_frames(frames: Sequence[Frame], count: int, kind: str) -> None:

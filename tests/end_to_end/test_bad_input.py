@@ -76,7 +76,7 @@ def test_learner_that_is_not_there(start: Start) -> None:
 
 
 def test_learner_of_another_protocol_version(start: Start) -> None:
-    router = zmq.Context.instance().socket(zmq.ROUTER)
+    router: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
     port = router.bind_to_random_port("tcp://127.0.0.1")
     command = start("seed-envserver", "--connect", f"tcp://127.0.0.1:{port}", "--num-envs", 1)
     identity, *frames = router.recv_multipart()

@@ -44,14 +44,7 @@ def test_killed_servers_never_mix_two_histories(start: Start, tmp_path: Path) ->
                     "seed-envserver", "--connect", address.group(), "--num-envs", 8, "--groups", 2
                 ).process
             )
-        rows = chance.randint(500, 4_000)
-        before = _env_steps(tmp_path / "run")
-        wait_until(
-            lambda: (
-                learner.process.poll() is not None or _env_steps(tmp_path / "run") >= before + rows
-            ),
-            60,
-        )
+        _wait_for_steps(learner, tmp_path / "run", chance.randint(500, 4_000))
     assert learner.wait() == 0, learner.text
     lines = read_metrics(tmp_path / "run")
     assert kills >= 5
