@@ -44,9 +44,10 @@ class Checkpoint(NamedTuple):
 def save(folder: Path, name: str, checkpoint: Checkpoint, *, keep: int) -> Path:
     """Writes `folder/name` durably, then deletes all but the `keep` newest; returns its path."""
     final, temporary = folder / name, folder / f".{name}.tmp"
-    if final.exists():
+    if final.exists() and _is_whole(final):
         return final
-    shutil.rmtree(temporary, ignore_errors=True)
+    for stale in (temporary, final):
+        shutil.rmtree(stale, ignore_errors=True)
     temporary.mkdir(parents=True)
     tensors = {key: t.detach().cpu().contiguous().clone() for key, t in checkpoint.tensors.items()}
     save_file(tensors, temporary / TENSORS)
@@ -57,7 +58,8 @@ def save(folder: Path, name: str, checkpoint: Checkpoint, *, keep: int) -> Path:
         _sync(path)
     os.rename(temporary, final)
     _sync(folder)
-    for old in names(folder)[:-keep]:
+    others = [other for other in names(folder) if other != name]
+    for old in others[: max(0, len(others) - (keep - 1))]:
         shutil.rmtree(folder / old, ignore_errors=True)
     return final
 
@@ -123,6 +125,14 @@ def unpack_optimizer(tensors: dict[str, Tensor], optimizer: torch.optim.Optimize
             _, index, name = key.split(".", 2)
             state.setdefault(int(index), {})[name] = tensor
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        load(path)
+    except CheckpointError:
+        return False
+    return True
 
 
 def _digest(path: Path) -> str:

@@ -6,6 +6,7 @@ Every field is explained by the string below it, which `seed-learner --help` pri
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -212,6 +213,14 @@ _AT_LEAST_ZERO = (
 
 
 def _check_ranges(config: Config) -> None:
+    if not 0 <= config.optimizer.decay < 1:
+        raise ConfigError(f"optimizer.decay = {config.optimizer.decay}: expected from 0 to below 1")
+    if config.optimizer.kind == "rmsprop_tf" and config.optimizer.epsilon == 0:
+        raise ConfigError("optimizer.epsilon = 0.0: rmsprop_tf divides by it; expected more than 0")
+    if min(config.network.hidden_sizes, default=1) < 1:
+        raise ConfigError(
+            f"network.hidden_sizes = {list(config.network.hidden_sizes)}: expected at least 1 each"
+        )
     for least, names in ((1, _AT_LEAST_ONE), (0, _AT_LEAST_ZERO)):
         for name in names:
             value: Any = config
@@ -230,7 +239,9 @@ def _check_address(inference: InferenceConfig) -> None:
         raise ConfigError(
             f"inference.address = {inference.address!r}: expected tcp://HOST:PORT or ipc://PATH"
         )
-    loopback = host == "localhost" or host.startswith("127.") or host == "[::1]"
+    loopback = (
+        host in ("localhost", "[::1]") or re.fullmatch(r"127(\.\d{1,3}){3}", host) is not None
+    )
     if scheme == "tcp" and not loopback and not inference.insecure_no_auth:
         raise ConfigError(
             f"inference.address = {inference.address!r}: other machines could reach it and join "
@@ -252,6 +263,10 @@ def _check_relations(config: Config) -> None:
         raise ConfigError(
             f"local.groups_per_server = {config.local.groups_per_server}: expected at most "
             f"local.envs_per_server = {config.local.envs_per_server}"
+        )
+    if config.network.frame_stack > 256:
+        raise ConfigError(
+            f"network.frame_stack = {config.network.frame_stack}: expected at most 256"
         )
     if config.network.frame_stack - 1 > config.learner.unroll_length:
         raise ConfigError(

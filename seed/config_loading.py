@@ -120,6 +120,11 @@ def from_tables(tables: Mapping[str, Any], load_algorithm_config: Any) -> Config
         raise ConfigError(f"algorithm.name = {name!r}: expected a string")
     algorithm_type = load_algorithm_config(name)
     algorithm = build(algorithm_type, algorithm_table, "algorithm.")
+    if "algorithm_name" in rest:
+        raise ConfigError(
+            f"algorithm_name = {rest['algorithm_name']!r}: unknown field; the algorithm's name is "
+            "`name` in table [algorithm]"
+        )
     rest |= {"algorithm": algorithm, "algorithm_name": name}
     return build(_config_type(algorithm_type), rest, "")
 
@@ -193,9 +198,16 @@ def _describe(hint: Any) -> str:
 
 def to_tables(config: Config) -> dict[str, Any]:
     """The configuration as TOML tables; `from_tables` reads them back to an equal `Config`."""
-    tables = dataclasses.asdict(config)
+    tables: dict[str, Any] = _without_none(dataclasses.asdict(config))
     tables["algorithm"] = {"name": tables.pop("algorithm_name"), **tables["algorithm"]}
     return tables
+
+
+def _without_none(value: Any) -> Any:
+    """The same without fields that are None, which TOML cannot say: they are left out."""
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return value
 
 
 def to_toml(config: Config) -> str:

@@ -16,10 +16,10 @@ import time
 from pathlib import Path
 
 from seed import checkpoint
-from seed.algorithms.contract import load_algorithm, load_algorithm_config
 from seed.checkpoint import Checkpoint, CheckpointError
 from seed.config import Config, ConfigError, check
 from seed.config_loading import from_tables, read_toml
+from seed.contract import load_algorithm, load_algorithm_config
 from seed.devices import resolve_device
 from seed.inference import EpisodeRecord, Inference
 from seed.local_servers import LocalServerError, LocalServers, server_command

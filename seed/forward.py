@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from seed import wire
-from seed.algorithms.contract import Algorithm
+from seed.contract import Algorithm
 from seed.devices import prepare_thread
 from seed.pages import PageLinks
 from seed.unrolls import Arrived, UnrollStore

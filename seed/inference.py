@@ -28,6 +28,8 @@ from seed.weights import WeightSlot
 
 log = logging.getLogger(__name__)
 
+Int64Array = npt.NDArray[np.int64]
+
 _IDLE_POLL_MS = 20
 _HOUSEKEEPING_S = 1.0
 
@@ -55,6 +57,23 @@ class Offer:
     observation: wire.SpaceSpec
     action: wire.SpaceSpec
     seed: int
+
+    def welcome(self, session: int, env_ids: Int64Array, seeds: Int64Array) -> wire.Welcome:
+        """The WELCOME for one session."""
+        return wire.Welcome(
+            session, self.environment, self.observation, self.action, env_ids, seeds
+        )
+
+    def check(self) -> None:
+        """Raises ConfigError where a WELCOME could not be read by an environment server."""
+        none = np.zeros(0, np.int64)
+        try:
+            wire.decode(wire.encode(self.welcome(2**63, none, none)))
+        except wire.WireError as error:
+            raise ConfigError(
+                f"environment: too large to be sent to environment servers ({error}); shorten the "
+                "texts in environment.kwargs, to 250 bytes each and 3000 in all"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -99,9 +118,9 @@ class Inference:
         Raises:
             ConfigError: where the address cannot be bound.
         """
+        offer.check()
         self.env_steps = 0
         self.records: queue.SimpleQueue[BatchRecord | EpisodeRecord] = queue.SimpleQueue()
-        self.rows_dropped = 0
         self.messages_refused = 0
         self._config = config
         self._offer = offer
@@ -114,7 +133,7 @@ class Inference:
         self._sessions_opened = 0
         self._pending: dict[tuple[int, int], _Pending] = {}
         self._next_housekeeping_s = 0.0
-        self._socket = _bind(config.address)
+        self._socket = _bind(config.address, _largest_frame(config, offer))
         self.endpoint = self._socket.get_string(zmq.LAST_ENDPOINT)
 
     @property
@@ -192,11 +211,8 @@ class Inference:
         session = self._sessions.open(hello, identity, time.monotonic())
         self._sessions_opened += 1
         seeds = np.random.SeedSequence((self._offer.seed, self._sessions_opened))
-        welcome = wire.Welcome(
+        welcome = self._offer.welcome(
             session.number,
-            self._offer.environment,
-            self._offer.observation,
-            self._offer.action,
             session.all_env_ids,
             (seeds.generate_state(hello.num_envs) >> 1).astype(np.int64),
         )
@@ -217,8 +233,9 @@ class Inference:
         expected = session.next_seq[message.group]
         if message.seq < expected:
             return  # a double, or an old message that came late
-        if message.seq > expected:
-            self.rows_dropped += self._store.drop(env_ids)
+        # Ahead of a lost STEP, or of one that still waits: a row is missing either way.
+        if message.seq > expected or (session.number, message.group) in self._pending:
+            self._store.drop(env_ids)
         session.next_seq[message.group] = message.seq + 1
         self._pending[session.number, message.group] = _Pending(
             session, message.group, message.seq, GroupStep(env_ids, arrays), session.heard_s
@@ -299,7 +316,7 @@ class Inference:
     def _close(self, session: Session, reason: str) -> None:
         if self._sessions.find(session.number, session.identity) is None:
             return
-        self.rows_dropped += self._store.drop(session.all_env_ids)
+        self._store.drop(session.all_env_ids)
         for group in range(len(session.env_ids)):
             self._pending.pop((session.number, group), None)
         self._sessions.close(session)
@@ -317,12 +334,17 @@ class Inference:
                 self._close(session, "the connection is gone")
 
 
-def _bind(address: str) -> zmq.Socket[bytes]:
+def _largest_frame(config: InferenceConfig, offer: Offer) -> int:
+    """Bytes of the largest frame that a well-behaved environment server sends."""
+    return max(wire.MAX_HEADER_BYTES, config.max_batch * max(offer.observation.nbytes, 16))
+
+
+def _bind(address: str, largest_frame: int) -> zmq.Socket[bytes]:
     """A ROUTER socket at the address, with settings that fence off slow and dead peers."""
     socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.setsockopt(zmq.ROUTER_HANDOVER, 0)
-    socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_OBSERVATION_BYTES * 4)
+    socket.setsockopt(zmq.MAXMSGSIZE, largest_frame)
     socket.setsockopt(zmq.RCVHWM, 64)
     socket.setsockopt(zmq.SNDHWM, 64)
     socket.setsockopt(zmq.HEARTBEAT_IVL, 5_000)

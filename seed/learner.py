@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from seed import checkpoint
-from seed.algorithms.contract import Algorithm
 from seed.config import Config
+from seed.contract import Algorithm
 from seed.devices import prepare_thread
 from seed.optimizers import linear_learning_rate, make_optimizer
 from seed.unrolls import Unroll, UnrollStore
@@ -95,6 +95,10 @@ class Learner:
         self._checkpoints = Path(config.run_dir) / "checkpoints"
         self._saved_s = time.monotonic()
 
+    def publish(self) -> None:
+        """Hands the present weights to inference."""
+        self._slot.publish(self.learner_steps, self._agent)
+
     def restore(self, loaded: checkpoint.Checkpoint) -> None:
         """Goes on from a checkpoint; raises CheckpointError where it is of another network."""
         checkpoint.unpack_agent(loaded.tensors, self._agent)
@@ -104,7 +108,6 @@ class Learner:
     def run(self, stop: threading.Event) -> None:
         """Learns until the run's frames are reached or `stop` is set; leaves a checkpoint."""
         prepare_thread(self._device, self._config.learner.threads, urgent=False)
-        self._slot.publish(self.learner_steps, self._agent)
         while not stop.is_set() and self._env_frames() < self._config.total_env_frames:
             self._learn_once()
             self._save_if_due()
@@ -144,7 +147,7 @@ class Learner:
         self._optimizer.step()
         self.learner_steps += 1
         if self.learner_steps % self._config.learner.publish_every_updates == 0:
-            self._slot.publish(self.learner_steps, self._agent)
+            self.publish()
         lag = self.learner_steps - 1 - unroll.policy_versions[:-1].float().mean()
         measured = {
             "loss": result.loss.detach(), "grad_norm": grad_norm, "policy_lag_mean": lag,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import subprocess
@@ -24,7 +25,7 @@ class LocalServerError(Exception):
 def server_count(config: LocalConfig, max_envs: int) -> int:
     """Processes to start; raises ConfigError where they have more environments than may connect."""
     if config.envservers == "auto":
-        spare_cores = len(os.sched_getaffinity(0)) - 1
+        spare_cores = _usable_cores() - 1
         count = max(1, min(spare_cores, max_envs // config.envs_per_server))
     else:
         count = config.envservers
@@ -34,6 +35,12 @@ def server_count(config: LocalConfig, max_envs: int) -> int:
             f"expected at most inference.max_envs = {max_envs} environments in all"
         )
     return count
+
+
+def _usable_cores() -> int:
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def server_command(config: LocalConfig, endpoint: str) -> list[str]:
@@ -85,13 +92,17 @@ class LocalServers:
 
     def stop(self, timeout_s: float) -> None:
         """Waits for the servers to leave by themselves, then ends those that have not."""
+        self._wait(timeout_s)
+        for server in self._servers:
+            server.process.terminate()
+        self._wait(timeout_s)
+        for server in self._servers:
+            server.process.kill()
+            server.process.wait()
+
+    def _wait(self, timeout_s: float) -> None:
+        """Waits until all have ended, or for so long."""
         deadline_s = time.monotonic() + timeout_s
-        for end in (lambda process: None, subprocess.Popen.terminate, subprocess.Popen.kill):
-            for server in self._servers:
-                end(server.process)
-            for server in self._servers:
-                try:
-                    server.process.wait(max(0.0, deadline_s - time.monotonic()))
-                except subprocess.TimeoutExpired:
-                    continue
-            deadline_s = time.monotonic() + timeout_s
+        for server in self._servers:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.process.wait(max(0.0, deadline_s - time.monotonic()))

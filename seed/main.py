@@ -15,10 +15,10 @@ from rich.logging import RichHandler
 
 from envservers.environments import InvalidEnvironment, describe
 from seed import checkpoint
-from seed.algorithms.contract import load_algorithm, load_algorithm_config
 from seed.checkpoint import Checkpoint, CheckpointError
 from seed.config import Config, ConfigError
 from seed.config_loading import parse_command_line, to_toml
+from seed.contract import load_algorithm, load_algorithm_config
 from seed.devices import resolve_device
 from seed.display import Display
 from seed.inference import Inference
@@ -134,13 +134,25 @@ def _find_checkpoint(config: Config) -> Checkpoint | None:
     if config.resume == "auto":
         return checkpoint.load_newest(folder)
     if config.resume != "never":
-        return checkpoint.load(Path(config.resume))
+        return _load_given(Path(config.resume), folder)
     if checkpoint.names(folder):
         raise ConfigError(
             f"resume = 'never': {config.run_dir} has checkpoints already; choose another "
             "run_dir, or delete it"
         )
     return None
+
+
+def _load_given(path: Path, folder: Path) -> Checkpoint:
+    """The checkpoint at `path`; refused where the run has newer ones, which would come first."""
+    loaded = checkpoint.load(path)
+    newest = max(checkpoint.names(folder), default="")
+    if newest > path.name:
+        raise ConfigError(
+            f"resume = {str(path)!r}: {folder} has a newer checkpoint, {newest}, which the next "
+            "start would take; choose another run_dir, or delete the newer ones"
+        )
+    return loaded
 
 
 def _assemble(config: Config, loaded: Checkpoint | None) -> Run:
@@ -164,6 +176,7 @@ def _assemble(config: Config, loaded: Checkpoint | None) -> Run:
     if loaded is not None:
         learner.restore(loaded)
         log.info("going on from %d frames", loaded.state["env_frames"])
+    learner.publish()
     run = Run(config, store, inference, learner, start)
     return run
 

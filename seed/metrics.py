@@ -68,7 +68,7 @@ class Window:
             "learner_utilisation": busy_s / (busy_s + waited_s) if updates else None,
             "queue_length": store.num_ready,
             "num_envs": inference.num_envs,
-            "rows_dropped": inference.rows_dropped,
+            "rows_dropped": store.rows_dropped,
             "messages_refused": inference.messages_refused,
             **self._scalars,
         }

@@ -54,6 +54,7 @@ class PageTable:
         # Pages are taken from the end: the most recently freed is the warmest in the caches.
         self._free = np.arange(num_pages - 1, -1, -1, dtype=np.int64)
         self.num_free = num_pages
+        self.rows_dropped = 0
         self._needs = np.zeros(num_pages, np.int64)
         self.predecessors = np.full(num_pages, NO_PAGE, np.int64)
         self._open_pages = np.full(max_envs, NO_PAGE, np.int64)
@@ -109,16 +110,16 @@ class PageTable:
         links = np.stack([self.predecessors[whole], whole, new[follows]], axis=1)
         return [PageLinks(*row) for row in links.tolist()]
 
-    def drop(self, env_ids: Int64Array) -> int:
-        """Ends the histories of these environments; returns the rows that no unroll will hold."""
+    def drop(self, env_ids: Int64Array) -> None:
+        """Ends the histories of these environments; counts the rows that no unroll will hold."""
         env_ids = env_ids[self._open_pages[env_ids] != NO_PAGE]
         if not len(env_ids):
-            return 0
+            return
         pages = self._open_pages[env_ids]
         self._open_pages[env_ids] = NO_PAGE
         self._unneed(pages)
         self._unneed(self.predecessors[pages])
-        return int(self._lengths[env_ids].sum())
+        self.rows_dropped += int(self._lengths[env_ids].sum())
 
     def consume(self, pages: list[PageLinks]) -> None:
         """The unrolls of these pages have been read for the last time."""

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from seed.algorithms.contract import Acted, Algorithm
 from seed.config import Config, ConfigError
+from seed.contract import Acted, Algorithm
 from seed.forward import ForwardPass
 from seed.inference import Inference, Offer
 from seed.pages import PageLinks
@@ -117,8 +117,8 @@ def _try_act(
         truncated=zeros(Column((), torch.bool)),
         first=zeros(Column((), torch.bool)),
     )
-    state = agent.initial_state(batch)  # type: ignore[operator]
-    return algorithm.act(agent, rows, state.to(device), config.algorithm, greedy=False)
+    state = torch.zeros(batch, int(agent.state_size), device=device)  # type: ignore[arg-type]
+    return algorithm.act(agent, rows, state, config.algorithm, greedy=False)
 
 
 def _column(spec: SpaceSpec) -> Column:

@@ -98,7 +98,7 @@ class SessionTable:
             raise Refused(
                 f"{hello.num_envs} environments are too many: {self.num_envs} of the learner's "
                 f"inference.max_envs = {self._max_envs} are taken",
-                retry=True,
+                retry=hello.num_envs <= self._max_envs,
             )
         env_ids = [
             np.array([self._free_env_ids.pop() for _ in range(size)], np.int64)

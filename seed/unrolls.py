@@ -277,9 +277,14 @@ class UnrollStore:
                 self._ready.extend(complete)
                 self._became_ready.notify()
 
-    def drop(self, env_ids: Int64Array) -> int:
-        """Ends the histories of these environments; returns how many rows are lost with them."""
-        return self._table.drop(env_ids)
+    def drop(self, env_ids: Int64Array) -> None:
+        """Ends the histories of these environments; the rows of their open pages are lost."""
+        self._table.drop(env_ids)
+
+    @property
+    def rows_dropped(self) -> int:
+        """Rows lost with broken histories so far; may be read by any thread."""
+        return self._table.rows_dropped
 
     # --- the learner's side ----------------------------------------------------------------------
 

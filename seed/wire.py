@@ -88,7 +88,7 @@ class Welcome:
 class Step:
     """Environment server → learner: one new row of every environment in a group.
 
-    Row `seq` of a run holds the observation and what arrived with it; docs/protocol.md has the time convention.
+    A row holds an observation and what arrived with it; docs/protocol.md has the convention.
 
     Attributes:
         session: From WELCOME.
@@ -181,7 +181,8 @@ def encode(message: Message) -> list[Frame]:
                             seq=message.seq), message.actions]  # fmt: skip
         case Hello():
             return [_header("hello", protocol=message.protocol, server_id=message.server_id,
-                            groups=list(message.group_sizes), name=_clip(message.name))]  # fmt: skip
+                            groups=list(message.group_sizes),
+                            name=_clip(message.name))]  # fmt: skip
         case Welcome():
             return [_header("welcome", protocol=PROTOCOL_VERSION, session=message.session,
                             environment=message.environment,

@@ -1,1 +1,1 @@
-"""One file per algorithm; `seed.algorithms.contract` says what such a file exports."""
+"""One file per algorithm; `seed.contract` says what such a file exports."""

@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from seed.algorithms.contract import Acted, LossResult
 from seed.config import NetworkConfig
+from seed.contract import Acted, LossResult
 from seed.networks.body import Body
 from seed.networks.policy import make_policy
 from seed.ops.vtrace import vtrace
@@ -74,10 +74,6 @@ class ActorCritic(nn.Module):
             nn.init.orthogonal_(head.weight, gain)
             nn.init.zeros_(head.bias)
 
-    def initial_state(self, batch_size: int) -> Tensor:
-        """Zeros. `[batch_size, state_size] float32`"""
-        return self.body.initial_state(batch_size)
-
     def forward(self, rows: Rows, rewards: Tensor, agent_state: Tensor) -> Output:
         """Runs over `[T, B]` rows; `rewards` are the rows' own, as the network may see them."""
         features, agent_state = self.body(
@@ -131,10 +127,10 @@ def loss(agent: ActorCritic, target: None, unroll: Unroll, config: Config) -> Lo
     total = policy_loss + config.value_cost * value_loss + config.entropy_cost * entropy_loss
     with torch.no_grad():
         share = steps.valid / steps.valid.sum().clamp(min=1)
-        rhos = log_rhos.exp()
+        rhos = log_rhos.exp().masked_fill(steps.valid == 0, 0.0)
         metrics = {
-            "policy_loss": policy_loss,
-            "value_loss": value_loss,
+            "policy_loss": policy_loss.detach(),
+            "value_loss": value_loss.detach(),
             "entropy": (share * entropy).sum(),
             "behaviour_kl": (share * agent.policy.kl(behaviour, policy)).sum(),
             "value_mean": (share * values[:-1]).sum(),
@@ -166,7 +162,7 @@ def transitions(rows: Rows, rewards: Tensor, values: Tensor, discount: float) ->
     across, and its own error is zero.
     """
     ended = rows.terminated | rows.truncated  # [T + 1, B] bool
-    crosses = ended[:-1]
+    crosses = ended[:-1] | rows.first[1:]
     discounts = discount * (~rows.terminated[1:]).float()
     return Transitions(
         rewards=torch.where(crosses, values[:-1], rewards[1:]),

@@ -20,8 +20,8 @@ def _learn(start: Start, run_dir: Path, *overrides: object) -> Command:
 
 def test_a_killed_learner_goes_on_and_its_servers_come_back(start: Start, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    first = _learn(start, run_dir, "--local.envservers", 0,
-                   "--inference.address", "tcp://127.0.0.1:*", "--total-env-frames", 10**9)  # fmt: skip
+    remote = ("--local.envservers", 0, "--total-env-frames", 10**9)
+    first = _learn(start, run_dir, *remote, "--inference.address", "tcp://127.0.0.1:*")
     found = re.search(r"tcp://\S+\d", first.wait_for("listening on"))
     assert found is not None
     address = found.group()

@@ -16,8 +16,8 @@ CONFIG = "tests/outside/counter.toml"
 def test_every_unroll_is_contiguous_and_aligned(
     train: Train,
 ) -> None:
-    lines = train(CONFIG, "--total-env-frames", 60_000)
-    assert last_known(lines, "unrolls_checked") > 3_000
+    lines = train(CONFIG, "--total-env-frames", 30_000)
+    assert last_known(lines, "unrolls_checked") > 2_000
     assert last_known(lines, "histories") == 16
 
 
@@ -25,7 +25,7 @@ def test_killed_servers_never_mix_two_histories(start: Start, tmp_path: Path) ->
     chance = random.Random(7)
     learner = start(
         "seed-learner", CONFIG, "--run-dir", tmp_path / "run", "--local.envservers", 0,
-        "--inference.address", "tcp://127.0.0.1:*", "--total-env-frames", 120_000,
+        "--inference.address", "tcp://127.0.0.1:*", "--total-env-frames", 60_000,
         "--inference.lease-s", 0.2,
     )  # fmt: skip
     address = re.search(r"tcp://\S+\d", learner.wait_for("listening on"))
@@ -44,13 +44,13 @@ def test_killed_servers_never_mix_two_histories(start: Start, tmp_path: Path) ->
                     "seed-envserver", "--connect", address.group(), "--num-envs", 8, "--groups", 2
                 ).process
             )
-        _wait_for_steps(learner, tmp_path / "run", chance.randint(500, 4_000))
+        _wait_for_steps(learner, tmp_path / "run", chance.randint(500, 3_000))
     assert learner.wait() == 0, learner.text
     lines = read_metrics(tmp_path / "run")
     assert kills >= 5
     assert last_known(lines, "histories") > 16
     assert last_known(lines, "rows_dropped") > 0
-    assert last_known(lines, "unrolls_checked") > 5_000
+    assert last_known(lines, "unrolls_checked") > 3_000
 
 
 def _wait_for_steps(learner: Command, run_dir: Path, count: int) -> None:

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from seed.algorithms.contract import Acted, LossResult
 from seed.config import NetworkConfig
+from seed.contract import Acted, LossResult
 from seed.unrolls import Rows, Unroll
 from seed.wire import SpaceSpec
 
@@ -37,9 +37,6 @@ class Recorder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
-
-    def initial_state(self, batch_size: int) -> Tensor:
-        return torch.zeros(batch_size, 1)
 
 
 def make_agent(

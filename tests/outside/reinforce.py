@@ -8,8 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from seed.algorithms.contract import Acted, LossResult
 from seed.config import NetworkConfig
+from seed.contract import Acted, LossResult
 from seed.networks.body import Body
 from seed.networks.policy import make_policy
 from seed.unrolls import Rows, Unroll
@@ -38,9 +38,6 @@ class Agent(nn.Module):
         self.policy = make_policy(action)
         self.policy_head = nn.Linear(self.body.output_size, self.policy.parameter_count)
         self.value_head = nn.Linear(self.body.output_size, 1)
-
-    def initial_state(self, batch_size: int) -> Tensor:
-        return self.body.initial_state(batch_size)
 
     def forward(self, rows: Rows, agent_state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         features, agent_state = self.body(

@@ -7,8 +7,8 @@ import dataclasses
 import torch
 
 from seed.algorithms import vtrace
-from seed.algorithms.contract import LossResult
 from seed.algorithms.vtrace import DATA_SOURCE, ActorCritic, Config, act, make_agent
+from seed.contract import LossResult
 from seed.unrolls import Unroll
 
 __all__ = ["DATA_SOURCE", "Config", "act", "loss", "make_agent"]

@@ -14,8 +14,8 @@ import zmq
 from torch import Tensor, nn
 
 from seed import wire
-from seed.algorithms.contract import Acted, Algorithm
 from seed.config import InferenceConfig
+from seed.contract import Acted, Algorithm
 from seed.forward import ForwardPass
 from seed.inference import Inference, Offer
 from seed.spaces import SpaceSpec

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from seed.algorithms.contract import load_algorithm_config
 from seed.config import Config, ConfigError
 from seed.config_loading import from_tables, parse_command_line, read_toml, to_tables, to_toml
+from seed.contract import load_algorithm_config
 
 FILE = """
 run_dir = "runs/x"

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from seed import wire
-from seed.algorithms.contract import Acted, Algorithm, load_algorithm
 from seed.config import Config, InferenceConfig, LearnerConfig, NetworkConfig
+from seed.contract import Acted, Algorithm, load_algorithm
 from seed.forward import ForwardPass, GroupStep
 from seed.serving import make_agent, make_store
 from seed.spaces import Spaces, SpaceSpec

@@ -34,7 +34,7 @@ def test_a_double_is_ignored() -> None:
         dealer.step(3, [1])
         assert dealer.actions(3) == [4]
         assert served.unrolls(1).rows.observations.flatten().tolist() == [1, 1, 1]
-        assert served.inference.rows_dropped == 0
+        assert served.store.rows_dropped == 0
 
 
 def test_a_gap_breaks_the_history() -> None:
@@ -56,7 +56,7 @@ def test_a_gap_breaks_the_history() -> None:
         restart = columns.index([14, 15, 16])
         assert unroll.rows.first[:, restart].tolist() == [True, False, False]
         assert unroll.agent_state[restart].tolist() == [0]
-        assert served.inference.rows_dropped > 0
+        assert served.store.rows_dropped > 0
 
 
 # While the queue is full, a STEP waits, and so an impatient server's next one finds it waiting.

@@ -192,7 +192,7 @@ def test_a_silent_connection_is_pinged_and_kept(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_connection_that_cannot_be_answered_is_closed() -> None:
-    with central(queue_limit=1) as served:
+    with central(queue_limit=1, lease_s=3600.0) as served:
         dead, alive = served.connect(), served.connect()
         dead.hello(2, 2)
         alive.hello(1, server_id=2)
@@ -211,6 +211,28 @@ def test_a_connection_that_cannot_be_answered_is_closed() -> None:
         served.unrolls(1)
         assert alive.actions(3) == [4]
         wait_for(lambda: served.inference.num_envs == 1)
+
+
+# Else its rows would go to whoever holds the env_ids by then.
+def test_a_waiting_step_goes_with_its_session() -> None:
+    with central(queue_limit=1) as served:
+        leaver, other = served.connect(), served.connect()
+        env_ids = leaver.hello(2).env_ids.tolist()
+        other.hello(1, server_id=2)
+        for seq in range(3):
+            other.step(seq, [1])
+            other.actions(seq)
+        # The queue is full now.
+        leaver.step(0, [50, 60])
+        assert leaver.hello(2).env_ids.tolist() == env_ids
+        leaver.step(0, [3, 4])
+        leaver.expect_silence()
+        served.unrolls(1)
+        assert leaver.actions(0) == [3, 4]
+        leaver.step(1, [3, 4])
+        assert leaver.actions(1) == [6, 8]
+        leaver.step(2, [3, 4])
+        assert served.unrolls(2).rows.observations.T.tolist() == [[3, 3, 3], [4, 4, 4]]
 
 
 def test_a_goodbye_frees_env_ids() -> None:

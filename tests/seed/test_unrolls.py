@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seed.algorithms.contract import load_algorithm
 from seed.config import Config, InferenceConfig, LearnerConfig, NetworkConfig
+from seed.contract import load_algorithm
 from seed.pages import PageLinks
 from seed.serving import make_agent, make_store, queue_limit
 from seed.spaces import Spaces, SpaceSpec

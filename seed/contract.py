@@ -41,15 +41,6 @@ class LossResult(NamedTuple):
     priorities: Tensor | None = None
 
 
-class Agent(Protocol):
-    """The network of an algorithm; a torch module with a recurrent state of fixed size."""
-
-    state_size: int
-
-    def initial_state(self, batch_size: int) -> Tensor:
-        """The state at an episode's start. `[batch_size, state_size] float32`"""
-
-
 class Algorithm(Protocol):
     """The names in an algorithm's module."""
 
@@ -59,7 +50,11 @@ class Algorithm(Protocol):
     def make_agent(
         self, observation: SpaceSpec, action: SpaceSpec, network: NetworkConfig, config: Any
     ) -> nn.Module:
-        """A module that follows `Agent`; made once to act and once to learn."""
+        """The network, made once to act and once to learn.
+
+        Its attribute `state_size` counts the numbers of an environment's recurrent state, which
+        is zero where an episode starts; 0 for none.
+        """
 
     def act(
         self, agent: nn.Module, rows: Rows, agent_state: Tensor, config: Any, *, greedy: bool
@@ -81,21 +76,30 @@ def load_algorithm(name: str) -> Algorithm:
     Raises:
         ConfigError: where there is no such module, or it lacks a name of the contract.
     """
-    path = f"seed.algorithms.{name}" if "." not in name else name
-    try:
-        found = importlib.util.find_spec(path) is not None
-    except (ImportError, ValueError):
-        found = False
-    if not found:
+    paths = [name] if "." in name else [f"seed.algorithms.{name}", name]
+    path = next((path for path in paths if _is_module(path)), None)
+    if path is None:
         raise ConfigError(
-            f"algorithm.name = {name!r}: no module {path}; expected a file of seed/algorithms "
-            "or the import path of a module"
+            f"algorithm.name = {name!r}: no module {' or '.join(paths)}; expected a file of "
+            "seed/algorithms or the import path of a module"
         )
     module = importlib.import_module(path)
     missing = [needed for needed in _NAMES if not hasattr(module, needed)]
     if missing:
         raise ConfigError(f"algorithm.name = {name!r}: {path} lacks {', '.join(missing)}")
     return cast(Algorithm, module)
+
+
+def _is_module(path: str) -> bool:
+    """Whether there is such a module; raises what its packages raise while they are imported."""
+    try:
+        return importlib.util.find_spec(path) is not None
+    except ModuleNotFoundError as error:
+        if not f"{path}.".startswith(f"{error.name}."):
+            raise
+        return False
+    except (ImportError, ValueError):
+        return False
 
 
 def load_algorithm_config(name: str) -> type:

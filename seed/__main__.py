@@ -1,0 +1,41 @@
+"""What the commands of the central side call: says clearly when that side is not installed."""
+
+from __future__ import annotations
+
+import sys
+
+# Modules that `pip install seed-rl` leaves out and `pip install "seed-rl[learner]"` brings.
+_LEARNER_MODULES = ("torch", "tyro", "rich", "tensorboard", "safetensors", "tomli_w")
+
+
+def learner() -> int:
+    """Runs `seed-learner`; returns its exit code."""
+    try:
+        from seed.main import main
+    except ModuleNotFoundError as error:
+        return _refuse("seed-learner", error)
+    return main()
+
+
+def evaluation() -> int:
+    """Runs `seed-eval`; returns its exit code."""
+    try:
+        from seed.evaluate import main
+    except ModuleNotFoundError as error:
+        return _refuse("seed-eval", error)
+    return main()
+
+
+def _refuse(command: str, error: ModuleNotFoundError) -> int:
+    if error.name not in _LEARNER_MODULES:
+        raise error
+    print(
+        f"{command}: {error.name} is not installed; this machine has the environment servers' "
+        'side only. Install the central side with: pip install "seed-rl[learner]"',
+        file=sys.stderr,
+    )
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(learner())

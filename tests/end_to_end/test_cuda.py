@@ -1,0 +1,27 @@
+"""The same commands with everything on a GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.end_to_end.commands import Train, last_known
+
+DEVICES = ("--inference.device", "cuda", "--learner.device", "cuda")
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+def test_every_unroll_is_right_on_a_gpu(train: Train) -> None:
+    lines = train("tests/outside/counter.toml", "--total-env-frames", 30_000, *DEVICES)
+    assert last_known(lines, "unrolls_checked") > 2_000
+
+
+def test_catch_on_a_gpu(train: Train) -> None:
+    lines = train("configs/catch_vtrace.toml", *DEVICES)
+    assert last_known(lines, "episode_return_mean") > 0.9
+
+
+def test_memory_chain_with_the_learner_on_the_cpu(train: Train) -> None:
+    lines = train("configs/memory_chain_vtrace.toml", *DEVICES[:2], "--learner.device", "cpu")
+    assert last_known(lines, "episode_return_mean") > 0.9

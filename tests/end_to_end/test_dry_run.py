@@ -1,0 +1,33 @@
+"""`--dry-run` says what a run would be, in a form that is itself a configuration."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+from tests.end_to_end.commands import Start
+
+
+def test_dry_run_prints_the_resolved_configuration_and_starts_nothing(
+    start: Start, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    command = start("seed-learner", "configs/pong_vtrace.toml", "--dry-run", "--seed", 9,
+                    "--run-dir", run_dir, "--algorithm.discount", 0.5)  # fmt: skip
+    assert command.wait() == 0, command.text
+    tables = tomllib.loads(command.text)
+    assert tables["seed"] == 9
+    assert tables["algorithm"]["discount"] == 0.5
+    assert tables["environment"]["atari"]["action_repeat"] == 4
+    assert "(84, 84)" in command.text
+    assert "local environment servers" in command.text
+    assert not run_dir.exists()
+
+
+def test_help_gives_units(start: Start) -> None:
+    command = start("seed-learner", "--help")
+    assert command.wait() == 0
+    text = " ".join(command.text.replace("│", " ").split())
+    assert "Seconds between checkpoints" in text
+    assert "Frames (action repeat counted)" in text
+    assert "in microseconds" in text

@@ -1,0 +1,381 @@
+"""The V-trace loss against a twin that cuts every unroll into its episodes first."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from seed.algorithms.vtrace import (
+    ActorCritic,
+    Config,
+    act,
+    loss,
+    make_agent,
+    shape_rewards,
+    transitions,
+)
+from seed.config import NetworkConfig
+from seed.contract import LossResult
+from seed.ops.vtrace import vtrace
+from seed.spaces import SpaceSpec
+from seed.unrolls import Rows, Unroll
+
+DISCRETE, BOX = SpaceSpec("int64", (), 3), SpaceSpec("float32", (2, 2))
+VECTOR, NUMBERED = SpaceSpec("float32", (4,)), SpaceSpec("int64", (), 5)
+PLAIN = NetworkConfig(torso="mlp", hidden_sizes=(8,))
+RECURRENT = NetworkConfig(torso="mlp", hidden_sizes=(8,), lstm_size=6)
+CONFIG = Config(
+    discount=0.9, lambda_=0.8, clip_rho=1.2, clip_pg_rho=0.7, value_cost=0.6, entropy_cost=0.05,
+    reward_scale=0.5, reward_clip=1.0, reduction="sum",
+)  # fmt: skip
+KINDS = pytest.mark.parametrize(
+    ("observation", "action", "network"),
+    [
+        (VECTOR, DISCRETE, PLAIN),
+        (VECTOR, DISCRETE, RECURRENT),
+        (NUMBERED, DISCRETE, RECURRENT),
+        (VECTOR, BOX, RECURRENT),
+        (NUMBERED, BOX, PLAIN),
+    ],
+)
+
+
+class Case(NamedTuple):
+    """An agent and a batch of unrolls for it."""
+
+    agent: ActorCritic
+    unroll: Unroll
+
+    def loss(self, config: Config = CONFIG) -> LossResult:
+        return loss(self.agent, None, self.unroll, config)
+
+
+def make_case(
+    observation: SpaceSpec = VECTOR,
+    action: SpaceSpec = DISCRETE,
+    network: NetworkConfig = PLAIN,
+    *,
+    seed: int = 0,
+    end_share: float = 0.3,
+) -> Case:
+    """Random unrolls as the store gives them, some rows ending an episode."""
+    torch.manual_seed(seed)
+    agent = make_agent(observation, action, network, CONFIG)
+    # Larger than at the start of a run, so that the ratios are far from 1.
+    torch.nn.init.normal_(agent.policy_head.weight)
+    rng = np.random.default_rng(seed)
+    length, batch = int(rng.integers(1, 9)), int(rng.integers(1, 5))
+    shape = (length + 1, batch)
+    ends = rng.choice(3, size=shape, p=[1 - end_share, end_share / 2, end_share / 2])
+    ended = torch.from_numpy(ends > 0)
+    first = torch.cat([torch.zeros(1, batch, dtype=torch.bool), ended[:-1]])
+    actions = torch.randn(*shape, 2, 2) if action.n is None else torch.randint(action.n, shape)
+    previous = torch.cat([torch.zeros_like(actions[:1]), actions[:-1]])
+    previous[first] = 0
+    rows = Rows(
+        observations=torch.randint(5, shape) if observation.n else torch.randn(*shape, 4),
+        previous_actions=previous,
+        rewards=(torch.randn(shape) * 3).masked_fill(first, 0.0),
+        terminated=torch.from_numpy(ends == 1),
+        truncated=torch.from_numpy(ends == 2),
+        first=first,
+    )
+    behaviour = torch.randn(*shape, agent.policy.parameter_count)
+    versions = torch.zeros(shape, dtype=torch.int64)
+    state = torch.randn(batch, agent.state_size)
+    return Case(agent, Unroll(rows, actions, {"policy": behaviour}, versions, state))
+
+
+class Said(NamedTuple):
+    """What the network says of an unroll, and the ratios' logs. `[T + 1, B]` each."""
+
+    log_probs: Tensor
+    log_rhos: Tensor
+    values: Tensor
+    entropy: Tensor
+
+
+def say(case: Case) -> Said:
+    agent, unroll = case
+    output = agent(unroll.rows, shape_rewards(unroll.rows.rewards, CONFIG), unroll.agent_state)
+    log_probs = agent.policy.log_prob(output.policy, unroll.actions)
+    log_mus = agent.policy.log_prob(unroll.behaviour["policy"], unroll.actions)
+    entropy = agent.policy.entropy(output.policy)
+    return Said(log_probs, (log_probs - log_mus).detach(), output.values, entropy)
+
+
+def twin_targets(case: Case, said: Said) -> dict[tuple[int, int], tuple[float, float]]:
+    """The value target and the advantage of every transition (t, b), episode by episode."""
+    rows = case.unroll.rows
+    targets: dict[tuple[int, int], tuple[float, float]] = {}
+    last = rows.first.shape[0] - 1
+    for b in range(rows.first.shape[1]):
+        start = 0
+        for t in range(last + 1):
+            terminated, truncated = bool(rows.terminated[t, b]), bool(rows.truncated[t, b])
+            if terminated or truncated or t == last:
+                values = said.values[start : t + 1, b].detach().double().numpy().copy()
+                if terminated:
+                    values[-1] = 0.0
+                rewards = rows.rewards[start + 1 : t + 1, b].double().numpy()
+                ratios = said.log_rhos[start:t, b].double().exp().numpy()
+                for s, pair in enumerate(episode_targets(values, rewards, ratios)):
+                    targets[start + s, b] = pair
+                start = t + 1
+    return targets
+
+
+def episode_targets(
+    values: NDArray[np.float64], rewards: NDArray[np.float64], ratios: NDArray[np.float64]
+) -> list[tuple[float, float]]:
+    """The paper's sums over one episode of n transitions and n + 1 values."""
+    n, gamma = len(rewards), CONFIG.discount
+    rewards = np.clip(rewards * CONFIG.reward_scale, -1, 1)
+    rho, c = np.minimum(ratios, CONFIG.clip_rho), CONFIG.lambda_ * np.minimum(ratios, 1.0)
+    delta = rho * (rewards + gamma * values[1:] - values[:-1])
+    vs = values.copy()
+    for s in range(n):
+        for t in range(s, n):
+            vs[s] += gamma ** (t - s) * np.prod(c[s:t]) * delta[t]
+    advantages = np.minimum(ratios, CONFIG.clip_pg_rho) * (rewards + gamma * vs[1:] - values[:-1])
+    return list(zip(vs[:-1].tolist(), advantages.tolist(), strict=True))
+
+
+def twin_loss(case: Case) -> tuple[Tensor, int]:
+    """The loss with constants as targets, and the number of transitions."""
+    said = say(case)
+    total = torch.zeros(())
+    targets = twin_targets(case, said)
+    for (t, b), (value_target, advantage) in targets.items():
+        total = total - said.log_probs[t, b] * advantage
+        total = total + CONFIG.value_cost * 0.5 * (value_target - said.values[t, b]) ** 2
+        total = total - CONFIG.entropy_cost * said.entropy[t, b]
+    return total, len(targets)
+
+
+def gradients(case: Case, total: Tensor) -> list[Tensor]:
+    found = torch.autograd.grad(total, list(case.agent.parameters()), allow_unused=True)
+    return [torch.zeros(1) if gradient is None else gradient for gradient in found]
+
+
+@KINDS
+@pytest.mark.parametrize("seed", range(6))
+def test_matches_the_twin_and_its_gradient(
+    observation: SpaceSpec, action: SpaceSpec, network: NetworkConfig, seed: int
+) -> None:
+    case = make_case(observation, action, network, seed=seed)
+    expected, _ = twin_loss(case)
+    actual = case.loss().loss
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+    if expected.requires_grad:
+        pairs = zip(gradients(case, actual), gradients(case, expected), strict=True)
+        for gradient, expected_gradient in pairs:
+            torch.testing.assert_close(gradient, expected_gradient, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_mean_is_over_the_transitions(seed: int) -> None:
+    case = make_case(seed=seed)
+    expected, count = twin_loss(case)
+    mean = case.loss(replace(CONFIG, reduction="mean"))
+    torch.testing.assert_close(mean.loss, expected / max(count, 1), rtol=1e-4, atol=1e-4)
+
+
+@KINDS
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_the_step_between_episodes_counts_for_nothing(
+    observation: SpaceSpec, action: SpaceSpec, network: NetworkConfig, reduction: Any
+) -> None:
+    config = replace(CONFIG, reduction=reduction)
+    case = make_case(observation, action, network, seed=3, end_share=0.6)
+    before = case.loss(config)
+    before_gradients = gradients(case, before.loss)
+    rows = case.unroll.rows
+    ended, first = rows.terminated | rows.truncated, rows.first
+    assert ended[:-1].any()
+    with torch.no_grad():
+        changed = (case.unroll.actions + 1) % 3 if action.n else case.unroll.actions + 5
+        case.unroll.actions[ended] = changed[ended]
+        case.unroll.behaviour["policy"][ended] += torch.randn(case.agent.policy.parameter_count)
+        rows.rewards[first] = 100.0
+        rows.previous_actions[first] = 1
+    after = case.loss(config)
+    assert torch.equal(after.loss, before.loss)
+    for left, right in zip(gradients(case, after.loss), before_gradients, strict=True):
+        assert torch.equal(left, right)
+    for name, value in before.metrics.items():
+        assert torch.equal(value, after.metrics[name]), name
+
+
+# The same changes must count where no episode ends, or the test above could not fail.
+@pytest.mark.parametrize("changed", ["actions", "behaviour", "rewards"])
+def test_the_same_changes_count_within_an_episode(changed: str) -> None:
+    case = make_case(seed=3, end_share=0.0)
+    before = case.loss().loss
+    with torch.no_grad():
+        if changed == "actions":
+            case.unroll.actions[0] = (case.unroll.actions[0] + 1) % 3
+        elif changed == "behaviour":
+            case.unroll.behaviour["policy"][0, :, 0] += 1
+        else:
+            case.unroll.rows.rewards[1] += 0.1
+    assert not torch.equal(case.loss().loss, before)
+
+
+def column(*numbers: float) -> Tensor:
+    return torch.tensor(numbers)[:, None]
+
+
+def hand_rows(terminated: list[int], truncated: list[int]) -> Rows:
+    """Five rows of one environment; row 2 may end an episode."""
+    ended = [a or b for a, b in zip(terminated, truncated, strict=True)]
+    return Rows(
+        observations=torch.zeros(5, 1),
+        previous_actions=torch.zeros(5, 1, dtype=torch.int64),
+        rewards=column(9.0, 1.0, 2.0, 0.0, 4.0),
+        terminated=torch.tensor(terminated, dtype=torch.bool)[:, None],
+        truncated=torch.tensor(truncated, dtype=torch.bool)[:, None],
+        first=torch.tensor([0, *ended[:-1]], dtype=torch.bool)[:, None],
+    )
+
+
+def hand_targets(rows: Rows) -> tuple[list[float], list[float]]:
+    """On-policy targets with discount one half and values 10, 20, 30, 40, 50."""
+    values = column(10.0, 20.0, 30.0, 40.0, 50.0)
+    steps = transitions(rows, rows.rewards, values, 0.5)
+    vs, _ = vtrace(torch.zeros(4, 1), steps.discounts, steps.rewards, values[:-1], values[-1])
+    return vs.flatten().tolist(), steps.valid.flatten().tolist()
+
+
+def test_without_an_end_everything_bootstraps_from_the_last_value() -> None:
+    vs, valid = hand_targets(hand_rows([0] * 5, [0] * 5))
+    # 4 + 50/2 = 29, 0 + 29/2, 2 + 14.5/2, 1 + 9.25/2
+    assert vs == [5.625, 9.25, 14.5, 29.0]
+    assert valid == [1, 1, 1, 1]
+
+
+def test_truncation_bootstraps_from_the_final_observation() -> None:
+    vs, valid = hand_targets(hand_rows([0] * 5, [0, 0, 1, 0, 0]))
+    # 2 + 30/2 = 17, 1 + 17/2 = 9.5; row 2 itself is no transition.
+    assert (vs[0], vs[1], vs[3]) == (9.5, 17.0, 29.0)
+    assert valid == [1, 1, 0, 1]
+
+
+def test_termination_bootstraps_from_zero() -> None:
+    vs, valid = hand_targets(hand_rows([0, 0, 1, 0, 0], [0] * 5))
+    # 2 + 0, 1 + 2/2
+    assert (vs[0], vs[1], vs[3]) == (2.0, 2.0, 29.0)
+    assert valid == [1, 1, 0, 1]
+
+
+def test_termination_wins_over_truncation() -> None:
+    vs, _ = hand_targets(hand_rows([0, 0, 1, 0, 0], [0, 0, 1, 0, 0]))
+    assert (vs[0], vs[1]) == (2.0, 2.0)
+
+
+@pytest.mark.parametrize(("terminated", "target"), [(1, 4.0), (0, 29.0)])
+def test_an_end_in_the_last_row(terminated: int, target: float) -> None:
+    vs, valid = hand_targets(hand_rows([0, 0, 0, 0, terminated], [0, 0, 0, 0, 1 - terminated]))
+    assert vs[3] == target
+    assert valid == [1, 1, 1, 1]
+
+
+def test_no_gradient_reaches_the_behaviour_policy() -> None:
+    case = make_case(seed=2)
+    case.unroll.behaviour["policy"].requires_grad_()
+    case.loss().loss.backward()  # type: ignore[no-untyped-call]
+    assert case.unroll.behaviour["policy"].grad is None
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_an_unroll_without_any_transition_is_harmless(reduction: Any) -> None:
+    case = make_case(seed=1)
+    case.unroll.rows.terminated[:] = True
+    result = case.loss(replace(CONFIG, reduction=reduction))
+    assert result.loss == 0
+    assert all(not gradient.any() for gradient in gradients(case, result.loss))
+    assert all(torch.isfinite(value) for value in result.metrics.values())
+
+
+def test_on_policy_metrics() -> None:
+    case = make_case(seed=4, end_share=0.0)
+    unroll = case.unroll
+    rewards = shape_rewards(unroll.rows.rewards, CONFIG)
+    output = case.agent(unroll.rows, rewards, unroll.agent_state)
+    unroll.behaviour["policy"] = output.policy.detach()
+    metrics = case.loss().metrics
+    assert metrics["rho_mean"].item() == pytest.approx(1.0)
+    assert metrics["rho_clipped_share"] == 0
+    assert metrics["behaviour_kl"].item() == pytest.approx(0.0, abs=1e-6)
+    assert metrics["value_mean"].item() == pytest.approx(output.values[:-1].mean().item())
+    assert 0 < metrics["entropy"] <= math.log(3) + 1e-6
+    assert not any(value.requires_grad or value.dim() for value in metrics.values())
+
+
+def test_the_loss_is_the_sum_of_its_parts() -> None:
+    result = make_case(seed=5).loss()
+    metrics = result.metrics
+    off = make_case(seed=5).loss(replace(CONFIG, entropy_cost=0.0))
+    parts = metrics["policy_loss"] + CONFIG.value_cost * metrics["value_loss"]
+    torch.testing.assert_close(off.loss, parts)
+    assert result.loss < off.loss
+    assert result.priorities is None
+
+
+def test_the_loss_changes_neither_unroll_nor_network() -> None:
+    case = make_case(network=RECURRENT, seed=6)
+    rewards, actions = case.unroll.rows.rewards.clone(), case.unroll.actions.clone()
+    weights = [parameter.detach().clone() for parameter in case.agent.parameters()]
+    assert torch.equal(case.loss().loss, case.loss().loss)
+    assert torch.equal(case.unroll.rows.rewards, rewards)
+    assert torch.equal(case.unroll.actions, actions)
+    assert all(map(torch.equal, case.agent.parameters(), weights))
+
+
+@pytest.mark.parametrize(
+    ("scale", "clip", "expected"),
+    [(1.0, 1.0, [-1.0, -0.5, 0.0, 1.0]), (0.5, 1.0, [-1.0, -0.25, 0.0, 1.0]),
+     (0.5, 0.0, [-2.0, -0.25, 0.0, 4.0]), (4.0, 3.0, [-3.0, -2.0, 0.0, 3.0])],
+)  # fmt: skip
+def test_rewards_are_scaled_then_clipped(scale: float, clip: float, expected: list[float]) -> None:
+    rewards = torch.tensor([-4.0, -0.5, 0.0, 8.0])
+    config = Config(reward_scale=scale, reward_clip=clip)
+    assert shape_rewards(rewards, config).tolist() == expected
+
+
+@KINDS
+def test_acting_keeps_the_policy_and_the_state(
+    observation: SpaceSpec, action: SpaceSpec, network: NetworkConfig
+) -> None:
+    case = make_case(observation, action, network, seed=7)
+    rows = Rows(**{name: value[:1] for name, value in vars(case.unroll.rows).items()})
+    state = case.unroll.agent_state
+    with torch.no_grad():
+        acted = act(case.agent, rows, state, CONFIG, greedy=False)
+        output = case.agent(rows, shape_rewards(rows.rewards, CONFIG), state)
+        greedy = act(case.agent, rows, state, CONFIG, greedy=True)
+    assert acted.actions.shape == (len(state), *action.shape)
+    assert acted.actions.dtype == (torch.int64 if action.n else torch.float32)
+    assert torch.equal(acted.behaviour["policy"], output.policy[0])
+    assert torch.equal(acted.agent_state, output.agent_state)
+    modes = case.agent.policy.mode(output.policy[0])
+    assert torch.equal(greedy.actions, modes.view_as(greedy.actions))
+
+
+def test_acting_samples() -> None:
+    case = make_case(seed=8)
+    rows = Rows(**{name: value[:1] for name, value in vars(case.unroll.rows).items()})
+    with torch.no_grad():
+        case.agent.policy_head.weight.zero_()
+        drawn = {
+            int(act(case.agent, rows, case.unroll.agent_state, CONFIG, greedy=False).actions[0])
+            for _ in range(100)
+        }
+    assert drawn == {0, 1, 2}

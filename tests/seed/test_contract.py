@@ -1,0 +1,76 @@
+"""How an algorithm is found, and what is said of one that is not or not whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from seed.algorithms.vtrace import Config
+from seed.config import ConfigError
+from seed.contract import load_algorithm, load_algorithm_config
+
+NAMES = ("Config", "DATA_SOURCE", "make_agent", "act", "loss")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of modules that can be imported."""
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def write_module(folder: Path, package: str, names: tuple[str, ...]) -> str:
+    (folder / package).mkdir()
+    (folder / package / "__init__.py").write_text("")
+    (folder / package / "algorithm.py").write_text("".join(f"{name} = int\n" for name in names))
+    return f"{package}.algorithm"
+
+
+def test_a_name_is_a_file_of_this_package() -> None:
+    assert load_algorithm("vtrace").Config is Config
+    assert load_algorithm("seed.algorithms.vtrace") is load_algorithm("vtrace")
+    assert load_algorithm_config("vtrace") is Config
+
+
+def test_an_import_path_is_any_module(folder: Path) -> None:
+    path = write_module(folder, "contract_whole", NAMES)
+    algorithm = load_algorithm(path)
+    assert algorithm.__name__ == path  # type: ignore[attr-defined]
+    assert load_algorithm_config(path) is int
+
+
+@pytest.mark.parametrize("missing", NAMES)
+def test_says_what_a_module_lacks(folder: Path, missing: str) -> None:
+    names = tuple(name for name in NAMES if name != missing)
+    path = write_module(folder, f"contract_without_{missing.lower()}", names)
+    with pytest.raises(ConfigError, match=f"^algorithm.name = '{path}': {path} lacks {missing}$"):
+        load_algorithm(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["nosuch", "no.such.module", "seed.nosuch", "", ".", "..vtrace", "a b", "vtrace.x"]
+)
+def test_says_where_it_looked_in_vain(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"no module .*expected a file of seed/algorithms or the"):
+        load_algorithm(name)
+
+
+def test_another_module_is_no_algorithm() -> None:
+    with pytest.raises(ConfigError, match=r"seed\.wire lacks Config"):
+        load_algorithm("seed.wire")
+
+
+# An error within a user's file must show its own traceback.
+def test_a_broken_module_is_not_called_missing(folder: Path) -> None:
+    path = write_module(folder, "contract_broken", NAMES)
+    (folder / "contract_broken" / "algorithm.py").write_text("import nosuch_dependency")
+    with pytest.raises(ModuleNotFoundError, match="nosuch_dependency"):
+        load_algorithm(path)
+
+
+def test_a_broken_package_is_not_called_missing(folder: Path) -> None:
+    path = write_module(folder, "contract_broken_package", NAMES)
+    (folder / "contract_broken_package" / "__init__.py").write_text("import nosuch_dependency")
+    with pytest.raises(ModuleNotFoundError, match="nosuch_dependency"):
+        load_algorithm(path)
