@@ -32,6 +32,7 @@ Int64Array = npt.NDArray[np.int64]
 
 _IDLE_POLL_MS = 20
 _HOUSEKEEPING_S = 1.0
+_SMALLEST_FRAME_LIMIT_BYTES = 65_536
 
 
 class BatchRecord(NamedTuple):
@@ -335,8 +336,8 @@ class Inference:
 
 
 def _largest_frame(config: InferenceConfig, offer: Offer) -> int:
-    """Bytes of the largest frame that a well-behaved environment server sends."""
-    return max(wire.MAX_HEADER_BYTES, config.max_batch * max(offer.observation.nbytes, 16))
+    """Bytes beyond which ZeroMQ cuts the connection; below, a wrong frame is told what is wrong."""
+    return max(_SMALLEST_FRAME_LIMIT_BYTES, config.max_batch * offer.observation.nbytes)
 
 
 def _bind(address: str, largest_frame: int) -> zmq.Socket[bytes]:

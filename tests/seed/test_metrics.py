@@ -33,11 +33,9 @@ def close(
     learned: list[UpdateRecord] | None = None,
 ) -> Line:
     """The line after these records, from stand-ins for the threads' objects."""
-    inference: Any = SimpleNamespace(
-        records=put(acted or []), num_envs=7, rows_dropped=3, messages_refused=2
-    )
+    inference: Any = SimpleNamespace(records=put(acted or []), num_envs=7, messages_refused=2)
     learner: Any = SimpleNamespace(records=put(learned or []))
-    store: Any = SimpleNamespace(num_ready=5)
+    store: Any = SimpleNamespace(num_ready=5, rows_dropped=3)
     return window.close(progress, inference, learner, store)
 
 
