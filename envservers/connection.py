@@ -27,6 +27,10 @@ _SOCKET_OPTIONS = {
 }
 
 
+class UnusableAddress(ValueError):
+    """An address that no socket can connect to, with what was expected."""
+
+
 class Connection:
     """One DEALER socket that is connected to the learner, or trying to be.
 
@@ -34,7 +38,12 @@ class Connection:
     """
 
     def __init__(self, address: str) -> None:
-        """Starts connecting to `address` ("tcp://HOST:PORT" or "ipc://PATH")."""
+        """Starts connecting to `address` ("tcp://HOST:PORT" or "ipc://PATH").
+
+        Raises:
+            UnusableAddress: where the address cannot mean a learner.
+        """
+        self._closed = False
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         for option, value in _SOCKET_OPTIONS.items():
@@ -50,7 +59,14 @@ class Connection:
         self._poller = zmq.Poller()
         for readable in (self._socket, self._monitor, self._wake_reader):
             self._poller.register(readable, zmq.POLLIN)
-        self._socket.connect(address)
+        try:
+            self._socket.connect(address)
+        except zmq.ZMQError as error:
+            self.close()
+            raise UnusableAddress(
+                f"--connect {address}: cannot be used ({error.strerror}); expected "
+                "tcp://HOST:PORT, or ipc://PATH with a path of at most 100 bytes"
+            ) from None
 
     def wait(self, timeout_s: float) -> None:
         """Returns when there is a message, a change or a `wake`, or `timeout_s` have passed."""
@@ -60,6 +76,8 @@ class Connection:
 
     def wake(self) -> None:
         """Makes `wait` return; may be called by other threads and by signal handlers."""
+        if self._closed:
+            return
         try:
             os.write(self._wake_writer, b"w")
         except BlockingIOError:
@@ -90,6 +108,7 @@ class Connection:
 
     def close(self) -> None:
         """Closes the socket, after up to half a second for what has not gone out yet."""
+        self._closed = True
         self._socket.disable_monitor()
         self._monitor.close(linger=0)
         self._socket.close(linger=_GOODBYE_LINGER_MS)

@@ -27,15 +27,20 @@ here
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command with `argv` (by default the process's); returns its exit code."""
     arguments = _parse(argv)
-    from envservers.server import EnvServer
+    from envservers.connection import UnusableAddress
+    from envservers.server import EXIT_REFUSED, EnvServer
 
-    server = EnvServer(
-        arguments.connect,
-        group_sizes(arguments.num_envs, arguments.groups),
-        once=arguments.once,
-        wait_s=arguments.wait_s,
-        name=arguments.name,
-    )
+    try:
+        server = EnvServer(
+            arguments.connect,
+            group_sizes(arguments.num_envs, arguments.groups),
+            once=arguments.once,
+            wait_s=arguments.wait_s,
+            name=arguments.name,
+        )
+    except UnusableAddress as error:
+        print(f"seed-envserver: {error}", file=sys.stderr)
+        return EXIT_REFUSED
 
     def stop(number: int, frame: FrameType | None) -> None:
         # A second signal leaves at once, should an environment hang.

@@ -113,7 +113,10 @@ class EnvServer:
         if self._once and os.getppid() != self._parent:
             self._leave(EXIT_DONE, "the process that started this one has ended")
         if self._session is None and time.monotonic() >= self._waiting_since_s + self._wait_s:
-            self._say(f"no learner at {self._address} within {self._wait_s:g} s")
+            reason = f": {self._last_refusal}" if self._last_refusal else ""
+            self._say(
+                f"no session with a learner at {self._address} within {self._wait_s:g} s{reason}"
+            )
             self._exit_code = EXIT_CRASH
         # Messages first: those of a connection arrived before it was lost.
         for frames in self._connection.messages():
@@ -130,6 +133,8 @@ class EnvServer:
         now_s = time.monotonic()
         if self._connected and not connected:
             self._say(f"lost the connection to {self._address}")
+        if self._once and self._session is not None and not connected:
+            self._exit_code = EXIT_DONE
         if self._session is not None:
             self._waiting_since_s = now_s
         self._connected, self._session, self._hello_sent = connected, None, False
@@ -184,8 +189,11 @@ class EnvServer:
         # What a third-party environment raises has no common class.
         try:
             step = self._session.advance(message)
-        except WireError:
-            raise
+        except WireError as error:
+            # The learner waits for this group's next row, which cannot be: no quiet way on.
+            self._say(f"the learner sent actions that cannot be taken: {error}")
+            self._leave(EXIT_CRASH, str(error))
+            return
         except Exception as error:
             self._crash(error)
             return

@@ -6,24 +6,31 @@ import sys
 
 # Modules that `pip install seed-rl` leaves out and `pip install "seed-rl[learner]"` brings.
 _LEARNER_MODULES = ("torch", "tyro", "rich", "tensorboard", "safetensors", "tomli_w")
+_EXIT_INTERRUPTED = 130
 
 
 def learner() -> int:
     """Runs `seed-learner`; returns its exit code."""
     try:
         from seed.main import main
+
+        return main()
     except ModuleNotFoundError as error:
         return _refuse("seed-learner", error)
-    return main()
+    except KeyboardInterrupt:
+        return _EXIT_INTERRUPTED
 
 
 def evaluation() -> int:
     """Runs `seed-eval`; returns its exit code."""
     try:
         from seed.evaluate import main
+
+        return main()
     except ModuleNotFoundError as error:
         return _refuse("seed-eval", error)
-    return main()
+    except KeyboardInterrupt:
+        return _EXIT_INTERRUPTED
 
 
 def _refuse(command: str, error: ModuleNotFoundError) -> int:

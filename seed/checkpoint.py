@@ -46,7 +46,8 @@ def save(folder: Path, name: str, checkpoint: Checkpoint, *, keep: int) -> Path:
     final, temporary = folder / name, folder / f".{name}.tmp"
     if final.exists() and _is_whole(final):
         return final
-    for stale in (temporary, final):
+    # A kill while saving leaves its unfinished folder behind.
+    for stale in (final, *folder.glob(".frames-*.tmp")):
         shutil.rmtree(stale, ignore_errors=True)
     temporary.mkdir(parents=True)
     tensors = {key: t.detach().cpu().contiguous().clone() for key, t in checkpoint.tensors.items()}

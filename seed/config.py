@@ -6,6 +6,7 @@ Every field is explained by the string below it, which `seed-learner --help` pri
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -147,10 +148,8 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class LocalConfig:
-    """Environment servers that the learner starts on its own machine."""
+    """The environment servers that the learner starts on its own machine."""
 
-    envservers: int | Literal["auto"] = "auto"
-    """Processes; "auto" takes one per core beside the learner's, 0 waits for remote ones only."""
     envs_per_server: int = 32
     """Environments in each process."""
     groups_per_server: int = 2
@@ -164,7 +163,8 @@ class Config:
     run_dir: str = "runs/default"
     """Folder of the run: config.toml, metrics.jsonl, tensorboard/, checkpoints/."""
     resume: str = "auto"
-    """"auto" goes on from the run's newest checkpoint, "never" starts anew, or a checkpoint."""
+    """"auto" goes on from the run's newest checkpoint, "never" refuses a run that has one, or
+    the folder of a checkpoint to start from."""
     seed: int = 1
     """Seed of network, action sampling and environments."""
     total_env_frames: int = 10_000_000
@@ -175,6 +175,8 @@ class Config:
     """Seconds between checkpoints."""
     keep_checkpoints: int = 3
     """Checkpoints kept; older ones are deleted."""
+    local_envservers: int | Literal["auto"] = "auto"
+    """Environment servers started beside the learner; "auto": one per core but one, 0: none."""
     environment: EnvironmentConfig = EnvironmentConfig()
     network: NetworkConfig = NetworkConfig()
     inference: InferenceConfig = InferenceConfig()
@@ -207,14 +209,20 @@ _AT_LEAST_ONE = (
 _AT_LEAST_ZERO = (
     "seed", "network.lstm_size", "inference.max_wait_us", "optimizer.learning_rate",
     "optimizer.final_learning_rate_fraction", "optimizer.epsilon", "optimizer.clip_norm",
-    "optimizer.momentum", "environment.atari.noop_max", "inference.lease_s",
+    "environment.atari.noop_max", "inference.lease_s",
     "log_interval_s", "checkpoint_interval_s",
 )  # fmt: skip
 
 
 def _check_ranges(config: Config) -> None:
-    if not 0 <= config.optimizer.decay < 1:
-        raise ConfigError(f"optimizer.decay = {config.optimizer.decay}: expected from 0 to below 1")
+    for name in ("decay", "momentum", "beta1", "beta2"):
+        share = getattr(config.optimizer, name)
+        if not 0 <= share < 1:
+            raise ConfigError(f"optimizer.{name} = {share}: expected from 0 to below 1")
+    if not math.isfinite(config.learner.queue_batches):
+        raise ConfigError(
+            f"learner.queue_batches = {config.learner.queue_batches}: expected a finite number"
+        )
     if config.optimizer.kind == "rmsprop_tf" and config.optimizer.epsilon == 0:
         raise ConfigError("optimizer.epsilon = 0.0: rmsprop_tf divides by it; expected more than 0")
     if min(config.network.hidden_sizes, default=1) < 1:
@@ -228,8 +236,8 @@ def _check_ranges(config: Config) -> None:
                 value = getattr(value, part)
             if not value >= least:
                 raise ConfigError(f"{name} = {value!r}: expected at least {least}")
-    if config.local.envservers != "auto" and config.local.envservers < 0:
-        raise ConfigError(f"local.envservers = {config.local.envservers}: expected at least 0")
+    if config.local_envservers != "auto" and config.local_envservers < 0:
+        raise ConfigError(f"local_envservers = {config.local_envservers}: expected at least 0")
 
 
 def _check_address(inference: InferenceConfig) -> None:
@@ -263,6 +271,13 @@ def _check_relations(config: Config) -> None:
         raise ConfigError(
             f"local.groups_per_server = {config.local.groups_per_server}: expected at most "
             f"local.envs_per_server = {config.local.envs_per_server}"
+        )
+    largest_group = -(-config.local.envs_per_server // config.local.groups_per_server)
+    if config.local_envservers != 0 and largest_group > config.inference.max_batch:
+        raise ConfigError(
+            f"inference.max_batch = {config.inference.max_batch}: expected at least the "
+            f"{largest_group} environments of a local group (local.envs_per_server / "
+            "local.groups_per_server)"
         )
     if config.network.frame_stack > 256:
         raise ConfigError(

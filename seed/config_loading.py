@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import functools
+import io
 import tomllib
 import types
 import typing
@@ -35,28 +37,66 @@ def parse_command_line(arguments: Sequence[str], load_algorithm_config: Any) -> 
     Args:
         arguments: The command line without the program's name.
         load_algorithm_config: From an algorithm's name to its configuration dataclass; called
-            once the file has said which algorithm it is.
+            once it is known which algorithm it is.
 
     Raises:
         ConfigError: for a file or value that cannot be used.
-        SystemExit: from the command-line parser, after it printed help or what was wrong.
+        SystemExit: with code 0, after help was printed.
     """
     config_file = next((Path(word) for word in arguments if word.endswith(".toml")), None)
     tables = read_toml(config_file) if config_file else {}
+    arguments, algorithm_name = _take_option(arguments, "--algorithm.name")
+    if algorithm_name is not None:
+        tables["algorithm"] = {**tables.get("algorithm", {}), "name": algorithm_name}
     default = from_tables(tables, load_algorithm_config)
-    algorithm_type: Any = type(default.algorithm)
-    command_line_type = _command_line_type(algorithm_type)
-    parsed = tyro.cli(
-        command_line_type,
-        args=list(arguments),
-        prog="seed-learner",
-        description="Trains by the configuration in CONFIG; any field can be overridden.",
-        default=command_line_type(config_file=tyro.MISSING, dry_run=False, config=default),
-    )
+    parsed = _parse(arguments, default)
     if parsed.config_file != config_file:
         raise ConfigError(f"{parsed.config_file}: expected a file whose name ends with .toml")
     check(parsed.config)
     return CommandLine(parsed.config_file, parsed.dry_run, parsed.config)
+
+
+def _take_option(arguments: Sequence[str], option: str) -> tuple[list[str], str | None]:
+    """The arguments without this option, and its value; it decides which others there are."""
+    rest, value = [], None
+    words = iter(arguments)
+    for word in words:
+        if word == option:
+            value = next(words, "")
+        elif word.startswith(option + "="):
+            value = word.removeprefix(option + "=")
+        else:
+            rest.append(word)
+    return rest, value
+
+
+def _parse(arguments: Sequence[str], default: Config) -> Any:
+    """The command line as `_command_line_type`; raises ConfigError with the parser's words."""
+    algorithm_type: Any = type(default.algorithm)
+    command_line_type = _command_line_type(algorithm_type)
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(
+                command_line_type,
+                args=list(arguments),
+                prog="seed-learner",
+                description="Trains by the configuration in CONFIG; any field can be overridden. "
+                "--algorithm.name NAME chooses another algorithm.",
+                default=command_line_type(config_file=tyro.MISSING, dry_run=False, config=default),
+            )
+    except SystemExit as exit_request:
+        if not exit_request.code:
+            raise
+        raise ConfigError(_in_one_line(complaint.getvalue())) from None
+
+
+def _in_one_line(box: str) -> str:
+    """What the parser drew as a box of sections, without its last one, which points to help."""
+    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
+    sections = " ".join(lines).split("──")
+    said = [" ".join(section.strip("─ ").split()) for section in sections]
+    return "; ".join([*[text for text in said if text][:-1], "--help lists all fields"])
 
 
 @functools.lru_cache  # one type each, so that values of it are equal and match it
@@ -148,7 +188,11 @@ def build(cls: type[T], table: Mapping[str, Any], path: str) -> T:
                 f"{path}{name} = {table[name]!r}: unknown field{meant}; "
                 f"expected one of {', '.join(names)}"
             )
-    return cls(**{name: _value(hints[name], value, path + name) for name, value in table.items()})
+    values = {name: _value(hints[name], value, path + name) for name, value in table.items()}
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise ConfigError(f"{path.rstrip('.')}: {error}") from None
 
 
 def _value(hint: Any, value: Any, path: str) -> Any:

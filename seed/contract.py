@@ -45,7 +45,7 @@ class Algorithm(Protocol):
     """The names in an algorithm's module."""
 
     Config: type
-    DATA_SOURCE: Literal["queue", "replay"]
+    DATA_SOURCE: Literal["queue"]
 
     def make_agent(
         self, observation: SpaceSpec, action: SpaceSpec, network: NetworkConfig, config: Any
@@ -87,6 +87,10 @@ def load_algorithm(name: str) -> Algorithm:
     missing = [needed for needed in _NAMES if not hasattr(module, needed)]
     if missing:
         raise ConfigError(f"algorithm.name = {name!r}: {path} lacks {', '.join(missing)}")
+    if module.DATA_SOURCE != "queue":
+        raise ConfigError(
+            f"algorithm.name = {name!r}: DATA_SOURCE = {module.DATA_SOURCE!r}, expected 'queue'"
+        )
     return cast(Algorithm, module)
 
 

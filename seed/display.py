@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
 from seed.metrics import Line
+
+# The log and the live line share it, so that neither writes into the other.
+CONSOLE = Console(stderr=True)
 
 
 class Display:
@@ -16,24 +17,23 @@ class Display:
     def __init__(self, total_env_frames: int, env_frames: int) -> None:
         """Shows the line, `env_frames` of the way already gone."""
         self._progress = Progress(
-            BarColumn(24),
-            TextColumn("{task.percentage:5.1f}%"),
-            TextColumn("{task.fields[figures]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
+            TextColumn("{task.percentage:3.0f}%"),
             TimeRemainingColumn(),
-            console=Console(file=sys.stderr),
-            disable=not sys.stderr.isatty(),
+            TextColumn("left  {task.fields[figures]}"),
+            console=CONSOLE,
+            disable=not CONSOLE.is_terminal,
+            # Lines come as seldom as once per log_interval_s: rich's 30 s would see none of them.
+            speed_estimate_period=3600,
         )
         self._task = self._progress.add_task(
-            "", total=total_env_frames, completed=env_frames, figures="waiting for environments"
+            "", total=total_env_frames, completed=env_frames, figures="waiting"
         )
         self._progress.start()
 
     def update(self, line: Line) -> None:
         """Shows a line of metrics."""
         figures = (
-            f"{_text(line['env_frames'], ',.0f')} frames  {_text(line['fps'], ',.0f')} fps  "
+            f"{_text(line['fps'], ',.0f')} fps  "
             f"return {_text(line['episode_return_mean'], '.2f')}  "
             f"lag {_text(line['policy_lag_mean'], '.1f')}  "
             f"batch {_text(line['inference_batch_mean'], '.0f')}"

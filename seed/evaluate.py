@@ -29,6 +29,7 @@ from seed.threads import Crew
 from seed.weights import WeightSlot
 
 _TICK_S = 0.05
+_EVALUATION_SEED = 2**31
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +67,6 @@ def main(argv: list[str] | None = None) -> int:
     except CheckpointError as error:
         print(f"seed-eval: {error}", file=sys.stderr)
         return 78
-    except KeyboardInterrupt:
-        return 130
     if arguments.json:
         print(json.dumps(dataclasses.asdict(result)))
     else:
@@ -101,10 +100,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text!r}")
+    return int(text)
 
 
 def evaluate(path: Path, episodes: int, envs: int, greedy: bool) -> Result:
@@ -152,12 +150,15 @@ def _adapt(config: Config, envs: int) -> Config:
     """The run's configuration with one local server of `envs` environments on a free port."""
     return dataclasses.replace(
         config,
+        local_envservers=1,
         inference=dataclasses.replace(
-            config.inference, address="tcp://127.0.0.1:*", max_envs=envs, min_batch=1
+            config.inference,
+            address="tcp://127.0.0.1:*",
+            max_envs=envs,
+            max_batch=max(envs, config.inference.max_batch),
+            min_batch=1,
         ),
-        local=dataclasses.replace(
-            config.local, envservers=1, envs_per_server=envs, groups_per_server=1
-        ),
+        local=dataclasses.replace(config.local, envs_per_server=envs, groups_per_server=1),
     )
 
 
@@ -171,7 +172,11 @@ def _make_player(config: Config, loaded: Checkpoint, greedy: bool) -> Inference:
     slot = WeightSlot()
     slot.publish(loaded.state["learner_steps"], agent)
     store = make_store(algorithm, config, spaces, agent, device)
-    return make_inference(algorithm, config, spaces, store, slot, store.release, greedy=greedy)
+    # In training, the second number counts steps: these games are other ones.
+    seed = (config.seed, _EVALUATION_SEED)
+    return make_inference(
+        algorithm, config, spaces, store, agent, slot, store.release, seed=seed, greedy=greedy
+    )
 
 
 def _play(config: Config, inference: Inference, episodes: int) -> list[EpisodeRecord]:

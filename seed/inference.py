@@ -7,6 +7,7 @@ Work-conserving: whenever the device is free, every row that has arrived goes in
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -32,11 +33,17 @@ Int64Array = npt.NDArray[np.int64]
 
 _IDLE_POLL_MS = 20
 _HOUSEKEEPING_S = 1.0
+_FAREWELL_MS = 200
 _SMALLEST_FRAME_LIMIT_BYTES = 65_536
 
 
 class BatchRecord(NamedTuple):
-    """One batch, for the metrics: its rows and how long its oldest row waited for its action."""
+    """One batch, for the metrics.
+
+    Attributes:
+        rows: Rows of the batch.
+        latency_s: From reading its oldest message off the socket to having sent its actions.
+    """
 
     rows: int
     latency_s: float
@@ -57,7 +64,7 @@ class Offer:
     environment: dict[str, Any]
     observation: wire.SpaceSpec
     action: wire.SpaceSpec
-    seed: int
+    seed: tuple[int, ...]
 
     def welcome(self, session: int, env_ids: Int64Array, seeds: Int64Array) -> wire.Welcome:
         """The WELCOME for one session."""
@@ -133,6 +140,7 @@ class Inference:
         self._sessions = SessionTable(config.max_envs, config.max_batch)
         self._sessions_opened = 0
         self._pending: dict[tuple[int, int], _Pending] = {}
+        self._pending_rows = 0
         self._next_housekeeping_s = 0.0
         self._socket = _bind(config.address, _largest_frame(config, offer))
         self.endpoint = self._socket.get_string(zmq.LAST_ENDPOINT)
@@ -148,15 +156,27 @@ class Inference:
         try:
             while not stop.is_set():
                 self._take_weights()
-                self._receive(0 if self._pending else _IDLE_POLL_MS)
+                self._receive(self._poll_ms())
                 batch = self._next_batch()
                 if batch:
                     self._serve(batch)
                 self._keep_house()
         finally:
-            for session in self._sessions:
-                self._send(session.identity, wire.Goodbye(session.number, farewell()))
-            self._socket.close(linger=500)
+            self._say_goodbye(farewell())
+            self._socket.close(linger=_FAREWELL_MS)
+
+    def _say_goodbye(self, reason: str) -> None:
+        for session in self._sessions:
+            self._send(session.identity, wire.Goodbye(session.number, reason))
+        # A connection closed with unread messages is reset, and the goodbye would be lost with it.
+        while self._socket.poll(_FAREWELL_MS):
+            self._socket.recv_multipart(copy=False)
+
+    def _poll_ms(self) -> int:
+        """How long the socket may be waited for: not at all while there is work."""
+        if not self._pending:
+            return _IDLE_POLL_MS
+        return math.ceil(self._spare_s() * 1e3)
 
     def _take_weights(self) -> None:
         weights = self._slot.take()
@@ -169,7 +189,7 @@ class Inference:
         """Reads everything that has arrived, up to a full batch; waits only for the first."""
         if not self._socket.poll(timeout_ms):
             return
-        while self._pending_rows() < self._config.max_batch:
+        while self._pending_rows < self._config.max_batch:
             try:
                 identity, *frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
@@ -211,7 +231,7 @@ class Inference:
             self._close(earlier, "it connected anew")
         session = self._sessions.open(hello, identity, time.monotonic())
         self._sessions_opened += 1
-        seeds = np.random.SeedSequence((self._offer.seed, self._sessions_opened))
+        seeds = np.random.SeedSequence((*self._offer.seed, self._sessions_opened))
         welcome = self._offer.welcome(
             session.number,
             session.all_env_ids,
@@ -237,19 +257,23 @@ class Inference:
         # Ahead of a lost STEP, or of one that still waits: a row is missing either way.
         if message.seq > expected or (session.number, message.group) in self._pending:
             self._store.drop(env_ids)
+            self._forget(session, message.group)
         session.next_seq[message.group] = message.seq + 1
         self._pending[session.number, message.group] = _Pending(
             session, message.group, message.seq, GroupStep(env_ids, arrays), session.heard_s
         )
+        self._pending_rows += len(env_ids)
+
+    def _forget(self, session: Session, group: int) -> None:
+        """Takes a group's waiting STEP, if there is one, out of what waits."""
+        if self._pending.pop((session.number, group), None) is not None:
+            self._pending_rows -= len(session.env_ids[group])
 
     # --- batching --------------------------------------------------------------------------------
 
-    def _pending_rows(self) -> int:
-        return sum(len(pending.step.env_ids) for pending in self._pending.values())
-
     def _next_batch(self) -> list[_Pending]:
         """The oldest waiting groups that fit one batch; empty while it is better to wait."""
-        if not self._pending or self._waits_for_more():
+        if not self._pending or self._spare_s() > 0:
             return []
         batch: list[_Pending] = []
         rows = 0
@@ -262,15 +286,15 @@ class Inference:
             self._store.wait_for_release(_IDLE_POLL_MS / 1e3)
             return []
         for pending in batch:
-            del self._pending[pending.session.number, pending.group]
+            self._forget(pending.session, pending.group)
         return batch
 
-    def _waits_for_more(self) -> bool:
-        least = min(self._config.min_batch, self._sessions.num_envs)
-        if self._pending_rows() >= least:
-            return False
+    def _spare_s(self) -> float:
+        """Seconds for which it is still better to wait for more rows than to run these."""
+        if self._pending_rows >= min(self._config.min_batch, self._sessions.num_envs):
+            return 0.0
         oldest_s = next(iter(self._pending.values())).arrived_s
-        return time.monotonic() - oldest_s < self._config.max_wait_us * 1e-6
+        return max(0.0, oldest_s + self._config.max_wait_us * 1e-6 - time.monotonic())
 
     def _has_room(self, batch: list[_Pending]) -> bool:
         return self._store.has_room(
@@ -319,7 +343,7 @@ class Inference:
             return
         self._store.drop(session.all_env_ids)
         for group in range(len(session.env_ids)):
-            self._pending.pop((session.number, group), None)
+            self._forget(session, group)
         self._sessions.close(session)
         log.info("%s left: %s", session.hello.name, reason)
 

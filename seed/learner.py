@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import queue
 import threading
 import time
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from seed import checkpoint
+from seed.checkpoint import CheckpointError
 from seed.config import Config
 from seed.contract import Algorithm
 from seed.devices import prepare_thread
@@ -37,6 +39,10 @@ class Progress:
     env_steps: int = 0
     learner_steps: int = 0
     time_s: float = 0.0
+
+
+class Diverged(Exception):
+    """The loss or its gradient is no finite number; no weight has been touched by it."""
 
 
 class UpdateRecord(NamedTuple):
@@ -100,7 +106,17 @@ class Learner:
         self._slot.publish(self.learner_steps, self._agent)
 
     def restore(self, loaded: checkpoint.Checkpoint) -> None:
-        """Goes on from a checkpoint; raises CheckpointError where it is of another network."""
+        """Goes on from a checkpoint.
+
+        Raises:
+            CheckpointError: where it is of another network or another kind of optimizer.
+        """
+        kind = loaded.state["optimizer"]
+        if kind != self._config.optimizer.kind:
+            raise CheckpointError(
+                f"the checkpoint's optimizer is {kind!r}, optimizer.kind = "
+                f"{self._config.optimizer.kind!r}: keep the kind, or choose another run_dir"
+            )
         checkpoint.unpack_agent(loaded.tensors, self._agent)
         checkpoint.unpack_optimizer(loaded.tensors, self._optimizer)
         self.learner_steps = loaded.state["learner_steps"]
@@ -144,16 +160,20 @@ class Learner:
         result.loss.backward()  # type: ignore[no-untyped-call]
         limit = self._config.optimizer.clip_norm or float("inf")
         grad_norm = nn.utils.clip_grad_norm_(self._agent.parameters(), limit)
+        measured = {"loss": result.loss.detach(), "grad_norm": grad_norm, **result.metrics}
+        scalars = _to_floats(measured)
+        if not math.isfinite(scalars["loss"]) or not math.isfinite(scalars["grad_norm"]):
+            raise Diverged(
+                f"update {self.learner_steps + 1}: the loss is {scalars['loss']}, the gradient's "
+                f"norm {scalars['grad_norm']}; the newest checkpoint is from before. Try a "
+                "smaller optimizer.learning_rate or optimizer.clip_norm"
+            )
         self._optimizer.step()
         self.learner_steps += 1
         if self.learner_steps % self._config.learner.publish_every_updates == 0:
             self.publish()
         lag = self.learner_steps - 1 - unroll.policy_versions[:-1].float().mean()
-        measured = {
-            "loss": result.loss.detach(), "grad_norm": grad_norm, "policy_lag_mean": lag,
-            **result.metrics,
-        }  # fmt: skip
-        return {"learning_rate": rate, **_to_floats(measured)}
+        return {"learning_rate": rate, **scalars, "policy_lag_mean": lag.item()}
 
     def _save_if_due(self) -> None:
         if time.monotonic() >= self._saved_s + self._config.checkpoint_interval_s:
@@ -166,12 +186,13 @@ class Learner:
             **self._kept_state,
             **dataclasses.asdict(progress),
             "learner_steps": self.learner_steps,
+            "optimizer": self._config.optimizer.kind,
             "env_frames": env_frames,
         }
         packed = checkpoint.pack(self._agent, self._optimizer)
         checkpoint.save(
             self._checkpoints,
-            f"frames-{env_frames:014d}",
+            f"frames-{env_frames:014d}-updates-{self.learner_steps:010d}",
             checkpoint.Checkpoint(packed, state),
             keep=self._config.keep_checkpoints,
         )
@@ -187,7 +208,8 @@ def _to_floats(scalars: dict[str, Tensor]) -> dict[str, float]:
 def move(value: Any, device: torch.device) -> Any:
     """The same dataclass or dictionary with its tensors on the device."""
     if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
+        # Towards the CPU nothing would wait for the copy before it is read.
+        return value.to(device, non_blocking=device.type == "cuda")
     if isinstance(value, dict):
         return {key: move(item, device) for key, item in value.items()}
     fields = {f.name: move(getattr(value, f.name), device) for f in dataclasses.fields(value)}

@@ -9,8 +9,9 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from seed.config import ConfigError, LocalConfig
+from seed.config import Config, ConfigError, LocalConfig
 
 log = logging.getLogger(__name__)
 
@@ -22,17 +23,17 @@ class LocalServerError(Exception):
     """A local environment server that keeps failing; its own output says why."""
 
 
-def server_count(config: LocalConfig, max_envs: int) -> int:
+def server_count(config: Config) -> int:
     """Processes to start; raises ConfigError where they have more environments than may connect."""
-    if config.envservers == "auto":
-        spare_cores = _usable_cores() - 1
-        count = max(1, min(spare_cores, max_envs // config.envs_per_server))
+    each, most = config.local.envs_per_server, config.inference.max_envs
+    if config.local_envservers == "auto":
+        count = max(1, min(_usable_cores() - 1, most // each))
     else:
-        count = config.envservers
-    if count * config.envs_per_server > max_envs:
+        count = config.local_envservers
+    if count * each > most:
         raise ConfigError(
-            f"local.envservers = {count} with local.envs_per_server = {config.envs_per_server}: "
-            f"expected at most inference.max_envs = {max_envs} environments in all"
+            f"local_envservers = {count} with local.envs_per_server = {each}: expected at most "
+            f"inference.max_envs = {most} environments in all"
         )
     return count
 
@@ -61,18 +62,22 @@ class _Server:
 class LocalServers:
     """A fixed number of processes. Owned by the main thread."""
 
-    def __init__(self, command: list[str], count: int) -> None:
-        """Starts them."""
+    def __init__(self, command: list[str], count: int, log_file: Path | None = None) -> None:
+        """Starts them; what they print goes to the file, or where this process's output goes."""
+        self._log_file = log_file
         self._command = command
         # One thread for numerical libraries: the environments of all servers share the cores.
         self._environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self._servers = [_Server(self._start(), time.monotonic()) for _ in range(count)]
 
     def _start(self) -> subprocess.Popen[bytes]:
-        # A session of its own: Ctrl-C reaches the learner, which says goodbye to its servers.
-        return subprocess.Popen(
-            self._command, env=self._environment, stdin=subprocess.DEVNULL, start_new_session=True
-        )
+        with contextlib.ExitStack() as stack:
+            output = stack.enter_context(self._log_file.open("ab")) if self._log_file else None
+            # A session of its own: Ctrl-C reaches the learner, which says goodbye to its servers.
+            return subprocess.Popen(
+                self._command, env=self._environment, stdin=subprocess.DEVNULL, stdout=output,
+                stderr=output, start_new_session=True,
+            )  # fmt: skip
 
     def check(self) -> None:
         """Restarts servers that ended; raises LocalServerError for one that keeps ending."""
@@ -84,11 +89,19 @@ class LocalServers:
             server.quick_failures = server.quick_failures + 1 if quick else 1
             if status == 2 or server.quick_failures >= _MAX_QUICK_FAILURES:
                 raise LocalServerError(
-                    f"a local environment server ended with exit code {status} "
-                    f"({server.quick_failures} times in a row); its reason is above"
+                    f"a local environment server ended with exit code {status}: "
+                    f"{self._last_words()}"
                 )
             log.warning("a local environment server ended with exit code %d; restarting", status)
             server.process, server.started_s = self._start(), time.monotonic()
+
+    def _last_words(self) -> str:
+        """The last line that a server has printed, and where the others are."""
+        if self._log_file is None:
+            return "its reason is above"
+        lines = self._log_file.read_text(errors="replace").split("\n")
+        last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
+        return f"{last.removeprefix('seed-envserver: ')} (more in {self._log_file})"
 
     def stop(self, timeout_s: float) -> None:
         """Waits for the servers to leave by themselves, then ends those that have not."""

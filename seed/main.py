@@ -20,11 +20,11 @@ from seed.config import Config, ConfigError
 from seed.config_loading import parse_command_line, to_toml
 from seed.contract import load_algorithm, load_algorithm_config
 from seed.devices import resolve_device
-from seed.display import Display
+from seed.display import CONSOLE, Display
 from seed.inference import Inference
-from seed.learner import Learner, Progress
+from seed.learner import Diverged, Learner, Progress
 from seed.local_servers import LocalServerError, LocalServers, server_command, server_count
-from seed.metrics import Line, Window, Writer
+from seed.metrics import Window, Writer
 from seed.serving import make_agent, make_inference, make_store, queue_limit
 from seed.spaces import Spaces
 from seed.threads import Crew
@@ -33,7 +33,7 @@ from seed.weights import WeightSlot
 
 log = logging.getLogger(__name__)
 
-EXIT_DONE, EXIT_REFUSED, EXIT_PREEMPTED, EXIT_NO_CHECKPOINT = 0, 2, 75, 78
+EXIT_DONE, EXIT_REFUSED, EXIT_PREEMPTED, EXIT_DIVERGED, EXIT_NO_CHECKPOINT = 0, 2, 75, 77, 78
 EXIT_INTERRUPTED = 130
 _TICK_S = 0.1
 # Process managers signal a process and its group, which is one request that arrives twice.
@@ -59,6 +59,10 @@ class Run:
             time_s=self.start.time_s + time.monotonic() - self.started_s,
         )
 
+    def env_frames(self) -> int:
+        """Frames so far, over all processes of the run."""
+        return self.progress().env_steps * self.config.environment.frames_per_env_step
+
 
 def main(argv: list[str] | None = None) -> int:
     """The `seed-learner` command; returns its exit code."""
@@ -77,12 +81,15 @@ def main(argv: list[str] | None = None) -> int:
     except CheckpointError as error:
         print(f"seed-learner: {error}", file=sys.stderr)
         return EXIT_NO_CHECKPOINT
+    except Diverged as error:
+        print(f"seed-learner: {error}", file=sys.stderr)
+        return EXIT_DIVERGED
 
 
 def _log_handler() -> logging.Handler:
     """In a terminal, a handler that leaves the progress line in its place."""
-    if sys.stderr.isatty():
-        return RichHandler(show_path=False)
+    if CONSOLE.is_terminal:
+        return RichHandler(console=CONSOLE, show_path=False)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     return handler
@@ -90,18 +97,21 @@ def _log_handler() -> logging.Handler:
 
 def _dry_run(config: Config) -> str:
     """The resolved configuration, then as TOML comments what a run would start."""
+    loaded = _find_checkpoint(config)
     spaces = _describe(config)
-    device = resolve_device(config.inference.device, "inference.device")
+    acting = resolve_device(config.inference.device, "inference.device")
+    learning = resolve_device(config.learner.device, "learner.device")
     algorithm = load_algorithm(config.algorithm_name)
     agent = make_agent(algorithm, config, spaces, torch.device("cpu"))
     weights = sum(parameter.numel() for parameter in agent.parameters())
-    count = server_count(config.local, config.inference.max_envs)
     lines = [
         f"observations: {spaces.observation}",
         f"actions: {spaces.action}",
-        f"agent: {type(agent).__name__} with {weights:,} weights, on {device}",
+        f"agent: {type(agent).__name__} with {weights:,} weights",
+        f"acting on {acting}, learning on {learning}",
+        f"from {loaded.state['env_frames']:,} frames on" if loaded else "from the first frame on",
         f"a queue of {queue_limit(config)} unrolls of {config.learner.unroll_length} steps",
-        f"{count} local environment servers: "
+        f"{server_count(config)} local environment servers: "
         + " ".join(server_command(config.local, config.inference.address)),
     ]
     return to_toml(config) + "\n# would start:\n" + "\n".join(f"# {line}" for line in lines)
@@ -112,20 +122,35 @@ def _describe(config: Config) -> Spaces:
 
 
 def _train(config: Config) -> int:
+    signals = Signals()
     run_dir = Path(config.run_dir)
     loaded = _find_checkpoint(config)
+    count = server_count(config)
     run = _assemble(config, loaded)
-    count = server_count(config.local, config.inference.max_envs)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "config.toml").write_text(to_toml(config))
+    _write_config(config, run_dir)
     log.info("listening on %s, run in %s", run.inference.endpoint, run_dir)
-    signals = Signals()
-    servers = LocalServers(server_command(config.local, run.inference.endpoint), count)
+    command = server_command(config.local, run.inference.endpoint)
+    servers = LocalServers(command, count, run_dir / "envservers.log")
     try:
         _supervise(run, signals, servers)
     finally:
         servers.stop(timeout_s=5.0)
     return signals.exit_code
+
+
+def _write_config(config: Config, run_dir: Path) -> None:
+    """Leaves `config.toml` in the run's folder; raises ConfigError where that cannot be."""
+    # A later start from this file goes on with the run, whatever this one started from.
+    text = to_toml(dataclasses.replace(config, resume="auto"))
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        temporary = run_dir / ".config.toml.tmp"
+        temporary.write_text(text)
+        temporary.replace(run_dir / "config.toml")
+    except OSError as error:
+        raise ConfigError(
+            f"run_dir = {config.run_dir!r}: cannot be written ({error.strerror})"
+        ) from None
 
 
 def _find_checkpoint(config: Config) -> Checkpoint | None:
@@ -165,10 +190,13 @@ def _assemble(config: Config, loaded: Checkpoint | None) -> Run:
     acting = make_agent(algorithm, config, spaces, acting_device)
     store = make_store(algorithm, config, spaces, acting, acting_device)
     slot = WeightSlot()
-    inference = make_inference(algorithm, config, spaces, store, slot, store.publish)
     start = Progress()
     if loaded is not None:
         start = Progress(loaded.state["env_steps"], 0, loaded.state["time_s"])
+    seed = (config.seed, start.env_steps)
+    inference = make_inference(
+        algorithm, config, spaces, store, acting, slot, store.publish, seed=seed
+    )
     run: Run
     learner = Learner(
         config, algorithm, agent, store, slot, lambda: run.progress(), {"spaces": spaces.to_map()}
@@ -177,6 +205,8 @@ def _assemble(config: Config, loaded: Checkpoint | None) -> Run:
         learner.restore(loaded)
         log.info("going on from %d frames", loaded.state["env_frames"])
     learner.publish()
+    # What is sampled from here on is not what an earlier process of this run has sampled.
+    torch.manual_seed(sum(seed))
     run = Run(config, store, inference, learner, start)
     return run
 
@@ -210,21 +240,20 @@ def _supervise(run: Run, signals: Signals, servers: LocalServers) -> None:
     crew = Crew()
     window = Window(config.environment.frames_per_env_step, run.progress())
     writer = Writer(Path(config.run_dir))
-    display = Display(
-        config.total_env_frames, run.start.env_steps * config.environment.frames_per_env_step
-    )
+    display = Display(config.total_env_frames, run.env_frames())
 
     def farewell() -> str:
-        return "the learner was stopped" if signals.asked else "the training is complete"
+        if signals.asked:
+            return "the learner was stopped"
+        complete = run.env_frames() >= config.total_env_frames
+        return "the training is complete" if complete else "the learner failed"
 
-    def log_line() -> Line:
+    def log_line() -> None:
         line = window.close(run.progress(), run.inference, run.learner, run.store)
         writer.write(line)
         display.update(line)
-        return line
 
-    stop_inference = crew.stop
-    crew.start("inference", lambda: run.inference.run(stop_inference, farewell))
+    crew.start("inference", lambda: run.inference.run(crew.stop, farewell))
     learning = crew.start("learner", lambda: run.learner.run(crew.stop))
     next_line_s = time.monotonic() + config.log_interval_s
     try:
@@ -235,11 +264,13 @@ def _supervise(run: Run, signals: Signals, servers: LocalServers) -> None:
                 next_line_s += config.log_interval_s
                 log_line()
     finally:
-        crew.join()
-        last = log_line()
-        display.close()
-        writer.close()
-    log.info("%s after %s frames", farewell(), f"{last['env_frames']:,}")
+        try:
+            crew.join()
+        finally:
+            log_line()
+            display.close()
+            writer.close()
+    log.info("%s after %s frames", farewell(), f"{run.env_frames():,}")
 
 
 if __name__ == "__main__":

@@ -122,5 +122,8 @@ def _percentile(values: list[float], percent: float) -> float | None:
 
 def _mean_scalars(updates: list[UpdateRecord]) -> Line:
     """Means over the updates that took place; empty where none did."""
-    done = [update.scalars for update in updates if update.scalars]
-    return {name: float(np.mean([s[name] for s in done])) for name in done[0]} if done else {}
+    values: dict[str, list[float]] = {}
+    for update in updates:
+        for name, value in update.scalars.items():
+            values.setdefault(name, []).append(value)
+    return {name: float(np.mean(of_name)) for name, of_name in values.items()}

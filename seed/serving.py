@@ -49,6 +49,12 @@ def make_store(
     spare = 2 * (queue_limit(config) + config.learner.batch_size)
     state_size = int(agent.state_size)  # type: ignore[arg-type]
     acted = _try_act(algorithm, config, spaces, agent, device)
+    action = Column(tuple(acted.actions.shape[1:]), acted.actions.dtype)
+    if action != _column(spaces.action):
+        raise ConfigError(
+            f"algorithm.name = {config.algorithm_name!r}: act gives actions {action}, the "
+            f"environment takes {_column(spaces.action)}"
+        )
     layout = StoreLayout(
         unroll_length=config.learner.unroll_length,
         num_pages=3 * config.inference.max_envs + spare,
@@ -56,7 +62,7 @@ def make_store(
         frame_stack=config.network.frame_stack,
         state_size=state_size,
         observation=_column(spaces.observation),
-        action=Column(tuple(acted.actions.shape[1:]), acted.actions.dtype),
+        action=action,
         behaviour={
             name: Column(tuple(values.shape[1:]), values.dtype)
             for name, values in acted.behaviour.items()
@@ -70,23 +76,22 @@ def make_inference(
     config: Config,
     spaces: Spaces,
     store: UnrollStore,
+    agent: nn.Module,
     slot: WeightSlot,
     publish: Callable[[list[PageLinks]], None],
     *,
+    seed: tuple[int, ...],
     greedy: bool = False,
 ) -> Inference:
-    """Inference with an acting copy of the agent of its own; binds the socket.
+    """Inference that acts with this agent, which is its own from here on; binds the socket.
 
     Raises:
         ConfigError: where the address cannot be bound.
     """
-    agent = make_agent(algorithm, config, spaces, store.device).eval()
     forward = ForwardPass(
-        algorithm, config.algorithm, agent, store, config.inference.max_batch, greedy=greedy
+        algorithm, config.algorithm, agent.eval(), store, config.inference.max_batch, greedy=greedy
     )
-    offer = Offer(
-        dataclasses.asdict(config.environment), spaces.observation, spaces.action, config.seed
-    )
+    offer = Offer(dataclasses.asdict(config.environment), spaces.observation, spaces.action, seed)
     return Inference(
         config.inference, offer, forward, store, slot,
         queue_limit=queue_limit(config), publish=publish,

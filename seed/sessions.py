@@ -15,7 +15,7 @@ Int64Array = npt.NDArray[np.int64]
 
 
 class Refused(Exception):
-    """A HELLO that cannot be accepted; `retry` says whether a later one may be."""
+    """A message that cannot be accepted; `retry` says whether a new HELLO may be."""
 
     def __init__(self, reason: str, *, retry: bool) -> None:
         """Keeps the reason as the exception's text."""

@@ -262,11 +262,17 @@ def check_step(step: Step, observation: SpaceSpec, group_size: int) -> StepArray
         raise WireError(f"flags: expected bits 1, 2 and 4 only, got {int(arrays.flags.max())}")
     if not np.isfinite(arrays.rewards).all():
         raise WireError("rewards: expected finite numbers")
-    if observation.n is not None:
-        values = arrays.observations
-        if (values < 0).any() or (values >= observation.n).any():
-            raise WireError(f"observations: expected integers in 0..{observation.n - 1}")
+    _check_observations(arrays.observations, observation)
     return arrays
+
+
+def _check_observations(values: Array, observation: SpaceSpec) -> None:
+    if observation.n is not None and ((values < 0) | (values >= observation.n)).any():
+        raise WireError(f"observations: expected integers in 0..{observation.n - 1}")
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise WireError("observations: expected finite numbers")
+    if values.dtype.kind == "b" and (values.view(np.uint8) > 1).any():
+        raise WireError("observations: expected bools of 0 or 1")
 
 
 def check_actions(message: Actions, action: SpaceSpec, group_size: int) -> Array:

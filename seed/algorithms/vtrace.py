@@ -43,6 +43,17 @@ class Config:
     reduction: Literal["sum", "mean"] = "sum"
     """Losses of all steps are summed (IMPALA) or averaged (SEED); a learning rate fits one."""
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for values outside the formulas' range."""
+        for name in ("discount", "lambda_"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: expected from 0 to 1")
+        for name in ("clip_rho", "clip_pg_rho"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} = {getattr(self, name)}: expected more than 0")
+        if not self.reward_clip >= 0:
+            raise ValueError(f"reward_clip = {self.reward_clip}: expected at least 0")
+
 
 class Output(NamedTuple):
     """What the network says.
@@ -62,7 +73,7 @@ class ActorCritic(nn.Module):
     """A body with a policy head and a value head."""
 
     def __init__(self, observation: SpaceSpec, action: SpaceSpec, network: NetworkConfig) -> None:
-        """Weights of both heads start small, so that the first policy is near uniform."""
+        """The policy head's weights start small, so that the first policy is near uniform."""
         super().__init__()
         self.body = Body(observation, action, network)
         self.state_size = self.body.state_size

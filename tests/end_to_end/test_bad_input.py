@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from pathlib import Path
 
@@ -59,6 +60,54 @@ def test_config_file(start: Start, tmp_path: Path, toml: str, words: tuple[str, 
     command = start("seed-learner", path, "--run-dir", tmp_path / "run")
     _assert_clear(command, 2, *words)
     assert command.text.count("\n") == 1, command.text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("--seed", "abc"), ("--seed", "abc", "INT")),
+        (("--learner.batch-siz", "3"), ("--learner.batch-siz", "--learner.batch-size INT")),
+        (("--algorithm.discount", "1.5"), ("discount = 1.5", "from 0 to 1")),
+        (("--algorithm.name", "no_such"), ("algorithm.name = 'no_such'",)),
+    ],
+)
+def test_overrides(
+    start: Start, tmp_path: Path, overrides: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    command = start("seed-learner", CONFIG, "--run-dir", tmp_path / "run", *overrides)
+    _assert_clear(command, 2, *words)
+    assert command.text.count("\n") == 1, command.text
+
+
+def test_run_directory_that_cannot_be(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    command = start("seed-learner", CONFIG, "--run-dir", tmp_path / "file" / "run",
+                    "--inference.address", "tcp://127.0.0.1:*")  # fmt: skip
+    _assert_clear(command, 2, "run_dir", "Not a directory")
+
+
+def test_address_that_cannot_be(start: Start) -> None:
+    address = "ipc:///tmp/" + "a" * 200
+    command = start("seed-envserver", "--connect", address, "--num-envs", 1)
+    _assert_clear(command, 2, address)
+
+
+def test_environment_server_of_another_protocol_version(start: Start, tmp_path: Path) -> None:
+    """The learner refuses a HELLO of another version with a reason, and goes on."""
+    learner = start("seed-learner", CONFIG, "--run-dir", tmp_path / "run", "--local-envservers", 0,
+                    "--inference.address", "tcp://127.0.0.1:*")  # fmt: skip
+    found = re.search(r"tcp://\S+\d", learner.wait_for("listening on"))
+    assert found is not None
+    dealer: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+    dealer.connect(found.group())
+    dealer.send_multipart(wire.encode(wire.Hello(1, (1,), "from the future", protocol=99)))
+    assert dealer.poll(20_000)
+    refusal = wire.decode(dealer.recv_multipart())
+    dealer.close(linger=0)
+    assert isinstance(refusal, wire.Refusal)
+    assert not refusal.retry
+    assert "protocol 99" in refusal.reason
+    assert learner.process.poll() is None
 
 
 def test_busy_port(start: Start, tmp_path: Path) -> None:

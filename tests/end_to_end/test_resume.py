@@ -20,7 +20,7 @@ def _learn(start: Start, run_dir: Path, *overrides: object) -> Command:
 
 def test_a_killed_learner_goes_on_and_its_servers_come_back(start: Start, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    remote = ("--local.envservers", 0, "--total-env-frames", 10**9)
+    remote = ("--local-envservers", 0, "--total-env-frames", 10**9)
     first = _learn(start, run_dir, *remote, "--inference.address", "tcp://127.0.0.1:*")
     found = re.search(r"tcp://\S+\d", first.wait_for("listening on"))
     assert found is not None
@@ -30,13 +30,16 @@ def test_a_killed_learner_goes_on_and_its_servers_come_back(start: Start, tmp_pa
     first.process.send_signal(signal.SIGKILL)
     first.process.wait()
     before = read_metrics(run_dir)
-    second = _learn(start, run_dir, "--local.envservers", 0, "--inference.address", address,
+    second = _learn(start, run_dir, "--local-envservers", 0, "--inference.address", address,
                     "--total-env-frames", before[-1]["env_frames"] + 30_000)  # fmt: skip
     second.wait_for("going on from")
     assert second.wait() == 0, second.text
     lines = read_metrics(run_dir)
     after = lines[len(before) :]
-    assert after[0]["env_frames"] > before[0]["env_frames"]
+    newest = re.search(r"going on from (\d+) frames", second.text)
+    assert newest is not None
+    # Half a second between checkpoints, half a second between lines.
+    assert int(newest.group(1)) > 0.5 * before[-1]["env_frames"]
     assert after[-1]["env_frames"] >= before[-1]["env_frames"] + 30_000
     assert after[-1]["learner_steps"] > before[-1]["learner_steps"] * 0.8
     assert after[-1]["episode_return_mean"] > 0.3

@@ -24,7 +24,7 @@ def test_every_unroll_is_contiguous_and_aligned(
 def test_killed_servers_never_mix_two_histories(start: Start, tmp_path: Path) -> None:
     chance = random.Random(7)
     learner = start(
-        "seed-learner", CONFIG, "--run-dir", tmp_path / "run", "--local.envservers", 0,
+        "seed-learner", CONFIG, "--run-dir", tmp_path / "run", "--local-envservers", 0,
         "--inference.address", "tcp://127.0.0.1:*", "--total-env-frames", 60_000,
         "--inference.lease-s", 0.2,
     )  # fmt: skip

@@ -24,7 +24,7 @@ from seed.unrolls import Column, Rows, StoreLayout, Unroll, UnrollStore
 from seed.weights import WeightSlot
 
 SPACE = SpaceSpec("int64", ())
-OFFER = Offer({"kind": "function", "id": "a:b"}, SPACE, SpaceSpec("int64", (), 100), seed=5)
+OFFER = Offer({"kind": "function", "id": "a:b"}, SPACE, SpaceSpec("int64", (), 100), seed=(5,))
 DEADLINE_MS = 20_000
 FOR_EVER_US = 3_600_000_000
 

@@ -55,7 +55,7 @@ def test_refuses_zero(path: str) -> None:
         "optimizer.clip_norm",
         "optimizer.momentum",
         "environment.atari.noop_max",
-        "local.envservers",
+        "local_envservers",
         "log_interval_s",
         "checkpoint_interval_s",
     ],

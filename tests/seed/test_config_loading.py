@@ -18,6 +18,7 @@ from seed.contract import load_algorithm_config
 FILE = """
 run_dir = "runs/x"
 total_env_frames = 1000
+local_envservers = 3
 [environment]
 id = "Pendulum-v1"
 kwargs = { g = 9.5, length = 3, name = "a b", fast = true }
@@ -28,8 +29,6 @@ hidden_sizes = [16, 8]
 [learner]
 batch_size = 4
 queue_batches = 2
-[local]
-envservers = 3
 [algorithm]
 name = "vtrace"
 discount = 0.5
@@ -82,7 +81,7 @@ def test_reads_every_kind_of_field() -> None:
     assert config.environment.kwargs == {"g": 9.5, "length": 3, "name": "a b", "fast": True}
     assert config.environment.atari.action_repeat == 2
     assert config.network.hidden_sizes == (16, 8)
-    assert config.local.envservers == 3
+    assert config.local_envservers == 3
     assert (config.algorithm_name, config.algorithm.discount) == ("vtrace", 0.5)
 
 
@@ -126,7 +125,7 @@ def test_refuses_unknown_fields(text: str, message: str) -> None:
         ("[environment]\nid = 3", "environment.id = 3: expected a string"),
         ("[environment.atari]\ngrayscale = 1", "grayscale = 1: expected true or false"),
         ('[optimizer]\nkind = "sgd"', "kind = 'sgd': expected 'rmsprop_tf' or 'adam'"),
-        ('[local]\nenvservers = "many"', "envservers = 'many': expected an integer or 'auto'"),
+        ('local_envservers = "many"', "local_envservers = 'many': expected an integer or 'auto'"),
         ("[network]\nhidden_sizes = 64", "hidden_sizes = 64: expected a list of an integer"),
         ("[network]\nhidden_sizes = [64, 0.5]", r"hidden_sizes\[1\] = 0.5: expected an integer"),
         ("learner = 4", "learner = 4: expected a table"),
@@ -175,11 +174,11 @@ def test_command_line_beats_file_beats_default(file: Path) -> None:
 
 def test_command_line_takes_every_kind_of_field(file: Path) -> None:
     config = parse(
-        file, "--seed", 7, "--local.envservers", "auto", "--network.hidden-sizes", 3, 2,
+        file, "--seed", 7, "--local-envservers", "auto", "--network.hidden-sizes", 3, 2,
         "--optimizer.kind", "adam", "--inference.insecure-no-auth",
         "--inference.address", "tcp://*:5555", "--environment.atari.action-repeat", 1,
     )  # fmt: skip
-    assert (config.seed, config.local.envservers) == (7, "auto")
+    assert (config.seed, config.local_envservers) == (7, "auto")
     assert config.network.hidden_sizes == (3, 2)
     assert config.inference.insecure_no_auth
     assert config.environment.atari.action_repeat == 1

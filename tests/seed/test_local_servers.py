@@ -145,7 +145,7 @@ def test_count_is_what_was_asked_for() -> None:
 
 
 def test_more_environments_than_may_connect_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"local.envservers = 3 .*max_envs = 23"):
+    with pytest.raises(ConfigError, match=r"local_envservers = 3 .*max_envs = 23"):
         server_count(LocalConfig(envservers=3, envs_per_server=8), max_envs=23)
     with pytest.raises(ConfigError, match=r"max_envs = 7"):
         server_count(LocalConfig(envservers="auto", envs_per_server=8), max_envs=7)
