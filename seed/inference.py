@@ -7,7 +7,6 @@ Work-conserving: whenever the device is free, every row that has arrived goes in
 from __future__ import annotations
 
 import logging
-import math
 import queue
 import threading
 import time
@@ -176,7 +175,8 @@ class Inference:
         """How long the socket may be waited for: not at all while there is work."""
         if not self._pending:
             return _IDLE_POLL_MS
-        return math.ceil(self._spare_s() * 1e3)
+        # Down to whole milliseconds: what is left of `max_wait_us` is too short to sleep.
+        return int(self._spare_s() * 1e3)
 
     def _take_weights(self) -> None:
         weights = self._slot.take()

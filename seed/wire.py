@@ -18,8 +18,7 @@ import numpy.typing as npt
 from seed.spaces import DTYPES, MAX_OBSERVATION_BYTES, SpaceSpec, WireError, is_count, map_of
 
 __all__ = [
-    "DTYPES",
-    "EPISODE_DTYPE", "FIRST", "MAX_ENVS_PER_SERVER", "MAX_GROUPS", "MAX_HEADER_BYTES",
+    "DTYPES", "EPISODE_DTYPE", "FIRST", "MAX_ENVS_PER_SERVER", "MAX_GROUPS", "MAX_HEADER_BYTES",
     "MAX_OBSERVATION_BYTES", "PROTOCOL_VERSION", "TERMINATED", "TRUNCATED", "Actions", "Frame",
     "Goodbye", "Hello", "Message", "Ping", "Refusal", "SpaceSpec", "Step", "StepArrays", "Welcome",
     "WireError", "check_actions", "check_step", "decode", "encode", "step_frames",

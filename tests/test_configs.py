@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from envservers.atari import AtariOptions
 from envservers.environments import describe
-from seed.config import Config, check
+from seed.config import AtariConfig, Config, check
 from seed.config_loading import from_tables, read_toml
 from seed.contract import load_algorithm_config
 
@@ -38,3 +39,8 @@ def test_atari_preprocessing_is_the_standard_one(name: str) -> None:
     assert (atari.screen_size, atari.grayscale, atari.max_pool) == (84, True, True)
     assert (atari.noop_max, atari.max_frames_per_episode) == (30, 108_000)
     assert config.network.frame_stack == 4
+
+
+def test_both_sides_mean_the_same_by_atari_options() -> None:
+    """Neither side may import the other, so their defaults could drift apart."""
+    assert dataclasses.asdict(AtariConfig()) == dataclasses.asdict(AtariOptions())

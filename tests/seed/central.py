@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
 import numpy as np
+import pytest
 import torch
 import zmq
 from torch import Tensor, nn
 
-from seed import wire
+from seed import inference, wire
 from seed.config import InferenceConfig
 from seed.contract import Acted, Algorithm
 from seed.forward import ForwardPass
@@ -65,8 +66,14 @@ class Central(NamedTuple):
 
 @contextmanager
 def central(
-    *, unroll_length: int = 2, num_pages: int = 200, queue_limit: int = 100, **settings: Any
+    *,
+    unroll_length: int = 2,
+    num_pages: int = 200,
+    queue_limit: int = 100,
+    farewell_ms: int = 5,
+    **settings: Any,
 ) -> Iterator[Central]:
+    """Serves until the block ends; by default it waits for nobody's last words."""
     layout = StoreLayout(
         unroll_length, num_pages, max_envs=6, frame_stack=1, state_size=1,
         observation=Column((), torch.int64), action=Column((), torch.int64), behaviour={},
@@ -83,12 +90,14 @@ def central(
         config, OFFER, forward, store, slot, queue_limit=queue_limit, publish=store.publish
     )
     crew.start("inference", lambda: server.run(crew.stop, lambda: "the end"))
-    try:
-        yield Central(server, store, slot, crew, dealers)
-    finally:
-        for dealer in dealers:
-            dealer.socket.close()
-        crew.join()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inference, "_FAREWELL_MS", farewell_ms)
+        try:
+            yield Central(server, store, slot, crew, dealers)
+        finally:
+            for dealer in dealers:
+                dealer.socket.close()
+            crew.join()
 
 
 class Dealer:
@@ -123,9 +132,21 @@ class Dealer:
         flags: int = 0,
         episodes: list[tuple[int, int, float]] | None = None,
     ) -> None:
+        self.step_arrays(seq, np.array(observations), group=group, flags=flags, episodes=episodes)
+
+    def step_arrays(
+        self,
+        seq: int,
+        observations: wire.Array,
+        *,
+        group: int = 0,
+        flags: int = 0,
+        episodes: list[tuple[int, int, float]] | None = None,
+    ) -> None:
+        """A STEP with observations of any form."""
         n = len(observations)
         arrays = wire.StepArrays(
-            np.ones(n, np.uint64), np.array(observations), np.zeros(n, np.float32),
+            np.ones(n, np.uint64), observations, np.zeros(n, np.float32),
             np.full(n, flags, np.uint8), np.array(episodes or [], wire.EPISODE_DTYPE),
         )  # fmt: skip
         self.send(wire.Step(self.session, group, seq, wire.step_frames(arrays)))

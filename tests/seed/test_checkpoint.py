@@ -92,6 +92,24 @@ def test_never_deletes_what_it_has_just_written(tmp_path: Path) -> None:
     assert save(tmp_path, 60).exists()
 
 
+# Two checkpoints without a frame between them, as at a stop right after the last one.
+def test_the_newest_of_as_many_frames_has_the_most_updates(tmp_path: Path) -> None:
+    for updates in (9, 10, 2):
+        name = f"frames-{7:014d}-updates-{updates:010d}"
+        checkpoint.save(tmp_path, name, sample(updates), keep=3)
+    assert loaded_frames(tmp_path) == 10
+
+
+def test_sweeps_up_what_killed_saves_have_left(tmp_path: Path) -> None:
+    for name in (".frames-00000000000001.tmp", ".frames-00000000000009.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / TENSORS).write_bytes(b"torn")
+    other = tmp_path / "notes.tmp"
+    other.touch()
+    path = save(tmp_path, 2)
+    assert sorted(tmp_path.iterdir()) == sorted([path, other])
+
+
 # A damaged checkpoint of as many frames must not stand in the way of a whole one.
 def test_writes_over_a_damaged_one_of_the_same_name(tmp_path: Path) -> None:
     save(tmp_path, 1)

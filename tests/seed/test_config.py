@@ -53,7 +53,6 @@ def test_refuses_zero(path: str) -> None:
         "optimizer.final_learning_rate_fraction",
         "optimizer.epsilon",
         "optimizer.clip_norm",
-        "optimizer.momentum",
         "environment.atari.noop_max",
         "local_envservers",
         "log_interval_s",
@@ -66,10 +65,35 @@ def test_refuses_negative_numbers(path: str) -> None:
         check(change(Config(), path, -1))
 
 
-@pytest.mark.parametrize("path", ["learner.queue_batches", "optimizer.learning_rate"])
+@pytest.mark.parametrize(
+    "path", ["learner.queue_batches", "optimizer.learning_rate", "optimizer.momentum"]
+)
 def test_refuses_nan(path: str) -> None:
     with pytest.raises(ConfigError, match=f"{path} = nan"):
         check(change(Config(), path, float("nan")))
+
+
+def test_refuses_a_queue_without_end() -> None:
+    with pytest.raises(ConfigError, match=r"queue_batches = inf: expected a finite number"):
+        check(change(Config(), "learner.queue_batches", float("inf")))
+
+
+@pytest.mark.parametrize("name", ["decay", "momentum", "beta1", "beta2"])
+@pytest.mark.parametrize("value", [-0.1, 1.0, 2.0])
+def test_refuses_averages_that_never_settle(name: str, value: float) -> None:
+    path = f"optimizer.{name}"
+    check(change(Config(), path, 0.0))
+    check(change(Config(), path, 0.999))
+    with pytest.raises(ConfigError, match=rf"^{path} = {value}: expected from 0 to below 1$"):
+        check(change(Config(), path, value))
+
+
+# RMSProp divides by the root of it alone where a weight never had a gradient.
+def test_refuses_epsilon_zero_for_rmsprop_only() -> None:
+    config = change(Config(), "optimizer.epsilon", 0.0)
+    check(change(config, "optimizer.kind", "adam"))
+    with pytest.raises(ConfigError, match=r"optimizer.epsilon = 0.0: rmsprop_tf divides by it"):
+        check(change(config, "optimizer.kind", "rmsprop_tf"))
 
 
 # Less than one batch in the queue, and the learner could wait for ever.
@@ -127,6 +151,18 @@ def test_refuses_values_that_do_not_fit_each_other(path: str, value: int, remedy
     check(change(Config(), path, value - 1))
     with pytest.raises(ConfigError, match=f"{path} = {value}: expected {remedy}"):
         check(change(Config(), path, value))
+
+
+# Such a group would be refused when it connects, long after the start.
+@pytest.mark.parametrize(("envs", "groups", "largest"), [(32, 2, 16), (33, 2, 17), (7, 1, 7)])
+def test_refuses_local_groups_that_no_batch_holds(envs: int, groups: int, largest: int) -> None:
+    config = change(Config(), "local.envs_per_server", envs)
+    config = change(config, "local.groups_per_server", groups)
+    check(change(config, "inference.max_batch", largest))
+    small = change(config, "inference.max_batch", largest - 1)
+    with pytest.raises(ConfigError, match=rf"max_batch = {largest - 1}: .* {largest} environments"):
+        check(small)
+    check(change(small, "local_envservers", 0))
 
 
 # The store keeps the rows since an episode's start in one byte.

@@ -23,8 +23,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def write_module(folder: Path, package: str, names: tuple[str, ...]) -> str:
     (folder / package).mkdir()
     (folder / package / "__init__.py").write_text("")
-    (folder / package / "algorithm.py").write_text("".join(f"{name} = int\n" for name in names))
+    (folder / package / "algorithm.py").write_text(text_of(names))
     return f"{package}.algorithm"
+
+
+def text_of(names: tuple[str, ...] = NAMES, source: str = "queue") -> str:
+    """A module's text with these names in it."""
+    values = {**dict.fromkeys(names, "int"), "DATA_SOURCE": repr(source)}
+    return "".join(f"{name} = {values[name]}\n" for name in names)
 
 
 def test_a_name_is_a_file_of_this_package() -> None:
@@ -38,6 +44,24 @@ def test_an_import_path_is_any_module(folder: Path) -> None:
     algorithm = load_algorithm(path)
     assert algorithm.__name__ == path  # type: ignore[attr-defined]
     assert load_algorithm_config(path) is int
+
+
+def test_a_name_may_be_a_module_of_its_own(folder: Path) -> None:
+    (folder / "contract_alone.py").write_text(text_of())
+    assert load_algorithm("contract_alone").__name__ == "contract_alone"  # type: ignore[attr-defined]
+
+
+def test_this_package_comes_before_other_modules(folder: Path) -> None:
+    (folder / "vtrace.py").write_text(text_of())
+    assert load_algorithm("vtrace").Config is Config
+
+
+@pytest.mark.parametrize("source", ["replay", "Queue", ""])
+def test_refuses_an_unknown_source_of_data(folder: Path, source: str) -> None:
+    name = f"contract_source_{source}"
+    (folder / f"{name}.py").write_text(text_of(source=source))
+    with pytest.raises(ConfigError, match=f"DATA_SOURCE = '{source}', expected 'queue'"):
+        load_algorithm(name)
 
 
 @pytest.mark.parametrize("missing", NAMES)

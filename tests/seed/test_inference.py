@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from torch import nn
 
 from seed import wire
@@ -123,6 +124,64 @@ def test_a_batch_waits_for_min_batch_but_not_for_more_than_there_is() -> None:
         assert first.actions(1) == [2, 4]
         wait_for(lambda: served.inference.records.qsize() == 2)
         assert [record.rows for record in drain(served.inference.records)] == [2, 4]
+
+
+def test_a_replaced_step_counts_once_towards_min_batch() -> None:
+    with central(min_batch=4, max_wait_us=FOR_EVER_US) as served:
+        first, second = served.connect(), served.connect()
+        first.hello(2)
+        second.hello(2, server_id=2)
+        for seq in range(4):
+            first.step(seq, [seq, seq])
+        first.expect_silence()
+        second.step(0, [5, 6])
+        assert second.actions(0) == [5, 6]
+        assert first.actions(3) == [3, 3]
+        wait_for(lambda: served.inference.records.qsize() == 1)
+        assert [record.rows for record in drain(served.inference.records)] == [4]
+
+
+@pytest.mark.parametrize("parting", ["goodbye", "hello"])
+def test_steps_of_a_closed_session_count_no_more_towards_min_batch(parting: str) -> None:
+    with central(min_batch=4, max_wait_us=FOR_EVER_US) as served:
+        leaver, second, third = (served.connect() for _ in range(3))
+        leaver.hello(1, 1)
+        second.hello(2, server_id=2)
+        third.hello(2, server_id=3)
+        for group in (0, 1):
+            leaver.step(0, [1], group=group)
+        leaver.expect_silence()
+        if parting == "goodbye":
+            leaver.send(wire.Goodbye(leaver.session, "done"))
+        else:
+            leaver.hello(1, 1)
+        leaver.expect_silence()
+        second.step(0, [1, 2])
+        second.expect_silence()
+        third.step(0, [3, 4])
+        assert second.actions(0) == [1, 2]
+        assert third.actions(0) == [3, 4]
+
+
+# With more counted than wait, the loop would take a batch for full and read nothing any more.
+def test_many_messages_while_inference_pauses_leave_it_able_to_read() -> None:
+    with central(queue_limit=1) as served:
+        dealer, other = served.connect(), served.connect()
+        dealer.hello(1, 2)
+        other.hello(1, server_id=2)
+        for seq in range(3):
+            other.step(seq, [1])
+            other.actions(seq)
+        for seq in range(20):
+            for group, observations in ((0, [1]), (1, [2, 3])):
+                dealer.step(seq, observations, group=group)
+                dealer.step(seq, observations, group=group)
+        dealer.expect_silence()
+        served.unrolls(1)
+        assert dealer.actions(19, group=0) == [1]
+        assert dealer.actions(19, group=1) == [2, 3]
+        other.step(3, [1])
+        assert other.actions(3) == [4]
 
 
 def test_min_batch_gives_up_after_max_wait() -> None:

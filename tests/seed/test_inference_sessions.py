@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ def test_an_unknown_session_is_told_to_say_hello(session: int) -> None:
         dealer.step(0, [1])
         refusal = dealer.refusal()
         assert refusal.retry
+        assert refusal.session == session
         assert "say HELLO again" in refusal.reason
         dealer.session = good
         dealer.step(0, [1])
@@ -88,6 +90,8 @@ def test_a_malformed_step_is_refused_and_nothing_else(changes: dict[str, bytes])
         refusal = dealer.refusal()
         assert refusal.reason.startswith("malformed message")
         assert not refusal.retry
+        # A message with a wrong count of frames is not read as far as its session.
+        assert refusal.session == (0 if "extra" in changes else dealer.session)
         dealer.step(0, [1])
         assert dealer.actions(0) == [1]
         other.step(0, [2])
@@ -265,17 +269,44 @@ def test_a_server_that_never_fits_is_refused_for_good(hello: wire.Hello, reason:
         refusal = dealer.refusal()
         assert reason in refusal.reason
         assert not refusal.retry
+        assert refusal.session == 0
         assert served.inference.num_envs == 0
 
 
 def test_says_goodbye_with_its_farewell() -> None:
-    with central() as served:
+    with central(farewell_ms=200) as served:
         dealer, other = served.connect(), served.connect()
         dealer.hello(1)
         other.hello(1, server_id=2)
         served.crew.join()
         assert dealer.receive() == wire.Goodbye(dealer.session, "the end")
         assert other.receive() == wire.Goodbye(other.session, "the end")
+
+
+# What has not been read yet must not take the goodbye with it.
+def test_says_goodbye_to_a_server_that_still_talks() -> None:
+    with central(queue_limit=1, farewell_ms=200) as served:
+        dealer = served.connect()
+        dealer.hello(6)
+        for seq in range(3):
+            dealer.step(seq, [1] * 6)
+            dealer.actions(seq)
+        # The queue is full: the first of these waits, the others stay unread.
+        for seq in range(3, 40):
+            dealer.step(seq, [1] * 6)
+        served.crew.join()
+        assert dealer.receive() == wire.Goodbye(dealer.session, "the end")
+
+
+# An episode's random numbers must not come again after a restart.
+def test_seeds_depend_on_everything_that_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    for seed in ((5, 0), (5, 0), (5, 900), (6, 0)):
+        monkeypatch.setattr("tests.seed.central.OFFER", replace(OFFER, seed=seed))
+        with central() as served:
+            drawn.append(served.connect().hello(6).seeds.tolist())
+    assert drawn[0] == drawn[1]
+    assert len({*drawn[0], *drawn[2], *drawn[3]}) == 18
 
 
 def test_an_address_in_use_is_a_configuration_error() -> None:

@@ -8,10 +8,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from seed.config import ConfigError, LocalConfig
+from seed.config import Config, ConfigError, InferenceConfig, LocalConfig
 from seed.local_servers import LocalServerError, LocalServers, server_command, server_count
 
 DEADLINE_S = 20.0
@@ -114,7 +115,7 @@ def test_a_server_that_was_killed_is_started_again(tmp_path: Path) -> None:
 def test_a_server_that_keeps_ending_is_given_up(tmp_path: Path) -> None:
     log = tmp_path / "log"
     servers = start(log, "1")
-    with pytest.raises(LocalServerError, match=r"exit code 1 \(5 times in a row\)"):
+    with pytest.raises(LocalServerError, match=r"ended with exit code 1: its reason is above"):
         check_until(servers, lambda: False)
     servers.stop(timeout_s=DEADLINE_S)
     assert len(pids(log)) == 5
@@ -139,16 +140,55 @@ def test_a_server_that_ran_for_long_may_end_again_and_again(
     servers.stop(timeout_s=DEADLINE_S)
 
 
+def print_and_refuse(text: str, log_file: Path) -> LocalServers:
+    code = "import sys; sys.stderr.write(sys.argv[1]); sys.exit(2)"
+    return LocalServers([sys.executable, "-c", code, text], 1, log_file)
+
+
+@pytest.mark.parametrize(
+    ("printed", "quoted"),
+    [("one\nseed-envserver: no such game\n\n", "no such game"), ("alone", "alone"),
+     ("", "it said nothing"), (" \n\n", "it said nothing")],
+)  # fmt: skip
+def test_the_last_words_of_a_server_are_quoted(tmp_path: Path, printed: str, quoted: str) -> None:
+    log_file = tmp_path / "servers.log"
+    servers = print_and_refuse(printed, log_file)
+    with pytest.raises(LocalServerError) as refused:
+        check_until(servers, lambda: False)
+    servers.stop(timeout_s=DEADLINE_S)
+    expected = f"exit code 2: {quoted} (more in {log_file})"
+    assert str(refused.value) == f"a local environment server ended with {expected}"
+    assert log_file.read_text() == printed
+
+
+def test_output_is_appended_over_restarts(tmp_path: Path) -> None:
+    log_file = tmp_path / "servers.log"
+    log_file.write_text("of an earlier start\n")
+    command = [sys.executable, "-c", "print('stdout', flush=True); raise SystemExit(1)"]
+    servers = LocalServers(command, 1, log_file)
+    with pytest.raises(LocalServerError, match="exit code 1: stdout"):
+        check_until(servers, lambda: False)
+    servers.stop(timeout_s=DEADLINE_S)
+    assert log_file.read_text() == "of an earlier start\n" + 5 * "stdout\n"
+
+
+def fleet(count: int | Literal["auto"], max_envs: int) -> Config:
+    return Config(
+        local_envservers=count, local=LocalConfig(envs_per_server=8),
+        inference=InferenceConfig(max_envs=max_envs),
+    )  # fmt: skip
+
+
 def test_count_is_what_was_asked_for() -> None:
-    assert server_count(LocalConfig(envservers=3, envs_per_server=8), max_envs=24) == 3
-    assert server_count(LocalConfig(envservers=0), max_envs=1) == 0
+    assert server_count(fleet(3, max_envs=24)) == 3
+    assert server_count(fleet(0, max_envs=1)) == 0
 
 
 def test_more_environments_than_may_connect_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"local_envservers = 3 .*max_envs = 23"):
-        server_count(LocalConfig(envservers=3, envs_per_server=8), max_envs=23)
+        server_count(fleet(3, max_envs=23))
     with pytest.raises(ConfigError, match=r"max_envs = 7"):
-        server_count(LocalConfig(envservers="auto", envs_per_server=8), max_envs=7)
+        server_count(fleet("auto", max_envs=7))
 
 
 @pytest.mark.parametrize(
@@ -158,8 +198,7 @@ def test_automatic_count_leaves_a_core_to_the_learner(
     monkeypatch: pytest.MonkeyPatch, cores: int, max_envs: int, expected: int
 ) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(cores)))
-    config = LocalConfig(envservers="auto", envs_per_server=8)
-    assert server_count(config, max_envs) == expected
+    assert server_count(fleet("auto", max_envs)) == expected
 
 
 def test_command_names_the_address_and_the_environments() -> None:

@@ -1,4 +1,4 @@
-"""The commands' entry points where the central side's packages are missing."""
+"""The commands' entry points: where packages are missing, and where they are interrupted."""
 
 from __future__ import annotations
 
@@ -26,6 +26,21 @@ def test_other_missing_modules_are_errors(monkeypatch: pytest.MonkeyPatch) -> No
     _miss(monkeypatch, "no_such_module_of_ours")
     with pytest.raises(ModuleNotFoundError):
         __main__.learner()
+
+
+@pytest.mark.parametrize(
+    ("entry", "command"),
+    [(__main__.learner, "seed.main.main"), (__main__.evaluation, "seed.evaluate.main")],
+)
+def test_an_interrupt_has_its_exit_code_and_no_traceback(
+    entry: Any, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, interrupted)
+    assert entry() == 130
+    assert capsys.readouterr() == ("", "")
 
 
 def _miss(monkeypatch: pytest.MonkeyPatch, name: str) -> None:

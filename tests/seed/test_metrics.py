@@ -98,6 +98,15 @@ def test_update_scalars_are_means_over_the_updates() -> None:
     assert close(window, Progress())["policy_lag_mean"] is None
 
 
+def test_every_scalar_has_a_mean_of_its_own() -> None:
+    updates = [
+        UpdateRecord({"loss": 1.0}, 0.0, 0.5),
+        UpdateRecord({"loss": 2.0, "seldom": 8.0}, 0.0, 0.5),
+    ]
+    line = close(Window(1, Progress()), Progress(), learned=updates)
+    assert (line["loss"], line["seldom"]) == (1.5, 8.0)
+
+
 def test_says_how_the_threads_are() -> None:
     line = close(Window(1, Progress()), Progress())
     assert (line["num_envs"], line["queue_length"]) == (7, 5)

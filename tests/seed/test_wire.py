@@ -6,7 +6,7 @@ from typing import Any
 import msgpack
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
@@ -33,7 +33,7 @@ steps = st.builds(
 )
 small_messages = st.one_of(
     st.builds(wire.Actions, uint64s, st.integers(0, 63), uint64s, st.binary()),
-    st.builds(wire.Refusal, texts, st.booleans()),
+    st.builds(wire.Refusal, texts, st.booleans(), uint64s),
     st.builds(wire.Goodbye, uint64s, texts),
     st.builds(wire.Ping, uint64s),
 )
@@ -88,6 +88,7 @@ def step_arrays(draw: st.DrawFn) -> tuple[wire.SpaceSpec, wire.StepArrays]:
         observations = draw(npst.arrays(np.int64, size, elements=values))
     else:
         observations = draw(npst.arrays(np.dtype(spec.dtype), (size, *spec.shape)))
+        assume(np.isfinite(observations).all())
     returns = st.floats(allow_nan=False, allow_infinity=False)
     rewards = st.floats(width=32, allow_nan=False, allow_infinity=False)
     records = st.tuples(st.integers(0, size - 1), st.integers(0, 2**32 - 1), returns)
@@ -311,6 +312,49 @@ def test_discrete_observations_out_of_range_are_refused(value: int) -> None:
     frames = wire.step_frames(replace(GOOD, observations=np.array([0, 3, value])))
     with pytest.raises(wire.WireError, match=r"0\.\.3"):
         wire.check_step(wire.Step(1, 0, 0, frames), wire.SpaceSpec("int64", (), 4), 3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_observations_that_are_no_numbers_are_refused(dtype: str, value: float) -> None:
+    observations = np.zeros((3, 2), dtype)
+    observations[2, 1] = value
+    frames = wire.step_frames(replace(GOOD, observations=observations))
+    with pytest.raises(wire.WireError, match="observations: expected finite numbers"):
+        wire.check_step(wire.Step(1, 0, 0, frames), wire.SpaceSpec(dtype, (2,)), 3)
+
+
+# A bool of another byte is neither true nor false to NumPy and torch.
+@pytest.mark.parametrize("byte", [2, 128, 255])
+def test_bools_of_other_bytes_are_refused(byte: int) -> None:
+    spec = wire.SpaceSpec("bool", (2,))
+    frames = [bytes(frame) for frame in wire.step_frames(GOOD)]
+    frames[1] = bytes([0, 1, 1, 0, 0, 1])
+    checked = wire.check_step(wire.Step(1, 0, 0, [*frames]), spec, 3)
+    assert checked.observations.tolist() == [[False, True], [True, False], [False, True]]
+    frames[1] = bytes([0, 1, 1, 0, byte, 1])
+    with pytest.raises(wire.WireError, match="expected bools of 0 or 1"):
+        wire.check_step(wire.Step(1, 0, 0, [*frames]), spec, 3)
+
+
+# Only the message matters to one that is asked by a learner of an older version.
+def test_a_refusal_may_name_no_session() -> None:
+    frame = msgpack.packb({"type": "refusal", "reason": "no", "retry": True})
+    assert wire.decode([frame]) == wire.Refusal("no", True, 0)
+
+
+@pytest.mark.parametrize("value", [-1, 4, 2**62])
+def test_discrete_actions_out_of_range_are_refused(value: int) -> None:
+    message = wire.Actions(1, 0, 0, np.array([0, 3, value]).tobytes())
+    with pytest.raises(wire.WireError, match=r"actions: expected integers in 0\.\.3"):
+        wire.check_actions(message, wire.SpaceSpec("int64", (), 4), 3)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_actions_that_are_no_numbers_are_refused(value: float) -> None:
+    message = wire.Actions(1, 0, 0, np.array([0, value], np.float32).tobytes())
+    with pytest.raises(wire.WireError, match="actions: expected finite numbers"):
+        wire.check_actions(message, wire.SpaceSpec("float32", (2,)), 1)
 
 
 def test_actions_are_checked_by_length() -> None:

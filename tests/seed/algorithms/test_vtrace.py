@@ -340,6 +340,23 @@ def test_the_loss_changes_neither_unroll_nor_network() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "value"),
+    [("discount", -0.01), ("discount", 1.01), ("discount", math.nan), ("lambda_", -0.01),
+     ("lambda_", 1.01), ("clip_rho", 0.0), ("clip_rho", math.nan), ("clip_pg_rho", -1.0),
+     ("reward_clip", -0.5), ("reward_clip", math.nan)],
+)  # fmt: skip
+def test_refuses_settings_outside_the_formulas_range(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"^{name} = {value}: expected "):
+        replace(CONFIG, **{name: value})
+
+
+def test_takes_the_ends_of_the_ranges() -> None:
+    for end in (0.0, 1.0):
+        config = replace(CONFIG, discount=end, lambda_=end, reward_clip=0.0, clip_rho=math.inf)
+        assert torch.isfinite(make_case(seed=3).loss(config).loss)
+
+
+@pytest.mark.parametrize(
     ("scale", "clip", "expected"),
     [(1.0, 1.0, [-1.0, -0.5, 0.0, 1.0]), (0.5, 1.0, [-1.0, -0.25, 0.0, 1.0]),
      (0.5, 0.0, [-2.0, -0.25, 0.0, 4.0]), (4.0, 3.0, [-3.0, -2.0, 0.0, 3.0])],

@@ -1,0 +1,104 @@
+"""The live line: all there in a terminal of 80 columns, nothing anywhere else."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from seed import display
+from seed.display import Display
+from seed.metrics import Line
+
+LINE: Line = {
+    "env_frames": 250,
+    "fps": 1234567.8,
+    "episode_return_mean": -20.25,
+    "policy_lag_mean": 1.26,
+    "inference_batch_mean": 31.6,
+}
+UNKNOWN: Line = {**dict.fromkeys(LINE), "env_frames": 0}
+
+
+class Screen:
+    """A console that writes into a text, with a clock that a test sets."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
+        self.written = io.StringIO()
+        self.now_s = 0.0
+        console = Console(file=self.written, get_time=lambda: self.now_s, **options)
+        monkeypatch.setattr(display, "CONSOLE", console)
+
+    def last_line(self) -> str:
+        """What the terminal shows at the end."""
+        plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", self.written.getvalue())
+        return [line for line in re.split(r"[\r\n]+", plain) if line.strip()][-1]
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Screen:
+    """A terminal of 80 columns."""
+    return Screen(
+        monkeypatch, force_terminal=True, force_interactive=True, width=80, height=25,
+        color_system=None, _environ={},
+    )  # fmt: skip
+
+
+def test_writes_nothing_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen(monkeypatch, force_terminal=False)
+    shown = Display(1000, 0)
+    shown.update(LINE)
+    shown.close()
+    assert screen.written.getvalue() == ""
+
+
+def test_the_line_has_every_figure(terminal: Screen) -> None:
+    shown = Display(1000, 0)
+    for seconds in (10.0, 20.0, 30.0):
+        terminal.now_s = seconds
+        shown.update({**LINE, "env_frames": int(seconds * 25)})
+    shown.close()
+    # 750 of 1000 frames in 30 s: the last quarter takes 10 s more.
+    assert terminal.last_line().split() == [
+        "75%", "0:00:10", "left", "1,234,568", "fps", "return", "-20.25", "lag", "1.3", "batch",
+        "32",
+    ]  # fmt: skip
+
+
+# A line as long as they get: nothing may be cut off or wrapped.
+def test_the_longest_line_fits(terminal: Screen) -> None:
+    shown = Display(10**12, 0)
+    for seconds in (1.0, 2.0):
+        terminal.now_s = seconds
+        line = {**LINE, "env_frames": int(seconds * 10**7), "episode_return_mean": -123456.78}
+        shown.update({**line, "inference_batch_mean": 4096.0, "policy_lag_mean": 999.9})
+    shown.close()
+    assert len(terminal.last_line().rstrip()) <= 80
+    assert terminal.last_line().rstrip().endswith("batch 4096")
+    assert terminal.last_line().lstrip().startswith("0%")
+
+
+def test_what_is_not_yet_known_is_a_dash(terminal: Screen) -> None:
+    shown = Display(1000, 0)
+    shown.update(UNKNOWN)
+    shown.close()
+    assert "– fps  return –  lag –  batch –" in terminal.last_line()
+
+
+def test_waits_where_a_resumed_run_begins(terminal: Screen) -> None:
+    Display(1000, 400).close()
+    assert terminal.last_line().split()[0] == "40%"
+    assert terminal.last_line().rstrip().endswith("waiting")
+
+
+# The default of 30 s would forget a line before the next one comes.
+def test_lines_may_be_minutes_apart(terminal: Screen) -> None:
+    shown = Display(1000, 0)
+    for minutes in (10, 20):
+        terminal.now_s = 60.0 * minutes
+        shown.update({**LINE, "env_frames": 25 * minutes})
+    shown.close()
+    assert "0:20:00 left" in terminal.last_line()

@@ -1,0 +1,340 @@
+"""The training step: when it updates, publishes, saves and gives up, and how it goes on."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from seed import checkpoint
+from seed.checkpoint import CheckpointError
+from seed.config import Config, EnvironmentConfig, LearnerConfig, OptimizerConfig
+from seed.contract import Algorithm, LossResult
+from seed.learner import Diverged, Learner, Progress, UpdateRecord, move
+from seed.unrolls import Arrived, Column, StoreLayout, Unroll, UnrollStore
+from seed.weights import WeightSlot
+
+Kind = Literal["rmsprop_tf", "adam"]
+CPU = torch.device("cpu")
+BATCH, LENGTH = 2, 2
+LAYOUT = StoreLayout(
+    LENGTH, num_pages=200, max_envs=BATCH, frame_stack=1, state_size=0,
+    observation=Column((), torch.float32), action=Column((), torch.int64),
+    behaviour={"said": Column((), torch.float32)},
+)  # fmt: skip
+FRAMES_PER_STEP = 2
+
+
+class Noting(WeightSlot):
+    """A slot that remembers the versions it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.versions: list[int] = []
+
+    def publish(self, version: int, module: nn.Module) -> None:
+        self.versions.append(version)
+        super().publish(version, module)
+
+
+class Setup:
+    """A learner whose every update stands for 10 steps, on unrolls that a test writes."""
+
+    def __init__(self, run_dir: Path, config: Config | None = None, env_steps: int = 0) -> None:
+        self.config = config or make_config()
+        self.config = replace(self.config, run_dir=str(run_dir))
+        self.env_steps = env_steps
+        self.on_loss: Callable[[Tensor], Tensor] = lambda loss: loss
+        self.agent = nn.Linear(1, 1, bias=False)
+        nn.init.ones_(self.agent.weight)
+        self.store, self.slot = UnrollStore(LAYOUT, CPU), Noting()
+        self.checkpoints = run_dir / "checkpoints"
+        self.learner = Learner(
+            self.config, cast(Algorithm, self), self.agent, self.store, self.slot,
+            lambda: Progress(self.env_steps, 99, 1.5), {"spaces": "kept"},
+        )  # fmt: skip
+
+    def loss(self, agent: nn.Module, target: None, unroll: Unroll, config: None) -> LossResult:
+        """The mean of observations times the weight: its gradient is the observations' mean."""
+        assert (target, config) == (None, None)
+        self.env_steps += 10
+        mean = agent(unroll.rows.observations.mean()[None, None]).sum()
+        return LossResult(self.on_loss(mean), {"seen": unroll.rows.observations.mean()})
+
+    def feed(self, observations: list[float], policy_version: int = 0) -> None:
+        """Writes the unrolls of one update for each observation."""
+        env_ids, run_ids = np.arange(BATCH), np.ones(BATCH, np.uint64)
+        for index in range(len(observations) * LENGTH + 1):
+            value = observations[min(index // LENGTH, len(observations) - 1)]
+            flags = torch.zeros(BATCH, dtype=torch.bool)
+            arrived = Arrived(torch.full((BATCH,), value), torch.zeros(BATCH), flags, flags)
+            new, _ = self.store.write(env_ids, run_ids, np.zeros(BATCH, np.bool_), arrived)
+            self.store.write_acts(
+                new, torch.zeros(BATCH, dtype=torch.int64), {"said": torch.zeros(BATCH)},
+                torch.zeros(BATCH, 0), policy_version,
+            )  # fmt: skip
+            self.store.publish(new.complete)
+        self.store.drop(env_ids)
+
+    def records(self) -> list[UpdateRecord]:
+        queued = self.learner.records
+        records = [queued.get() for _ in range(queued.qsize())]
+        return [record for record in records if record.scalars]
+
+    @property
+    def weight(self) -> float:
+        return self.agent.weight.item()
+
+
+def make_config(**optimizer: Any) -> Config:
+    return Config(
+        environment=EnvironmentConfig(kind="function", frames_per_step=FRAMES_PER_STEP),
+        learner=LearnerConfig(unroll_length=LENGTH, batch_size=BATCH, device="cpu"),
+        optimizer=OptimizerConfig(
+            **{"learning_rate": 0.1, "final_learning_rate_fraction": 1.0, **optimizer}
+        ),
+    )
+
+
+def total(config: Config, env_steps: int) -> Config:
+    return replace(config, total_env_frames=env_steps * FRAMES_PER_STEP)
+
+
+def with_learner(config: Config, **learner: Any) -> Config:
+    return replace(config, learner=replace(config.learner, **learner))
+
+
+def run(setup: Setup) -> list[UpdateRecord]:
+    setup.learner.run(threading.Event())
+    return setup.records()
+
+
+def loaded_newest(setup: Setup) -> checkpoint.Checkpoint:
+    loaded = checkpoint.load_newest(setup.checkpoints)
+    assert loaded is not None
+    return loaded
+
+
+def test_learns_until_the_frames_are_reached(tmp_path: Path) -> None:
+    setup = Setup(tmp_path, total(make_config(), 30))
+    setup.feed([1.0, 2.0, 3.0, 4.0, 5.0])
+    records = run(setup)
+    assert setup.learner.learner_steps == len(records) == 3
+    # Every unroll once, the oldest first, its pages given back; row T is the next one's first.
+    assert [record.scalars["seen"] for record in records] == pytest.approx([4 / 3, 7 / 3, 10 / 3])
+    assert setup.store.num_ready == 2 * BATCH
+    assert all(record.busy_s > 0 and record.wait_s >= 0 for record in records)
+
+
+# Adam's step is the learning rate itself where the gradient never changes.
+def test_the_learning_rate_falls_with_the_frames(tmp_path: Path) -> None:
+    setup = Setup(tmp_path, total(make_config(final_learning_rate_fraction=0.5), 40))
+    setup.feed([1.0] * 4)
+    rates = [record.scalars["learning_rate"] for record in run(setup)]
+    assert rates == pytest.approx([0.1, 0.0875, 0.075, 0.0625])
+    assert setup.weight == pytest.approx(1 - sum(rates), abs=1e-5)
+
+
+def test_the_gradient_is_clipped_by_its_norm(tmp_path: Path) -> None:
+    config = make_config(kind="rmsprop_tf", clip_norm=2.0, decay=0.0, epsilon=1e-12)
+    norms, steps = [], []
+    for observation in (1.0, 50.0):
+        setup = Setup(tmp_path / str(observation), total(config, 10))
+        setup.learner._optimizer.register_step_pre_hook(
+            lambda optimizer, *_: steps.append(optimizer.param_groups[0]["params"][0].grad.item())
+        )
+        setup.feed([observation])
+        norms += [record.scalars["grad_norm"] for record in run(setup)]
+    assert norms == pytest.approx([1.0, 50.0])
+    assert steps == pytest.approx([1.0, 2.0])
+
+
+def test_clip_norm_zero_clips_nothing(tmp_path: Path) -> None:
+    setup = Setup(tmp_path, total(make_config(clip_norm=0.0), 10))
+    setup.feed([5000.0])
+    assert run(setup)[0].scalars["grad_norm"] == pytest.approx(5000.0)
+    assert setup.agent.weight.grad is not None
+    assert setup.agent.weight.grad.item() == pytest.approx(5000.0)
+
+
+@pytest.mark.parametrize(("every", "versions"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4]), (7, [])])
+def test_weights_are_published_every_so_many_updates(
+    tmp_path: Path, every: int, versions: list[int]
+) -> None:
+    config = with_learner(total(make_config(), 50), publish_every_updates=every)
+    setup = Setup(tmp_path, config)
+    setup.feed([1.0] * 5)
+    run(setup)
+    assert setup.slot.versions == versions
+    published = setup.slot.take()
+    assert (published is None) == (not versions)
+    if published and every == 1:
+        assert published.tensors[0].item() == setup.weight
+
+
+def test_policy_lag_counts_updates_since_the_rows_were_acted(tmp_path: Path) -> None:
+    setup = Setup(tmp_path, total(make_config(), 40))
+    setup.feed([1.0, 1.0], policy_version=0)
+    setup.feed([1.0, 1.0], policy_version=2)
+    assert [record.scalars["policy_lag_mean"] for record in run(setup)] == [0, 1, 0, 1]
+
+
+def test_waiting_for_unrolls_is_recorded_and_can_be_stopped(tmp_path: Path) -> None:
+    setup = Setup(tmp_path)
+    stop = threading.Event()
+    thread = threading.Thread(target=lambda: setup.learner.run(stop))
+    thread.start()
+    record = setup.learner.records.get(timeout=20)
+    stop.set()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert record.scalars == {}
+    assert (record.wait_s > 0, record.busy_s) == (True, 0.0)
+
+
+def test_leaves_a_checkpoint_when_it_is_stopped(tmp_path: Path) -> None:
+    setup = Setup(tmp_path, env_steps=70)
+    stop = threading.Event()
+    stop.set()
+    setup.learner.run(stop)
+    assert checkpoint.names(setup.checkpoints) == ["frames-00000000000140-updates-0000000000"]
+    state = loaded_newest(setup).state
+    assert state == {
+        "spaces": "kept", "env_steps": 70, "env_frames": 140, "learner_steps": 0, "time_s": 1.5,
+        "optimizer": "adam",
+    }  # fmt: skip
+
+
+def test_saves_as_often_as_it_was_told(tmp_path: Path) -> None:
+    config = replace(total(make_config(), 40), checkpoint_interval_s=0.0, keep_checkpoints=2)
+    setup = Setup(tmp_path, config)
+    setup.feed([1.0] * 4)
+    run(setup)
+    assert checkpoint.names(setup.checkpoints) == [
+        "frames-00000000000060-updates-0000000003", "frames-00000000000080-updates-0000000004",
+    ]  # fmt: skip
+    setup = Setup(tmp_path / "seldom", replace(config, checkpoint_interval_s=3600.0))
+    setup.feed([1.0] * 4)
+    run(setup)
+    assert len(checkpoint.names(setup.checkpoints)) == 1
+
+
+@pytest.mark.parametrize(
+    ("spoil", "loss", "norm"),
+    [
+        (lambda loss: loss * math.nan, "nan", "nan"),
+        (lambda loss: loss * math.inf, "inf", "inf"),
+        # The root's slope at zero.
+        (lambda loss: (loss - loss.detach()).sqrt(), "0.0", "inf"),
+    ],
+    ids=["nan", "inf", "gradient"],
+)
+@pytest.mark.parametrize("kind", ["adam", "rmsprop_tf"])
+def test_what_is_no_number_touches_neither_weights_nor_checkpoints(
+    tmp_path: Path, kind: Kind, spoil: Callable[[Tensor], Tensor], loss: str, norm: str
+) -> None:
+    config = replace(total(make_config(kind=kind), 100), checkpoint_interval_s=0.0)
+    setup = Setup(tmp_path, config)
+    setup.feed([1.0, 2.0, 3.0])
+    setup.on_loss = lambda mean: mean if setup.env_steps < 30 else spoil(mean)
+    with pytest.raises(Diverged, match=rf"^update 3: the loss is {loss}, .* norm {norm};"):
+        run(setup)
+    assert setup.learner.learner_steps == 2
+    assert setup.slot.versions == [1, 2]
+    names = checkpoint.names(setup.checkpoints)
+    assert [name.split("-updates-")[1] for name in names] == ["0000000001", "0000000002"]
+    kept = loaded_newest(setup).tensors
+    now = checkpoint.pack(setup.agent, setup.learner._optimizer)
+    assert kept.keys() == now.keys()
+    assert all(torch.equal(kept[name], tensor) for name, tensor in now.items())
+
+
+@pytest.mark.parametrize("kind", ["adam", "rmsprop_tf"])
+def test_goes_on_as_if_it_had_not_been_interrupted(tmp_path: Path, kind: Kind) -> None:
+    config = make_config(kind=kind, momentum=0.9, epsilon=0.01, final_learning_rate_fraction=0.1)
+    observations = [1.0, -2.0, 0.5, 3.0, -1.0, 2.0]
+    whole = Setup(tmp_path / "whole", total(config, 60))
+    for observation in observations:
+        whole.feed([observation])
+    run(whole)
+
+    half = Setup(tmp_path / "halves", total(config, 60))
+    for observation in observations[:3]:
+        half.feed([observation])
+    stop = threading.Event()
+
+    def stop_after_three(mean: Tensor) -> Tensor:
+        if half.env_steps == 30:
+            stop.set()
+        return mean
+
+    half.on_loss = stop_after_three
+    half.learner.run(stop)
+    other = Setup(tmp_path / "halves", total(config, 60), env_steps=half.env_steps)
+    nn.init.zeros_(other.agent.weight)
+    other.learner.restore(loaded_newest(half))
+    assert other.learner.learner_steps == 3
+    restored = checkpoint.pack(other.agent, other.learner._optimizer)
+    before = checkpoint.pack(half.agent, half.learner._optimizer)
+    assert restored.keys() == before.keys()
+    assert all(torch.equal(restored[name], tensor) for name, tensor in before.items())
+    for observation in observations[3:]:
+        other.feed([observation])
+    run(other)
+    assert other.learner.learner_steps == 6
+    assert other.weight == whole.weight
+    assert whole.weight != half.weight
+
+
+@pytest.mark.parametrize(("kept", "asked"), [("adam", "rmsprop_tf"), ("rmsprop_tf", "adam")])
+def test_refuses_a_checkpoint_of_another_optimizer(tmp_path: Path, kept: Kind, asked: Kind) -> None:
+    setup = Setup(tmp_path, total(make_config(kind=kept), 10))
+    setup.feed([1.0])
+    run(setup)
+    other = Setup(tmp_path, make_config(kind=asked))
+    with pytest.raises(CheckpointError, match=rf"is '{kept}', optimizer.kind = '{asked}': keep"):
+        other.learner.restore(loaded_newest(setup))
+    assert other.weight == 1.0
+    assert other.learner.learner_steps == 0
+
+
+def test_refuses_a_checkpoint_of_another_network(tmp_path: Path) -> None:
+    setup = Setup(tmp_path, total(make_config(), 10))
+    setup.feed([1.0])
+    run(setup)
+    loaded = loaded_newest(setup)
+    loaded.tensors["agent.weight"] = torch.zeros(2, 1)
+    with pytest.raises(CheckpointError, match="of another network"):
+        Setup(tmp_path).learner.restore(loaded)
+
+
+def test_publish_hands_over_the_present_weights(tmp_path: Path) -> None:
+    setup = Setup(tmp_path)
+    setup.learner.publish()
+    published = setup.slot.take()
+    assert published is not None
+    assert published.version == 0
+    assert torch.equal(published.tensors[0], setup.agent.weight)
+
+
+def test_move_reaches_every_tensor(tmp_path: Path) -> None:
+    setup = Setup(tmp_path)
+    setup.feed([1.0])
+    pages = setup.store.take(BATCH, 0)
+    assert pages is not None
+    unroll = setup.store.gather(pages)
+    moved: Unroll = move(unroll, torch.device("meta"))
+    tensors = [
+        *vars(moved.rows).values(), *moved.behaviour.values(), moved.actions,
+        moved.policy_versions, moved.agent_state,
+    ]  # fmt: skip
+    assert all(tensor.is_meta for tensor in tensors)
+    assert moved.rows.observations.shape == unroll.rows.observations.shape

@@ -1,0 +1,352 @@
+"""`seed-learner` in process: from which checkpoint it starts, what it prints, how it ends."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import threading
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from envservers.environments import InvalidEnvironment
+from seed import checkpoint, main
+from seed.checkpoint import Checkpoint, CheckpointError
+from seed.config import Config, ConfigError, EnvironmentConfig
+from seed.learner import Diverged, Progress
+from seed.local_servers import LocalServerError
+from seed.main import Run, Signals
+
+FILE = """
+local_envservers = 1
+[environment]
+kind = "function"
+id = "envservers.tasks.catch:make"
+[network]
+hidden_sizes = [4]
+[inference]
+address = "tcp://127.0.0.1:*"
+"""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+@pytest.fixture(autouse=True)
+def process_state() -> Iterator[None]:
+    """Gives the process its log and signal handlers back."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "run.toml"
+    path.write_text(FILE)
+    return path
+
+
+def learn(file: Path, *arguments: object) -> int:
+    """Runs the command with the run's folder beside the file."""
+    words = [file, "--run-dir", file.parent / "run", *arguments]
+    return main.main([str(word) for word in words])
+
+
+def save(run_dir: Path, env_frames: int) -> Path:
+    kept = Checkpoint({"agent.weight": torch.zeros(1)}, {"env_frames": env_frames})
+    name = f"frames-{env_frames:014d}-updates-{0:010d}"
+    return checkpoint.save(run_dir / "checkpoints", name, kept, keep=9)
+
+
+def start_of(file: Path, capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """What a dry run says of where the run would start."""
+    assert learn(file, "--dry-run", *arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    return next(line.removeprefix("# from ") for line in lines if line.startswith("# from "))
+
+
+def refusal(file: Path, capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
+    """The exit code and the only line of a run that does not start."""
+    code = learn(file, *arguments)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("seed-learner: ")
+    assert printed.err.count("\n") == 1
+    return code, printed.err
+
+
+@pytest.mark.parametrize("resume", ["auto", "never"])
+def test_a_new_run_starts_with_the_first_frame(
+    file: Path, capsys: pytest.CaptureFixture[str], resume: str
+) -> None:
+    assert start_of(file, capsys, "--resume", resume) == "the first frame on"
+
+
+def test_goes_on_from_the_newest_checkpoint_unless_told_otherwise(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for env_frames in (900, 12_000):
+        save(file.parent / "run", env_frames)
+    assert start_of(file, capsys) == "12,000 frames on"
+
+
+@pytest.mark.parametrize("mode", [(), ("--dry-run",)])
+def test_never_refuses_a_run_that_has_begun(
+    file: Path, capsys: pytest.CaptureFixture[str], mode: tuple[str, ...]
+) -> None:
+    path = save(file.parent / "run", 900)
+    code, message = refusal(file, capsys, "--resume", "never", *mode)
+    assert code == 2
+    assert "resume = 'never'" in message
+    assert "choose another run_dir" in message
+    assert path.exists()
+
+
+def test_goes_on_from_a_given_checkpoint_of_another_run(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / "other", 12_000)
+    path = save(tmp_path / "other", 900)
+    assert start_of(file, capsys, "--resume", path) == "900 frames on"
+
+
+def test_the_newest_checkpoint_may_be_given_by_its_path(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(file.parent / "run", 900)
+    path = save(file.parent / "run", 12_000)
+    assert start_of(file, capsys, "--resume", path) == "12,000 frames on"
+
+
+# The next start would silently go on from the newer one.
+@pytest.mark.parametrize("folder", ["run", "other"])
+def test_refuses_a_given_checkpoint_where_newer_ones_are(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], folder: str
+) -> None:
+    path = save(tmp_path / folder, 900)
+    newest = save(tmp_path / "run", 12_000)
+    code, message = refusal(file, capsys, "--resume", path)
+    assert code == 2
+    assert f"has a newer checkpoint, {newest.name}," in message
+    assert path.exists()
+    assert newest.exists()
+
+
+@pytest.mark.parametrize("resume", ["no/such/checkpoint", "newest"])
+def test_a_given_checkpoint_that_is_not_there_is_an_error(
+    file: Path, capsys: pytest.CaptureFixture[str], resume: str
+) -> None:
+    code, message = refusal(file, capsys, "--resume", resume)
+    assert code == 78
+    assert f"{resume}: not a readable checkpoint" in message
+
+
+def test_a_dry_run_is_a_configuration_with_comments(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert learn(file, "--dry-run", "--seed", 9, "--learner.queue-batches", 1.5) == 0
+    printed = capsys.readouterr().out
+    tables = tomllib.loads(printed)
+    assert tables["seed"] == 9
+    assert tables["network"]["hidden_sizes"] == [4]
+    assert tables["algorithm"]["name"] == "vtrace"
+    # 50 pixels to 4 units, then 3 logits and a value.
+    weights = 50 * 4 + 4 + 4 * 4 + 4
+    for line in ("# would start:", f"# agent: ActorCritic with {weights} weights",
+                 "# a queue of 48 unrolls of 20 steps"):  # fmt: skip
+        assert line in printed.splitlines()
+    assert "\n# 1 local environment servers: " in printed
+    assert "--connect tcp://127.0.0.1:* " in printed
+    assert "acting on " in printed
+    assert not (file.parent / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--learner.device", "cuda:99"), "learner.device = 'cuda:99'"),
+        (("--inference.device", "cuda:99"), "inference.device = 'cuda:99'"),
+        (("--environment.id", "no.such:make"), "no.such"),
+        (("--network.torso", "nature"), "network: "),
+        (("--local-envservers", "9"), "local_envservers = 9"),
+    ],
+)
+def test_a_dry_run_refuses_what_a_run_would(
+    file: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], reason: str
+) -> None:
+    code, message = refusal(file, capsys, "--dry-run", *arguments)
+    assert code == 2
+    assert reason in message
+
+
+@pytest.fixture
+def assembled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Closes the sockets of runs that were put together and never ran."""
+    runs, assemble = [], main._assemble
+
+    def note(config: Config, loaded: Checkpoint | None) -> Run:
+        runs.append(assemble(config, loaded))
+        return runs[-1]
+
+    monkeypatch.setattr(main, "_assemble", note)
+    monkeypatch.setattr("seed.inference._FAREWELL_MS", 5)
+    yield
+    stop = threading.Event()
+    stop.set()
+    for run in runs:
+        run.inference.run(stop, lambda: "it never ran")
+
+
+def test_a_run_dir_that_cannot_be_written_is_refused(
+    file: Path, capsys: pytest.CaptureFixture[str], assembled: None
+) -> None:
+    code, message = refusal(file, capsys, "--run-dir", file / "run")
+    assert code == 2
+    assert f"run_dir = {str(file / 'run')!r}: cannot be written (Not a directory)" in message
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConfigError("seed = -1"), 2),
+        (InvalidEnvironment("no such game"), 2),
+        (LocalServerError("it keeps ending"), 2),
+        (Diverged("the loss is nan"), 77),
+        (CheckpointError("nothing is whole"), 78),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_every_kind_of_end_has_its_exit_code(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    error: Exception, code: int,
+) -> None:  # fmt: skip
+    def fail(config: Config) -> int:
+        raise error
+
+    monkeypatch.setattr(main, "_train", fail)
+    assert refusal(file, capsys) == (code, f"seed-learner: {error}\n")
+
+
+# Were it "never" or a path, the same file could not go on with its own run.
+def test_the_written_configuration_goes_on_with_the_run(tmp_path: Path) -> None:
+    run_dir = tmp_path / "a" / "run"
+    config = replace(Config(), run_dir=str(run_dir), resume="never", algorithm=EnvironmentConfig())
+    for seed in (3, 4):
+        main._write_config(replace(config, seed=seed), run_dir)
+        tables = tomllib.loads((run_dir / "config.toml").read_text())
+        assert (tables["resume"], tables["seed"]) == ("auto", seed)
+    assert [path.name for path in run_dir.iterdir()] == ["config.toml"]
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)]
+)
+def test_a_signal_asks_for_an_end(number: int, code: int) -> None:
+    signals = Signals()
+    assert (signals.asked, signals.exit_code) == (False, 0)
+    for _ in range(2):
+        signal.raise_signal(number)
+        assert (signals.asked, signals.exit_code) == (True, code)
+
+
+def test_a_second_request_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    ask, deadly = signal.raise_signal, []
+    Signals()
+    ask(signal.SIGTERM)
+    monkeypatch.setattr(main, "_SAME_REQUEST_S", 0.0)
+    monkeypatch.setattr(signal, "raise_signal", deadly.append)
+    ask(signal.SIGTERM)
+    assert deadly == [signal.SIGTERM]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+class Ending:
+    """Parts of a run that end as a test says."""
+
+    def __init__(self, run_dir: Path, learn: Callable[[threading.Event], None]) -> None:
+        run_dir.mkdir()
+        self.farewells: list[str] = []
+        self.signals: Any = SimpleNamespace(asked=False)
+        self.check: Callable[[], None] = lambda: None
+        self.servers: Any = SimpleNamespace(check=lambda: self.check())
+        records = SimpleNamespace(qsize=lambda: 0)
+        self.inference: Any = SimpleNamespace(
+            env_steps=0, records=records, num_envs=0, messages_refused=0, run=self.serve
+        )
+        learner: Any = SimpleNamespace(learner_steps=0, records=records, run=learn)
+        store: Any = SimpleNamespace(num_ready=0, rows_dropped=0)
+        config = Config(
+            run_dir=str(run_dir), total_env_frames=100,
+            environment=EnvironmentConfig(frames_per_step=4),
+        )  # fmt: skip
+        self.run = Run(config, store, self.inference, learner, Progress(env_steps=5, time_s=60.0))
+
+    def serve(self, stop: threading.Event, farewell: Callable[[], str]) -> None:
+        stop.wait(20)
+        self.farewells.append(farewell())
+
+    def supervise(self) -> None:
+        main._supervise(self.run, self.signals, self.servers)
+
+    def lines(self) -> list[dict[str, Any]]:
+        text = (Path(self.run.config.run_dir) / "metrics.jsonl").read_text()
+        return [json.loads(line) for line in text.splitlines()]
+
+
+def test_a_complete_run_says_so_and_leaves_a_last_line(tmp_path: Path) -> None:
+    def learn(stop: threading.Event) -> None:
+        ending.inference.env_steps = 20
+
+    ending = Ending(tmp_path / "run", learn)
+    ending.supervise()
+    assert ending.farewells == ["the training is complete"]
+    (line,) = ending.lines()
+    # Earlier processes of the run count, too.
+    assert (line["env_steps"], line["env_frames"]) == (25, 100)
+    assert line["time_s"] >= 60
+
+
+def test_a_failed_learner_ends_the_run_with_its_error(tmp_path: Path) -> None:
+    def learn(stop: threading.Event) -> None:
+        raise Diverged("the loss is nan")
+
+    ending = Ending(tmp_path / "run", learn)
+    with pytest.raises(Diverged, match="the loss is nan"):
+        ending.supervise()
+    assert ending.farewells == ["the learner failed"]
+    assert len(ending.lines()) == 1
+
+
+def test_a_signal_stops_the_run(tmp_path: Path) -> None:
+    stopped = []
+
+    def learn(stop: threading.Event) -> None:
+        ending.signals.asked = True
+        stopped.append(stop.wait(20))
+
+    ending = Ending(tmp_path / "run", learn)
+    ending.supervise()
+    assert stopped == [True]
+    assert ending.farewells == ["the learner was stopped"]
+
+
+def test_servers_that_keep_failing_stop_the_run(tmp_path: Path) -> None:
+    def fail() -> None:
+        raise LocalServerError("no such game")
+
+    ending = Ending(tmp_path / "run", lambda stop: stop.wait(20) and None)
+    ending.check = fail
+    with pytest.raises(LocalServerError, match="no such game"):
+        ending.supervise()
+    assert ending.farewells == ["the learner failed"]

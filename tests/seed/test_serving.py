@@ -1,0 +1,182 @@
+"""How the acting side is put together from a configuration and an algorithm."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from seed.config import Config, ConfigError, InferenceConfig, LearnerConfig, NetworkConfig
+from seed.contract import Acted, Algorithm, load_algorithm
+from seed.inference import Inference
+from seed.serving import make_agent, make_inference, make_store, queue_limit
+from seed.spaces import Spaces, SpaceSpec
+from seed.threads import Crew
+from seed.unrolls import Column, Rows, UnrollStore
+from seed.weights import WeightSlot
+from tests.seed.central import Dealer
+
+CPU = torch.device("cpu")
+SPACES = Spaces(SpaceSpec("float32", (4,)), SpaceSpec("int64", (), 3))
+VTRACE = load_algorithm("vtrace")
+CONFIG = Config(
+    network=NetworkConfig(torso="mlp", hidden_sizes=(8,), lstm_size=5, frame_stack=2),
+    inference=InferenceConfig(address="tcp://127.0.0.1:*", max_envs=6, max_batch=6),
+    learner=LearnerConfig(unroll_length=7, batch_size=3, queue_batches=1.5),
+    algorithm=VTRACE.Config(),
+)
+SQUARE = SpaceSpec("float32", (2, 2))
+
+
+class Acting:
+    """An algorithm that always does the same."""
+
+    def __init__(self, action: Tensor) -> None:
+        self.action = action
+        self.agent = nn.Linear(1, 1)
+        cast(Any, self.agent).state_size = 0
+
+    def act(
+        self, agent: nn.Module, rows: Rows, agent_state: Tensor, config: None, *, greedy: bool
+    ) -> Acted:
+        batch = rows.rewards.shape[1]
+        return Acted(self.action.expand(batch, *self.action.shape), {}, agent_state)
+
+    def make_store(self, action: SpaceSpec, config: Config = CONFIG) -> UnrollStore:
+        spaces = Spaces(SPACES.observation, action)
+        return make_store(cast(Algorithm, self), config, spaces, self.agent, CPU)
+
+
+def weights(agent: nn.Module) -> list[Tensor]:
+    return list(agent.parameters())
+
+
+def test_agents_of_one_seed_are_equal() -> None:
+    first, second = (make_agent(VTRACE, CONFIG, SPACES, CPU) for _ in range(2))
+    other = make_agent(VTRACE, replace(CONFIG, seed=2), SPACES, CPU)
+    assert all(map(torch.equal, weights(first), weights(second)))
+    assert not all(map(torch.equal, weights(first), weights(other)))
+    assert weights(first)[0] is not weights(second)[0]
+
+
+def test_a_network_that_does_not_fit_is_a_configuration_error() -> None:
+    config = replace(CONFIG, network=NetworkConfig(torso="nature"))
+    with pytest.raises(ConfigError, match=r"^network: .*nature"):
+        make_agent(VTRACE, config, SPACES, CPU)
+
+
+def test_the_store_holds_what_acting_leaves_behind() -> None:
+    store = make_store(VTRACE, CONFIG, SPACES, make_agent(VTRACE, CONFIG, SPACES, CPU), CPU)
+    layout = store.layout
+    assert (layout.unroll_length, layout.max_envs, layout.frame_stack) == (7, 6, 2)
+    # An LSTM has a cell and an output for each unit.
+    assert layout.state_size == 10
+    assert layout.observation == Column((4,), torch.float32)
+    assert layout.action == Column((), torch.int64)
+    assert layout.behaviour == {"policy": Column((3,), torch.float32)}
+
+
+# With fewer pages, open ones could hold them all while the learner waits for a batch.
+@pytest.mark.parametrize(("batch_size", "queue_batches"), [(1, 1.0), (3, 1.5), (50, 4.0)])
+def test_the_store_has_pages_for_open_unrolls_and_two_batches(
+    batch_size: int, queue_batches: float
+) -> None:
+    learner = replace(CONFIG.learner, batch_size=batch_size, queue_batches=queue_batches)
+    config = replace(CONFIG, learner=learner)
+    pages = Acting(torch.tensor(1)).make_store(SPACES.action, config).layout.num_pages
+    assert pages >= 2 * 6 + queue_limit(config) + 2 * batch_size
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "queue_batches", "limit"), [(3, 1.0, 3), (3, 1.5, 5), (32, 1.01, 33), (1, 1, 1)]
+)
+def test_the_queue_limit_is_rounded_up(batch_size: int, queue_batches: float, limit: int) -> None:
+    learner = LearnerConfig(batch_size=batch_size, queue_batches=queue_batches)
+    assert queue_limit(replace(CONFIG, learner=learner)) == limit
+
+
+@pytest.mark.parametrize(
+    ("action", "space"),
+    [
+        (torch.tensor(1, dtype=torch.int32), SPACES.action),
+        (torch.tensor(1.0), SPACES.action),
+        (torch.tensor([1]), SPACES.action),
+        (torch.zeros(4), SQUARE),
+        (torch.zeros(2, 2, dtype=torch.float64), SQUARE),
+        (torch.zeros(2, 3), SQUARE),
+    ],
+    ids=["int32", "float", "one too many", "flat", "float64", "shape"],
+)
+def test_refuses_actions_that_the_environment_does_not_take(
+    action: Tensor, space: SpaceSpec
+) -> None:
+    with pytest.raises(ConfigError, match=r"'vtrace': act gives actions .*the environment takes"):
+        Acting(action).make_store(space)
+
+
+@pytest.mark.parametrize(
+    ("action", "space"), [(torch.tensor(1), SPACES.action), (torch.zeros(2, 2), SQUARE)]
+)
+def test_takes_actions_of_the_environments_form(action: Tensor, space: SpaceSpec) -> None:
+    layout = Acting(action).make_store(space).layout
+    assert layout.action == Column(tuple(action.shape), action.dtype)
+
+
+def serve(seed: tuple[int, ...], agent: nn.Module, config: Config = CONFIG) -> Inference:
+    store = make_store(VTRACE, config, SPACES, agent, CPU)
+    return make_inference(
+        VTRACE, config, SPACES, store, agent, WeightSlot(), store.publish, seed=seed, greedy=True
+    )
+
+
+def connect(inference: Inference) -> tuple[list[int], list[int]]:
+    """The seeds that two environments get and their first actions, from zeros."""
+    crew = Crew()
+    crew.start("inference", lambda: inference.run(crew.stop, lambda: "the end"))
+    dealer = Dealer(inference.endpoint)
+    try:
+        seeds = dealer.hello(2).seeds.tolist()
+        dealer.step_arrays(0, np.ones((2, 4), np.float32))
+        return seeds, dealer.actions(0)
+    finally:
+        dealer.socket.close()
+        crew.join()
+
+
+def test_environments_get_seeds_of_all_the_seeds_parts(short_farewell: None) -> None:
+    def seeds(*seed: int) -> list[int]:
+        return connect(serve(seed, make_agent(VTRACE, CONFIG, SPACES, CPU)))[0]
+
+    assert seeds(1, 0) == seeds(1, 0)
+    assert len({*seeds(1, 0), *seeds(1, 7), *seeds(2, 0)}) == 6
+
+
+@pytest.mark.parametrize("favourite", [0, 1, 2])
+def test_the_given_agent_acts(short_farewell: None, favourite: int) -> None:
+    agent: Any = make_agent(VTRACE, CONFIG, SPACES, CPU)
+    with torch.no_grad():
+        agent.policy_head.bias[favourite] = 100.0
+    assert connect(serve((1, 0), agent))[1] == [favourite, favourite]
+    assert not agent.training
+
+
+def test_an_address_in_use_is_refused(short_farewell: None) -> None:
+    agent = make_agent(VTRACE, CONFIG, SPACES, CPU)
+    first = serve((1,), agent)
+    taken = replace(CONFIG, inference=replace(CONFIG.inference, address=first.endpoint))
+    with pytest.raises(ConfigError, match=first.endpoint):
+        serve((1,), agent, taken)
+    stop = threading.Event()
+    stop.set()
+    first.run(stop, lambda: "the end")
+
+
+@pytest.fixture
+def short_farewell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the loop wait for nobody's last words."""
+    monkeypatch.setattr("seed.inference._FAREWELL_MS", 5)
