@@ -65,6 +65,11 @@ def save(folder: Path, name: str, checkpoint: Checkpoint, *, keep: int) -> Path:
     return final
 
 
+def name_of(env_frames: int, learner_steps: int) -> str:
+    """The name of the checkpoint at this point of a run; later ones sort after it."""
+    return f"frames-{env_frames:014d}-updates-{learner_steps:010d}"
+
+
 def names(folder: Path) -> list[str]:
     """Names of the complete checkpoints in a folder, oldest first."""
     return sorted(path.name for path in folder.glob("frames-*") if path.is_dir())

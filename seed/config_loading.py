@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import functools
 import io
+import re
 import tomllib
 import types
 import typing
@@ -93,10 +94,12 @@ def _parse(arguments: Sequence[str], default: Config) -> Any:
 
 def _in_one_line(box: str) -> str:
     """What the parser drew as a box of sections, without its last one, which points to help."""
-    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
-    sections = " ".join(lines).split("──")
-    said = [" ".join(section.strip("─ ").split()) for section in sections]
-    return "; ".join([*[text for text in said if text][:-1], "--help lists all fields"])
+    # Where the output's encoding has no lines to draw with, the box is made of + - |.
+    lines = [line.strip("│╭╮╰╯|+ ") for line in box.splitlines()]
+    sections = re.split("[─-]{4,}", " ".join(lines))
+    said = [" ".join(section.strip("─- ").split()) for section in sections]
+    # The first section is the box's title, the last one points to --help.
+    return "; ".join([*[text for text in said if text][1:-1], "--help lists all fields"])
 
 
 @functools.lru_cache  # one type each, so that values of it are equal and match it

@@ -32,6 +32,8 @@ def prepare_thread(device: torch.device, threads: int, *, urgent: bool) -> None:
         threads: CPU threads of one operation; torch keeps this number per calling thread.
         urgent: Whether the GPU prefers this stream's work to the other's.
     """
+    # A thread takes the newest number set anywhere when torch first asks: ask before setting it.
+    torch.get_num_threads()
     torch.set_num_threads(threads)
     if device.type == "cuda":
         # What was made before on the default stream must be complete for the new one.

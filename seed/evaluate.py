@@ -197,8 +197,10 @@ def _play(config: Config, inference: Inference, episodes: int) -> list[EpisodeRe
                     quotas[record.env_id] -= 1
                     played.append(record)
     finally:
-        crew.join()
-        servers.stop(timeout_s=5.0)
+        try:
+            crew.join()
+        finally:
+            servers.stop(timeout_s=5.0)
     return played
 
 

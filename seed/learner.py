@@ -111,7 +111,7 @@ class Learner:
         Raises:
             CheckpointError: where it is of another network or another kind of optimizer.
         """
-        kind = loaded.state["optimizer"]
+        kind = loaded.state.get("optimizer")
         if kind != self._config.optimizer.kind:
             raise CheckpointError(
                 f"the checkpoint's optimizer is {kind!r}, optimizer.kind = "
@@ -192,7 +192,7 @@ class Learner:
         packed = checkpoint.pack(self._agent, self._optimizer)
         checkpoint.save(
             self._checkpoints,
-            f"frames-{env_frames:014d}-updates-{self.learner_steps:010d}",
+            checkpoint.name_of(env_frames, self.learner_steps),
             checkpoint.Checkpoint(packed, state),
             keep=self._config.keep_checkpoints,
         )

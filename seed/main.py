@@ -172,7 +172,7 @@ def _load_given(path: Path, folder: Path) -> Checkpoint:
     """The checkpoint at `path`; refused where the run has newer ones, which would come first."""
     loaded = checkpoint.load(path)
     newest = max(checkpoint.names(folder), default="")
-    if newest > path.name:
+    if newest > checkpoint.name_of(loaded.state["env_frames"], loaded.state["learner_steps"]):
         raise ConfigError(
             f"resume = {str(path)!r}: {folder} has a newer checkpoint, {newest}, which the next "
             "start would take; choose another run_dir, or delete the newer ones"

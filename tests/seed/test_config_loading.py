@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import sys
 import tomllib
 from dataclasses import dataclass
@@ -201,24 +202,76 @@ def test_dry_run_is_off_unless_asked_for(file: Path) -> None:
     assert (plain.config_file, plain.dry_run, asked.dry_run) == (file, False, True)
 
 
+def complaint(monkeypatch: pytest.MonkeyPatch, encoding: str, *arguments: object) -> str:
+    """What is said of a command line that cannot be parsed, on such a standard output."""
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+    with pytest.raises(ConfigError) as refused:
+        parse(*arguments)
+    return str(refused.value)
+
+
+ENCODINGS = pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+
+
 @pytest.mark.parametrize(
-    "arguments", [["--learner.batch-size", "four"], ["--nosuch", "1"], ["--optimizer.kind", "sgd"]]
+    ("arguments", "words"),
+    [
+        (("--learner.batch-size", "four"), ("--learner.batch-size", "'four'")),
+        (("--nosuch", "1"), ("Unrecognized options: --nosuch",)),
+        (("--optimizer.kind", "sgd"), ("'sgd'", "--optimizer.kind", "rmsprop_tf", "adam")),
+        (("--algorithm.discount", "2"), ("discount = 2.0: expected from 0 to 1",)),
+    ],
 )
-def test_the_parser_refuses_bad_overrides(
-    file: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as ended:
-        parse(file, *arguments)
-    assert ended.value.code == 2
-    printed = capsys.readouterr()
-    assert arguments[0].lstrip("-") in printed.out + printed.err
+@ENCODINGS
+def test_bad_overrides_are_refused_in_one_line(
+    file: Path, monkeypatch: pytest.MonkeyPatch, encoding: str, arguments: tuple[str, ...],
+    words: tuple[str, ...],
+) -> None:  # fmt: skip
+    said = complaint(monkeypatch, encoding, file, *arguments)
+    assert "\n" not in said
+    assert said.endswith("--help lists all fields")
+    for word in words:
+        assert word in said
 
 
-def test_the_configuration_file_is_required(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        parse("--seed", 3)
-    assert ended.value.code == 2
-    assert "CONFIG" in capsys.readouterr().err
+@ENCODINGS
+def test_the_configuration_file_is_required(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+    assert "CONFIG" in complaint(monkeypatch, encoding, "--seed", 3)
+
+
+@pytest.mark.parametrize("form", [("--algorithm.name", "{}"), ("--algorithm.name={}",)])
+def test_the_algorithm_can_be_chosen_on_the_command_line(file: Path, form: tuple[str, ...]) -> None:
+    file.write_text('[algorithm]\nname = "nosuch"\ntemperature = 3')
+    words = [word.format("elsewhere.algorithm") for word in form]
+    command = parse_command_line([str(file), *words, "--algorithm.shape.depth", "5"], load_foreign)
+    assert command.config.algorithm_name == "elsewhere.algorithm"
+    assert command.config.algorithm == ForeignConfig(3.0, Shape(5))
+
+
+def test_the_chosen_algorithm_must_know_the_files_settings(file: Path) -> None:
+    words = [str(file), "--algorithm.name", "elsewhere.algorithm"]
+    with pytest.raises(ConfigError, match=r"algorithm.discount = 0.5: unknown field"):
+        parse_command_line(words, load_foreign)
+
+
+@pytest.mark.parametrize("words", [("--algorithm.name", "nosuch"), ("--algorithm.name",)])
+def test_the_chosen_algorithm_must_exist(file: Path, words: tuple[str, ...]) -> None:
+    name = words[-1] if len(words) > 1 else ""
+    with pytest.raises(ConfigError, match=f"^algorithm.name = '{name}': no module"):
+        parse(file, *words)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("discount = 1.5", "discount = 1.5: expected from 0 to 1"),
+        ("clip_rho = 0", "clip_rho = 0.0: expected more than 0"),
+        ("reward_clip = -1", "reward_clip = -1.0: expected at least 0"),
+    ],
+)
+def test_refuses_settings_that_the_algorithm_refuses(setting: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^algorithm: {message}$"):
+        load(f"[algorithm]\n{setting}")
 
 
 def test_refuses_a_configuration_of_another_suffix(tmp_path: Path) -> None:

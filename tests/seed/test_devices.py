@@ -32,7 +32,6 @@ def test_a_device_that_is_not_here_is_named_with_its_field(name: str) -> None:
     assert "\n" not in message
 
 
-@pytest.mark.xfail(strict=True, reason="torch takes up the newest number at a thread's first use")
 def test_the_number_of_threads_is_each_threads_own() -> None:
     counts: dict[int, int] = {}
     both_set = threading.Barrier(2)

@@ -114,7 +114,6 @@ def test_a_failure_of_inference_is_the_evaluations(
         play(monkeypatch, 1, 1, [])
 
 
-@pytest.mark.xfail(strict=True, reason="servers are left where inference failed")
 def test_a_failure_of_inference_leaves_no_server(
     monkeypatch: pytest.MonkeyPatch, failing: None
 ) -> None:

@@ -283,21 +283,6 @@ def test_says_goodbye_with_its_farewell() -> None:
         assert other.receive() == wire.Goodbye(other.session, "the end")
 
 
-# What has not been read yet must not take the goodbye with it.
-def test_says_goodbye_to_a_server_that_still_talks() -> None:
-    with central(queue_limit=1, farewell_ms=200) as served:
-        dealer = served.connect()
-        dealer.hello(6)
-        for seq in range(3):
-            dealer.step(seq, [1] * 6)
-            dealer.actions(seq)
-        # The queue is full: the first of these waits, the others stay unread.
-        for seq in range(3, 40):
-            dealer.step(seq, [1] * 6)
-        served.crew.join()
-        assert dealer.receive() == wire.Goodbye(dealer.session, "the end")
-
-
 # An episode's random numbers must not come again after a restart.
 def test_seeds_depend_on_everything_that_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []

@@ -241,7 +241,7 @@ def test_saves_as_often_as_it_was_told(tmp_path: Path) -> None:
 def test_what_is_no_number_touches_neither_weights_nor_checkpoints(
     tmp_path: Path, kind: Kind, spoil: Callable[[Tensor], Tensor], loss: str, norm: str
 ) -> None:
-    config = replace(total(make_config(kind=kind), 100), checkpoint_interval_s=0.0)
+    config = replace(total(make_config(kind=kind), 30), checkpoint_interval_s=0.0)
     setup = Setup(tmp_path, config)
     setup.feed([1.0, 2.0, 3.0])
     setup.on_loss = lambda mean: mean if setup.env_steps < 30 else spoil(mean)

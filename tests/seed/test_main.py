@@ -261,7 +261,8 @@ def test_a_signal_asks_for_an_end(number: int, code: int) -> None:
 
 
 def test_a_second_request_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    ask, deadly = signal.raise_signal, []
+    ask = signal.raise_signal
+    deadly: list[int] = []
     Signals()
     ask(signal.SIGTERM)
     monkeypatch.setattr(main, "_SAME_REQUEST_S", 0.0)
@@ -280,10 +281,11 @@ class Ending:
         self.signals: Any = SimpleNamespace(asked=False)
         self.check: Callable[[], None] = lambda: None
         self.servers: Any = SimpleNamespace(check=lambda: self.check())
-        records = SimpleNamespace(qsize=lambda: 0)
-        self.inference: Any = SimpleNamespace(
+        records: Any = SimpleNamespace(qsize=lambda: 0)
+        inference: Any = SimpleNamespace(
             env_steps=0, records=records, num_envs=0, messages_refused=0, run=self.serve
         )
+        self.inference = inference
         learner: Any = SimpleNamespace(learner_steps=0, records=records, run=learn)
         store: Any = SimpleNamespace(num_ready=0, rows_dropped=0)
         config = Config(
@@ -329,7 +331,7 @@ def test_a_failed_learner_ends_the_run_with_its_error(tmp_path: Path) -> None:
 
 
 def test_a_signal_stops_the_run(tmp_path: Path) -> None:
-    stopped = []
+    stopped: list[bool] = []
 
     def learn(stop: threading.Event) -> None:
         ending.signals.asked = True
@@ -345,7 +347,10 @@ def test_servers_that_keep_failing_stop_the_run(tmp_path: Path) -> None:
     def fail() -> None:
         raise LocalServerError("no such game")
 
-    ending = Ending(tmp_path / "run", lambda stop: stop.wait(20) and None)
+    def learn(stop: threading.Event) -> None:
+        stop.wait(20)
+
+    ending = Ending(tmp_path / "run", learn)
     ending.check = fail
     with pytest.raises(LocalServerError, match="no such game"):
         ending.supervise()

@@ -49,7 +49,11 @@ def test_nothing_is_raised_where_nothing_failed() -> None:
 
 def test_join_stops_and_awaits_every_thread() -> None:
     crew = Crew()
-    threads = [crew.start(name, lambda: crew.stop.wait() and None) for name in ("a", "b")]
+
+    def wait() -> None:
+        crew.stop.wait(DEADLINE_S)
+
+    threads = [crew.start(name, wait) for name in ("a", "b")]
     assert all(thread.is_alive() for thread in threads)
     crew.join()
     assert not any(thread.is_alive() for thread in threads)

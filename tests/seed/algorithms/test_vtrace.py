@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pytest
@@ -347,7 +347,7 @@ def test_the_loss_changes_neither_unroll_nor_network() -> None:
 )  # fmt: skip
 def test_refuses_settings_outside_the_formulas_range(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"^{name} = {value}: expected "):
-        replace(CONFIG, **{name: value})
+        replace(CONFIG, **cast(Any, {name: value}))
 
 
 def test_takes_the_ends_of_the_ranges() -> None:
