@@ -64,9 +64,9 @@ def learn(file: Path, *arguments: object) -> int:
 
 
 def save(run_dir: Path, env_frames: int) -> Path:
-    kept = Checkpoint({"agent.weight": torch.zeros(1)}, {"env_frames": env_frames})
-    name = f"frames-{env_frames:014d}-updates-{0:010d}"
-    return checkpoint.save(run_dir / "checkpoints", name, kept, keep=9)
+    state = {"env_frames": env_frames, "learner_steps": 0}
+    kept = Checkpoint({"agent.weight": torch.zeros(1)}, state)
+    return checkpoint.save(run_dir / "checkpoints", checkpoint.name_of(env_frames, 0), kept, keep=9)
 
 
 def start_of(file: Path, capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
