@@ -33,6 +33,7 @@ Int64Array = npt.NDArray[np.int64]
 _IDLE_POLL_MS = 20
 _HOUSEKEEPING_S = 1.0
 _FAREWELL_MS = 200
+_LONGEST_FAREWELL_S = 2.0
 _SMALLEST_FRAME_LIMIT_BYTES = 65_536
 
 
@@ -168,7 +169,8 @@ class Inference:
         for session in self._sessions:
             self._send(session.identity, wire.Goodbye(session.number, reason))
         # A connection closed with unread messages is reset, and the goodbye would be lost with it.
-        while self._socket.poll(_FAREWELL_MS):
+        deadline_s = time.monotonic() + _LONGEST_FAREWELL_S
+        while time.monotonic() < deadline_s and self._socket.poll(_FAREWELL_MS):
             self._socket.recv_multipart(copy=False)
 
     def _poll_ms(self) -> int:
