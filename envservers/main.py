@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import re
 import signal
 import sys
@@ -27,6 +28,8 @@ here
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command with `argv` (by default the process's); returns its exit code."""
     arguments = _parse(argv)
+    # Environments may be modules of the folder that the command runs in.
+    sys.path.append(os.getcwd())
     from envservers.connection import UnusableAddress
     from envservers.server import EXIT_REFUSED, EnvServer
 

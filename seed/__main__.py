@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 # Modules that `pip install seed-rl` leaves out and `pip install "seed-rl[learner]"` brings.
@@ -11,6 +12,7 @@ _EXIT_INTERRUPTED = 130
 
 def learner() -> int:
     """Runs `seed-learner`; returns its exit code."""
+    _see_working_directory()
     try:
         from seed.main import main
 
@@ -23,6 +25,7 @@ def learner() -> int:
 
 def evaluation() -> int:
     """Runs `seed-eval`; returns its exit code."""
+    _see_working_directory()
     try:
         from seed.evaluate import main
 
@@ -31,6 +34,11 @@ def evaluation() -> int:
         return _refuse("seed-eval", error)
     except KeyboardInterrupt:
         return _EXIT_INTERRUPTED
+
+
+def _see_working_directory() -> None:
+    """Lets algorithms and environments be modules of the folder that the command runs in."""
+    sys.path.append(os.getcwd())
 
 
 def _refuse(command: str, error: ModuleNotFoundError) -> int:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Scalar = bool | int | float | str
+_SEEDS = 2**62
 
 
 class ConfigError(ValueError):
@@ -215,6 +216,8 @@ _AT_LEAST_ZERO = (
 
 
 def _check_ranges(config: Config) -> None:
+    if config.seed >= _SEEDS:
+        raise ConfigError(f"seed = {config.seed}: expected less than 2**62")
     for name in ("decay", "momentum", "beta1", "beta2"):
         share = getattr(config.optimizer, name)
         if not 0 <= share < 1:
