@@ -1,8 +1,8 @@
 """Checkpoints: written whole or not at all, checked before they are believed, free of pickle.
 
 A checkpoint is a folder `checkpoints/frames-NNN` with `state.safetensors` (every tensor),
-`state.json` (everything else) and `manifest.json` (their SHA-256). It is written under another
-name and renamed last, so a folder of that name is complete.
+`state.json` (everything else) and `manifest.json` (their SHA-256), and, where asked for, a folder
+`replay`. It is written under another name and renamed last, so a folder of that name is complete.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 log = logging.getLogger(__name__)
 
 TENSORS, STATE, MANIFEST = "state.safetensors", "state.json", "manifest.json"
+REPLAY = "replay"
 
 
 class CheckpointError(Exception):
@@ -35,14 +37,26 @@ class Checkpoint(NamedTuple):
     Attributes:
         tensors: By name, on the CPU.
         state: Counters and settings, as JSON has them.
+        path: Where it was loaded from.
     """
 
     tensors: dict[str, Tensor]
     state: dict[str, Any]
+    path: Path | None = None
 
 
-def save(folder: Path, name: str, checkpoint: Checkpoint, *, keep: int) -> Path:
-    """Writes `folder/name` durably, then deletes all but the `keep` newest; returns its path."""
+def save(
+    folder: Path,
+    name: str,
+    checkpoint: Checkpoint,
+    *,
+    keep: int,
+    save_replay: Callable[[Path], None] | None = None,
+) -> Path:
+    """Writes `folder/name` durably, then deletes all but the `keep` newest; returns its path.
+
+    `save_replay` is called with the path of a folder to be made there.
+    """
     final, temporary = folder / name, folder / f".{name}.tmp"
     if final.exists() and _is_whole(final):
         return final
@@ -53,9 +67,15 @@ def save(folder: Path, name: str, checkpoint: Checkpoint, *, keep: int) -> Path:
     tensors = {key: t.detach().cpu().contiguous().clone() for key, t in checkpoint.tensors.items()}
     save_file(tensors, temporary / TENSORS)
     (temporary / STATE).write_text(json.dumps(checkpoint.state, indent=1))
-    digests = {part: _digest(temporary / part) for part in (TENSORS, STATE)}
+    if save_replay is not None:
+        save_replay(temporary / REPLAY)
+    digests = {
+        str(path.relative_to(temporary)): _digest(path)
+        for path in sorted(temporary.rglob("*"))
+        if path.is_file()
+    }
     (temporary / MANIFEST).write_text(json.dumps(digests, indent=1))
-    for path in (*(temporary / part for part in (TENSORS, STATE, MANIFEST)), temporary):
+    for path in (*temporary.rglob("*"), temporary):
         _sync(path)
     os.rename(temporary, final)
     _sync(folder)
@@ -78,13 +98,27 @@ def names(folder: Path) -> list[str]:
 def load(path: Path) -> Checkpoint:
     """Reads one checkpoint; raises CheckpointError where any of its bytes is not as written."""
     try:
-        digests = json.loads((path / MANIFEST).read_text())
         for part in (TENSORS, STATE):
-            if digests[part] != _digest(path / part):
-                raise CheckpointError(f"{path / part}: not as it was written (SHA-256 differs)")
-        return Checkpoint(load_file(path / TENSORS), json.loads((path / STATE).read_text()))
+            _check(path, part)
+        state = json.loads((path / STATE).read_text())
+        return Checkpoint(load_file(path / TENSORS), state, path)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{path}: not a readable checkpoint ({error})") from None
+
+
+def find_replay(path: Path) -> Path | None:
+    """The replay's folder in a checkpoint; None where it has none.
+
+    Raises:
+        CheckpointError: where any of its bytes is not as written.
+    """
+    try:
+        parts = [part for part in _read_manifest(path) if part.startswith(f"{REPLAY}/")]
+        for part in parts:
+            _check(path, part)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path / REPLAY}: not readable ({error})") from None
+    return path / REPLAY if parts else None
 
 
 def load_newest(folder: Path) -> Checkpoint | None:
@@ -105,17 +139,24 @@ def load_newest(folder: Path) -> Checkpoint | None:
     return None
 
 
-def pack(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Every tensor of the module and of the optimizer's state, by name."""
-    tensors = {f"agent.{key}": tensor for key, tensor in module.state_dict().items()}
+def pack(
+    modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
+) -> dict[str, Tensor]:
+    """Every tensor of the modules and of the optimizer's state, by name."""
+    tensors = {
+        f"{name}.{key}": tensor
+        for name, module in modules.items()
+        for key, tensor in module.state_dict().items()
+    }
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": tensor for key, tensor in state.items()}
     return tensors
 
 
-def unpack_agent(tensors: dict[str, Tensor], module: nn.Module) -> None:
-    """Loads what `pack` kept of the module; raises CheckpointError where it does not fit."""
-    kept = {key.removeprefix("agent."): t for key, t in tensors.items() if key.startswith("agent.")}
+def unpack_module(tensors: dict[str, Tensor], name: str, module: nn.Module) -> None:
+    """Loads what `pack` kept of a module; raises CheckpointError where it does not fit."""
+    start = f"{name}."
+    kept = {key.removeprefix(start): t for key, t in tensors.items() if key.startswith(start)}
     try:
         module.load_state_dict(kept)
     except RuntimeError as error:
@@ -131,6 +172,17 @@ def unpack_optimizer(tensors: dict[str, Tensor], optimizer: torch.optim.Optimize
             _, index, name = key.split(".", 2)
             state.setdefault(int(index), {})[name] = tensor
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def _read_manifest(path: Path) -> dict[str, str]:
+    digests: dict[str, str] = json.loads((path / MANIFEST).read_text())
+    return digests
+
+
+def _check(path: Path, part: str) -> None:
+    """Raises CheckpointError where a part of the checkpoint is not as it was written."""
+    if _read_manifest(path)[part] != _digest(path / part):
+        raise CheckpointError(f"{path / part}: not as it was written (SHA-256 differs)")
 
 
 def _is_whole(path: Path) -> bool:

@@ -101,6 +101,8 @@ class InferenceConfig:
     """Longest wait for `min_batch` rows, in microseconds after the first row came."""
     threads: int = 1
     """CPU threads of the forward pass; more than 1 is slower while other processes are busy."""
+    evaluation_share: float = 0.0
+    """Share of the environments whose rows are never learned from; their returns count apart."""
     lease_s: float = 20.0
     """Seconds of silence after which an environment server's connection is tested."""
 
@@ -116,11 +118,36 @@ class LearnerConfig:
     batch_size: int = 32
     """Unrolls per update (B)."""
     queue_batches: float = 1.0
-    """Batches of finished unrolls that may wait before inference pauses; bounds policy lag."""
+    """Batches of finished unrolls that may wait before inference pauses; bounds policy lag.
+    With replay, of unrolls that wait to be inserted."""
     publish_every_updates: int = 1
     """Updates after which the weights are handed to inference."""
     threads: int = 1
     """CPU threads of the training step; more than 1 is slower while other processes are busy."""
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """Prioritized replay; for algorithms that learn from it instead of the queue."""
+
+    capacity_rows: int = 0
+    """Rows that can be learned from at a time; or give `capacity_gib`."""
+    capacity_gib: float = 0.0
+    """Memory of the whole store in GiB (1024^3 bytes); or give `capacity_rows`."""
+    device: str = "auto"
+    """"cpu", "cuda", "cuda:1" for all rows and priorities; "auto" takes inference's device."""
+    burn_in: int = 0
+    """Rows before each unroll that only bring the recurrent state up to date (K)."""
+    min_rows: int = 0
+    """Rows inserted before learning starts."""
+    ratio: float = 1.0
+    """How often each row is learned from, in the mean: inserts or the learner wait to keep it."""
+    priority_exponent: float = 0.9
+    """Unrolls are sampled by priority to this power; 0 samples all alike."""
+    importance_exponent: float = 0.6
+    """How much of the sampling's bias the importance weights take back; 1 for all of it."""
+    in_checkpoint: bool = False
+    """Whether checkpoints hold the replay too; it may be many gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +209,7 @@ class Config:
     network: NetworkConfig = NetworkConfig()
     inference: InferenceConfig = InferenceConfig()
     learner: LearnerConfig = LearnerConfig()
+    replay: ReplayConfig = ReplayConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     local: LocalConfig = LocalConfig()
     algorithm_name: str = "vtrace"
@@ -211,17 +239,25 @@ _AT_LEAST_ZERO = (
     "seed", "network.lstm_size", "inference.max_wait_us", "optimizer.learning_rate",
     "optimizer.final_learning_rate_fraction", "optimizer.epsilon", "optimizer.clip_norm",
     "environment.atari.noop_max", "inference.lease_s",
-    "log_interval_s", "checkpoint_interval_s",
+    "log_interval_s", "checkpoint_interval_s", "replay.capacity_rows", "replay.capacity_gib",
+    "replay.burn_in", "replay.min_rows",
 )  # fmt: skip
 
 
 def _check_ranges(config: Config) -> None:
     if config.seed >= _SEEDS:
         raise ConfigError(f"seed = {config.seed}: expected less than 2**62")
+    for name in ("priority_exponent", "importance_exponent"):
+        exponent = getattr(config.replay, name)
+        if not 0 <= exponent <= 1:
+            raise ConfigError(f"replay.{name} = {exponent}: expected from 0 to 1")
     for name in ("decay", "momentum", "beta1", "beta2"):
         share = getattr(config.optimizer, name)
         if not 0 <= share < 1:
             raise ConfigError(f"optimizer.{name} = {share}: expected from 0 to below 1")
+    share = config.inference.evaluation_share
+    if not 0 <= share <= 1:
+        raise ConfigError(f"inference.evaluation_share = {share}: expected from 0 to 1")
     if not math.isfinite(config.learner.queue_batches):
         raise ConfigError(
             f"learner.queue_batches = {config.learner.queue_batches}: expected a finite number"
@@ -241,6 +277,36 @@ def _check_ranges(config: Config) -> None:
                 raise ConfigError(f"{name} = {value!r}: expected at least {least}")
     if config.local_envservers != "auto" and config.local_envservers < 0:
         raise ConfigError(f"local_envservers = {config.local_envservers}: expected at least 0")
+
+
+def check_source(config: Config, source: Literal["queue", "replay"]) -> None:
+    """Refuses settings of a training that do not fit where the algorithm's data comes from.
+
+    Raises:
+        ConfigError: naming the field, the value and what was expected.
+    """
+    if config.inference.evaluation_share == 1:
+        raise ConfigError(
+            "inference.evaluation_share = 1.0: expected less than 1, as nothing is learned from "
+            "evaluation environments"
+        )
+    replay, length = config.replay, config.learner.unroll_length
+    if source == "queue":
+        if replay != ReplayConfig():
+            raise ConfigError(
+                f"replay: algorithm {config.algorithm_name!r} learns from the queue; leave the "
+                "table [replay] out"
+            )
+        return
+    if not 0 < replay.ratio < math.inf:
+        raise ConfigError(f"replay.ratio = {replay.ratio}: expected a finite number above 0")
+    context = max(1, config.network.frame_stack - 1)
+    if replay.burn_in + context > length:
+        raise ConfigError(
+            f"replay.burn_in = {replay.burn_in}: expected at most {length - context}, so that it "
+            f"and the {context} rows before it (network.frame_stack) are in the page before: "
+            f"learner.unroll_length = {length}"
+        )
 
 
 def _check_address(inference: InferenceConfig) -> None:

@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, cast
 
 from torch import Tensor, nn
 
 from seed.config import ConfigError, NetworkConfig
-from seed.unrolls import Rows, Unroll
+from seed.rows import Rows, Unroll
 from seed.wire import SpaceSpec
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Where the B environments whose rows an agent sees stand among all that are connected.
+
+    Attributes:
+        places: From 0 for the first training environment to 1 for the last, evenly spaced; 0
+            where there is only one, and for evaluation environments. `[B] float32`
+        evaluation: Environments whose rows are never learned from. `[B] bool`
+    """
+
+    places: Tensor
+    evaluation: Tensor
 
 
 class Acted(NamedTuple):
@@ -45,7 +61,7 @@ class Algorithm(Protocol):
     """The names in an algorithm's module."""
 
     Config: type
-    DATA_SOURCE: Literal["queue"]
+    DATA_SOURCE: Literal["queue", "replay"]
 
     def make_agent(
         self, observation: SpaceSpec, action: SpaceSpec, network: NetworkConfig, config: Any
@@ -57,14 +73,48 @@ class Algorithm(Protocol):
         """
 
     def act(
-        self, agent: nn.Module, rows: Rows, agent_state: Tensor, config: Any, *, greedy: bool
+        self,
+        agent: nn.Module,
+        rows: Rows,
+        agent_state: Tensor,
+        config: Any,
+        *,
+        fleet: Fleet,
+        greedy: bool,
     ) -> Acted:
         """Chooses actions for rows `[1, B, ...]`; `greedy` picks the best instead of sampling."""
 
     def loss(
         self, agent: nn.Module, target: nn.Module | None, unroll: Unroll, config: Any
     ) -> LossResult:
-        """The loss of a batch of unrolls: a pure function of its arguments."""
+        """The loss of a batch of unrolls: a pure function of its arguments.
+
+        `target` is None unless the module has `update_target`.
+        """
+
+
+# Names that a module may leave out: None stands for them.
+UpdateTarget = Callable[[nn.Module, nn.Module, int, Any], None]
+InitialPriorities = Callable[[Unroll, Any], Tensor]
+
+
+def find_update_target(algorithm: Algorithm) -> UpdateTarget | None:
+    """The module's `update_target(agent, target, learner_steps, config)`, if it has one.
+
+    Its presence gives the learner a target network, a copy of the agent at first. It is called
+    after every update and changes the target's weights in place, or does not.
+    """
+    return getattr(algorithm, "update_target", None)
+
+
+def find_initial_priorities(algorithm: Algorithm) -> InitialPriorities | None:
+    """The module's `initial_priorities(unroll, config) -> [B] float32`, if it has one.
+
+    Gives unrolls their priorities when they enter replay, from what acting has kept of them:
+    `rows.observations` is left out (`[T + 1, B, 0]`) and there is no burn-in. Without it, an
+    unroll enters with priority 1.
+    """
+    return getattr(algorithm, "initial_priorities", None)
 
 
 _NAMES = ("Config", "DATA_SOURCE", "make_agent", "act", "loss")
@@ -87,9 +137,10 @@ def load_algorithm(name: str) -> Algorithm:
     missing = [needed for needed in _NAMES if not hasattr(module, needed)]
     if missing:
         raise ConfigError(f"algorithm.name = {name!r}: {path} lacks {', '.join(missing)}")
-    if module.DATA_SOURCE != "queue":
+    if module.DATA_SOURCE not in ("queue", "replay"):
         raise ConfigError(
-            f"algorithm.name = {name!r}: DATA_SOURCE = {module.DATA_SOURCE!r}, expected 'queue'"
+            f"algorithm.name = {name!r}: DATA_SOURCE = {module.DATA_SOURCE!r}, expected 'queue' or "
+            "'replay'"
         )
     return cast(Algorithm, module)
 

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from seed.config import ConfigError
+
+_MEMORY = Path("/proc/meminfo")
+_CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 def resolve_device(name: str, field: str) -> torch.device:
@@ -24,6 +33,23 @@ def resolve_device(name: str, field: str) -> torch.device:
     return device
 
 
+def available_bytes(device: torch.device) -> int:
+    """Bytes that can still be taken there: of the GPU, or of this machine and container.
+
+    Where the system does not say (it is not Linux), that counts as no limit.
+    """
+    if device.type == "cuda":
+        free: int = torch.cuda.mem_get_info(device)[0]
+        return free
+    limits = [sys.maxsize]
+    if _MEMORY.exists():
+        lines = [line.split() for line in _MEMORY.read_text().splitlines()]
+        limits += [1024 * int(size) for name, size, *_ in lines if name == "MemAvailable:"]
+    if _CONTAINER_LIMIT.exists() and (limit := _CONTAINER_LIMIT.read_text().strip()) != "max":
+        limits.append(int(limit))
+    return min(limits)
+
+
 def prepare_thread(device: torch.device, threads: int, *, urgent: bool) -> None:
     """Sets the calling thread's CPU threads and gives it a stream of its own on a GPU.
 
@@ -40,3 +66,16 @@ def prepare_thread(device: torch.device, threads: int, *, urgent: bool) -> None:
         torch.cuda.synchronize(device)
         stream = torch.cuda.Stream(device, priority=-1 if urgent else 0)  # type: ignore[no-untyped-call]
         torch.cuda.set_stream(stream)
+
+
+def move(value: Any, device: torch.device) -> Any:
+    """The same dataclass or dictionary with its tensors on the device, and all else as it is."""
+    if isinstance(value, Tensor):
+        # Towards the CPU nothing would wait for the copy before it is read.
+        return value.to(device, non_blocking=device.type == "cuda")
+    if isinstance(value, dict):
+        return {key: move(item, device) for key, item in value.items()}
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return value
+    fields = {f.name: move(getattr(value, f.name), device) for f in dataclasses.fields(value)}
+    return type(value)(**fields)

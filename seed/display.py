@@ -1,4 +1,4 @@
-"""The live line in a terminal: fps, return, lag, batch size, time left."""
+"""The live line in a terminal: time left, fps, returns, lag, batch size."""
 
 from __future__ import annotations
 
@@ -32,14 +32,17 @@ class Display:
 
     def update(self, line: Line) -> None:
         """Shows a line of metrics."""
-        figures = (
-            f"{_text(line['fps'], ',.0f')} fps  "
-            f"return {_text(line['episode_return_mean'], '.2f')}  "
-            f"lag {_text(line['policy_lag_mean'], '.1f')}  "
-            f"batch {_text(line['inference_batch_mean'], '.0f')}"
-        )
-        completed = line["env_frames"] or 0
-        self._progress.update(self._task, completed=completed, figures=figures)
+        evaluation = line["evaluation_return_mean"]
+        figures = [
+            f"{_text(line['fps'], ',.0f')} fps",
+            f"return {_text_of_return(line['episode_return_mean'])}",
+            "" if evaluation is None else f"evaluation {_text_of_return(evaluation)}",
+            f"lag {_text(line['policy_lag_mean'], '.1f')}",
+            # 80 columns have no room for both.
+            f"batch {_text(line['inference_batch_mean'], '.0f')}" if evaluation is None else "",
+        ]
+        shown = "  ".join(filter(None, figures))
+        self._progress.update(self._task, completed=line["env_frames"] or 0, figures=shown)
 
     def close(self) -> None:
         """Leaves the last line standing."""
@@ -48,3 +51,7 @@ class Display:
 
 def _text(value: float | None, form: str) -> str:
     return "–" if value is None else format(value, form)
+
+
+def _text_of_return(value: float | None) -> str:
+    return _text(value, ".2f" if abs(value or 0.0) < 1000 else ".0f")

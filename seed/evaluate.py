@@ -157,25 +157,27 @@ def _adapt(config: Config, envs: int) -> Config:
             max_envs=envs,
             max_batch=max(envs, config.inference.max_batch),
             min_batch=1,
+            # The learner's side of the store, which nobody is at, gets nothing.
+            evaluation_share=1.0,
         ),
         local=dataclasses.replace(config.local, envs_per_server=envs, groups_per_server=1),
     )
 
 
 def _make_player(config: Config, loaded: Checkpoint, greedy: bool) -> Inference:
-    """Inference that acts with the checkpoint's weights and gives every whole page back."""
+    """Inference that acts with the checkpoint's weights, in evaluation environments only."""
     algorithm = load_algorithm(config.algorithm_name)
     spaces = Spaces.from_map(loaded.state["spaces"])
     device = resolve_device(config.inference.device, "inference.device")
     agent = make_agent(algorithm, config, spaces, device)
-    checkpoint.unpack_agent(loaded.tensors, agent)
+    checkpoint.unpack_module(loaded.tensors, "agent", agent)
     slot = WeightSlot()
     slot.publish(loaded.state["learner_steps"], agent)
     store = make_store(algorithm, config, spaces, agent, device)
     # In training, the second number counts steps: these games are other ones.
     seed = (config.seed, _EVALUATION_SEED)
     return make_inference(
-        algorithm, config, spaces, store, agent, slot, store.release, seed=seed, greedy=greedy
+        algorithm, config, spaces, store, agent, slot, store.publish, seed=seed, greedy=greedy
     )
 
 

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from seed import wire
-from seed.contract import Algorithm
-from seed.devices import prepare_thread
+from seed.contract import Algorithm, Fleet
+from seed.devices import move, prepare_thread
+from seed.fleet import fleet_places
 from seed.pages import PageLinks
-from seed.unrolls import Arrived, UnrollStore
+from seed.rows import Arrived
+from seed.unrolls import UnrollStore
 from seed.weights import Weights, load_tensors
 
 
@@ -35,8 +37,9 @@ class GroupStep:
 class ForwardPass:
     """The acting copy of the network with every environment's recurrent state.
 
-    Owned by the inference thread. Rows are staged in pinned host memory, copied to the device once
-    and written to the store once.
+    Owned by the inference thread. Rows are staged in pinned host memory, copied to the store's
+    device once and written to the store once. Acting takes place where the agent's weights are;
+    what it sees and leaves behind is moved there and back where that is another device.
     """
 
     def __init__(
@@ -49,7 +52,10 @@ class ForwardPass:
         *,
         greedy: bool = False,
     ) -> None:
-        """The agent is this object's own from here on; it acts with `policy_version` 0."""
+        """The agent is this object's own from here on; it acts with `policy_version` 0.
+
+        No environment is connected yet.
+        """
         layout = store.layout
         self.policy_version = 0
         self._algorithm = algorithm
@@ -57,10 +63,16 @@ class ForwardPass:
         self._agent = agent
         self._store = store
         self._greedy = greedy
-        self._device = store.device
+        # A tensor's own device: "cuda" and "cuda:0" are one device, but not equal.
+        self._store_device = torch.empty(0, device=store.device).device
+        self._device = next((p.device for p in agent.parameters()), self._store_device)
+        self._apart = self._device != self._store_device
         # [max_envs, S] float32
         self._agent_states = torch.zeros(layout.max_envs, layout.state_size, device=self._device)
-        pinned = self._device.type == "cuda"
+        # [max_envs] bool and float32
+        self._evaluation = torch.from_numpy(store.evaluation).to(self._device)
+        self._places = torch.zeros(layout.max_envs, device=self._device)
+        pinned = self._store_device.type == "cuda"
         observation = layout.observation
         # [max_batch, *shape]
         self._observations = torch.empty(
@@ -72,7 +84,8 @@ class ForwardPass:
 
     def enter_thread(self, threads: int) -> None:
         """Prepares the calling thread, the only one that may use this object from here on."""
-        prepare_thread(self._device, threads, urgent=True)
+        for device in dict.fromkeys((self._store_device, self._device)):
+            prepare_thread(device, threads, urgent=True)
 
     def load_weights(self, weights: Weights) -> None:
         """Acts with these weights from the next batch on."""
@@ -81,6 +94,11 @@ class ForwardPass:
             # The learner's copies may be freed once we return, and are read on this stream.
             torch.cuda.current_stream(self._device).synchronize()
         self.policy_version = weights.version
+
+    def set_connected(self, env_ids: npt.NDArray[np.int64]) -> None:
+        """From the next batch on, these environments are the fleet. `[num_envs] int64`"""
+        places = fleet_places(env_ids, self._store.evaluation)
+        self._places = torch.from_numpy(places).to(self._device)
 
     @torch.inference_mode()
     def run(self, steps: Sequence[GroupStep]) -> tuple[npt.NDArray[Any], list[PageLinks]]:
@@ -98,15 +116,27 @@ class ForwardPass:
         first = (flags & wire.FIRST) != 0
         new, rows = self._store.write(env_ids, run_ids, first, self._arrive(steps, flags))
         envs = torch.from_numpy(env_ids).to(self._device)
+        rows = self._move(rows, self._device)
         before = self._agent_states.index_select(0, envs)
         before = before.masked_fill(rows.first[0][:, None], 0.0)
-        acted = self._algorithm.act(self._agent, rows, before, self._config, greedy=self._greedy)
+        fleet = Fleet(self._places[envs], self._evaluation[envs])
+        acted = self._algorithm.act(
+            self._agent, rows, before, self._config, fleet=fleet, greedy=self._greedy
+        )
         self._agent_states.index_copy_(0, envs, acted.agent_state)
-        self._store.write_acts(new, acted.actions, acted.behaviour, before, self.policy_version)
-        return acted.actions.cpu().numpy(), new.complete
+        actions, behaviour, before = (
+            self._move(value, self._store_device)
+            for value in (acted.actions, acted.behaviour, before)
+        )
+        self._store.write_acts(new, actions, behaviour, before, self.policy_version)
+        # Coming from the store's device, these arrive after all that was written to the store.
+        return actions.cpu().numpy(), new.complete
+
+    def _move(self, value: Any, device: torch.device) -> Any:
+        return move(value, device) if self._apart else value
 
     def _arrive(self, steps: Sequence[GroupStep], flags: npt.NDArray[np.uint8]) -> Arrived:
-        """Stages what arrived and starts its way to the device."""
+        """Stages what arrived and starts its way to the store's device."""
         end = 0
         for step in steps:
             start, end = end, end + len(step.env_ids)
@@ -115,7 +145,7 @@ class ForwardPass:
         self._flags[:end].numpy()[...] = flags
 
         def to_device(staged: Tensor) -> Tensor:
-            return staged[:end].to(self._device, non_blocking=True)
+            return staged[:end].to(self._store_device, non_blocking=True)
 
         on_device = to_device(self._flags)
         return Arrived(

@@ -23,6 +23,7 @@ from seed.config import ConfigError, InferenceConfig
 from seed.forward import ForwardPass, GroupStep
 from seed.pages import PageLinks
 from seed.sessions import Refused, Session, SessionTable
+from seed.sockets import bind
 from seed.unrolls import UnrollStore
 from seed.weights import WeightSlot
 
@@ -50,11 +51,19 @@ class BatchRecord(NamedTuple):
 
 
 class EpisodeRecord(NamedTuple):
-    """One finished episode, for the metrics."""
+    """One finished episode, for the metrics.
+
+    Attributes:
+        env_id: The environment that played it.
+        episode_return: Sum of its rewards, as the environment gave them.
+        length_steps: Its steps.
+        evaluation: Whether this is an evaluation environment.
+    """
 
     env_id: int
     episode_return: float
     length_steps: int
+    evaluation: bool
 
 
 @dataclass(frozen=True)
@@ -98,7 +107,8 @@ class _Pending:
 class Inference:
     """The ROUTER socket and everything that happens between a STEP and its ACTIONS.
 
-    Other threads may read `env_steps`, `endpoint`, `num_envs` and the queue `records`.
+    Other threads may read `env_steps`, `endpoint`, `num_envs`, `paused_s` and the queue `records`.
+    `paused_s` counts the seconds in which rows waited for the learner to make room.
     """
 
     def __init__(
@@ -130,6 +140,7 @@ class Inference:
         self.env_steps = 0
         self.records: queue.SimpleQueue[BatchRecord | EpisodeRecord] = queue.SimpleQueue()
         self.messages_refused = 0
+        self.paused_s = 0.0
         self._config = config
         self._offer = offer
         self._forward = forward
@@ -142,7 +153,7 @@ class Inference:
         self._pending: dict[tuple[int, int], _Pending] = {}
         self._pending_rows = 0
         self._next_housekeeping_s = 0.0
-        self._socket = _bind(config.address, _largest_frame(config, offer))
+        self._socket = bind(config.address, _largest_frame(config, offer))
         self.endpoint = self._socket.get_string(zmq.LAST_ENDPOINT)
 
     @property
@@ -232,6 +243,7 @@ class Inference:
         if earlier is not None:
             self._close(earlier, "it connected anew")
         session = self._sessions.open(hello, identity, time.monotonic())
+        self._forward.set_connected(self._sessions.env_ids)
         self._sessions_opened += 1
         seeds = np.random.SeedSequence((*self._offer.seed, self._sessions_opened))
         welcome = self._offer.welcome(
@@ -285,11 +297,16 @@ class Inference:
                 break
             batch.append(pending)
         if self._store.num_ready >= self._queue_limit or not self._has_room(batch):
-            self._store.wait_for_release(_IDLE_POLL_MS / 1e3)
+            self._pause()
             return []
         for pending in batch:
             self._forget(pending.session, pending.group)
         return batch
+
+    def _pause(self) -> None:
+        start_s = time.monotonic()
+        self._store.wait_for_release(_IDLE_POLL_MS / 1e3)
+        self.paused_s += time.monotonic() - start_s
 
     def _spare_s(self) -> float:
         """Seconds for which it is still better to wait for more rows than to run these."""
@@ -326,7 +343,8 @@ class Inference:
         self.env_steps += int(np.count_nonzero((arrays.flags & wire.FIRST) == 0))
         for index, length_steps, episode_return in arrays.episodes.tolist():
             env_id = int(pending.step.env_ids[index])
-            self.records.put(EpisodeRecord(env_id, episode_return, length_steps))
+            evaluation = bool(self._store.evaluation[env_id])
+            self.records.put(EpisodeRecord(env_id, episode_return, length_steps, evaluation))
 
     # --- sessions --------------------------------------------------------------------------------
 
@@ -347,6 +365,7 @@ class Inference:
         for group in range(len(session.env_ids)):
             self._forget(session, group)
         self._sessions.close(session)
+        self._forward.set_connected(self._sessions.env_ids)
         log.info("%s left: %s", session.hello.name, reason)
 
     def _keep_house(self) -> None:
@@ -364,30 +383,3 @@ class Inference:
 def _largest_frame(config: InferenceConfig, offer: Offer) -> int:
     """Bytes beyond which ZeroMQ cuts the connection; below, a wrong frame is told what is wrong."""
     return max(_SMALLEST_FRAME_LIMIT_BYTES, config.max_batch * offer.observation.nbytes)
-
-
-def _bind(address: str, largest_frame: int) -> zmq.Socket[bytes]:
-    """A ROUTER socket at the address, with settings that fence off slow and dead peers."""
-    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
-    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-    socket.setsockopt(zmq.ROUTER_HANDOVER, 0)
-    socket.setsockopt(zmq.MAXMSGSIZE, largest_frame)
-    socket.setsockopt(zmq.RCVHWM, 64)
-    socket.setsockopt(zmq.SNDHWM, 64)
-    socket.setsockopt(zmq.HEARTBEAT_IVL, 5_000)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 15_000)
-    socket.setsockopt(zmq.HEARTBEAT_TTL, 15_000)
-    socket.setsockopt(zmq.HANDSHAKE_IVL, 5_000)
-    socket.setsockopt(zmq.BACKLOG, 4_096)
-    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
-    socket.setsockopt(zmq.LINGER, 0)
-    socket.setsockopt(zmq.IPV6, 1 if "[" in address else 0)
-    try:
-        socket.bind(address)
-    except zmq.ZMQError as error:
-        socket.close()
-        raise ConfigError(
-            f"inference.address = {address!r}: cannot be bound ({error.strerror}); "
-            "is another learner running there?"
-        ) from None
-    return socket

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import queue
@@ -17,13 +18,14 @@ from torch import Tensor, nn
 from seed import checkpoint
 from seed.checkpoint import CheckpointError
 from seed.config import Config
-from seed.contract import Algorithm
-from seed.devices import prepare_thread
+from seed.contract import Algorithm, find_update_target
+from seed.devices import move, prepare_thread
 from seed.optimizers import linear_learning_rate, make_optimizer
-from seed.unrolls import Unroll, UnrollStore
+from seed.rows import Unroll
+from seed.sources import Batch, Source
 from seed.weights import WeightSlot
 
-_TAKE_TIMEOUT_S = 0.1
+_WAIT_TIMEOUT_S = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +72,11 @@ class Learner:
         config: Config,
         algorithm: Algorithm,
         agent: nn.Module,
-        store: UnrollStore,
+        source: Source,
         slot: WeightSlot,
         progress: Callable[[], Progress],
         kept_state: dict[str, Any],
+        save_replay: Callable[[Path], None] | None = None,
     ) -> None:
         """The agent is this object's own from here on, on the learner's device.
 
@@ -81,22 +84,26 @@ class Learner:
             config: The run.
             algorithm: Its loss.
             agent: The network to train.
-            store: Where unrolls come from.
+            source: Where batches come from.
             slot: Where new weights go.
             progress: Steps and time so far, of this and earlier processes; thread-safe.
             kept_state: Written into every checkpoint as it is.
+            save_replay: Writes the replay into a folder of every checkpoint.
         """
         self.learner_steps = 0
         self.records: queue.SimpleQueue[UpdateRecord] = queue.SimpleQueue()
         self._config = config
         self._algorithm = algorithm
         self._agent = agent
-        self._store = store
+        self._source = source
         self._slot = slot
         self._progress = progress
         self._kept_state = kept_state
+        self._save_replay = save_replay
         self._device = next(agent.parameters()).device
         self._optimizer = make_optimizer(agent.parameters(), config.optimizer)
+        self._update_target = find_update_target(algorithm)
+        self._target = _copy(agent) if self._update_target else None
         self._frames_per_step = config.environment.frames_per_env_step
         self._checkpoints = Path(config.run_dir) / "checkpoints"
         self._saved_s = time.monotonic()
@@ -117,7 +124,9 @@ class Learner:
                 f"the checkpoint's optimizer is {kind!r}, optimizer.kind = "
                 f"{self._config.optimizer.kind!r}: keep the kind, or choose another run_dir"
             )
-        checkpoint.unpack_agent(loaded.tensors, self._agent)
+        checkpoint.unpack_module(loaded.tensors, "agent", self._agent)
+        if self._target is not None:
+            checkpoint.unpack_module(loaded.tensors, "target", self._target)
         checkpoint.unpack_optimizer(loaded.tensors, self._optimizer)
         self.learner_steps = loaded.state["learner_steps"]
 
@@ -135,45 +144,51 @@ class Learner:
     def _learn_once(self) -> None:
         """One update, or a short wait where there are not enough unrolls yet."""
         asked_s = time.monotonic()
-        pages = self._store.take(self._config.learner.batch_size, _TAKE_TIMEOUT_S)
-        if pages is None:
-            self.records.put(UpdateRecord({}, time.monotonic() - asked_s, 0.0))
-            return
+        ready = self._source.wait(_WAIT_TIMEOUT_S)
         began_s = time.monotonic()
-        unroll = self._store.gather(pages)
-        if self._store.device.type == "cuda":
-            # Pages may be written again once released: the copies must be complete.
-            torch.cuda.current_stream(self._store.device).synchronize()
-        self._store.release(pages)
-        scalars = self._update(move(unroll, self._device))
-        self.records.put(UpdateRecord(scalars, began_s - asked_s, time.monotonic() - began_s))
+        scalars = self._update(self._source.next_batch()) if ready else {}
+        busy_s = time.monotonic() - began_s if ready else 0.0
+        scalars |= self._source.scalars()
+        self.records.put(UpdateRecord(scalars, began_s - asked_s, busy_s))
 
-    def _update(self, unroll: Unroll) -> dict[str, float]:
+    def _update(self, batch: Batch) -> dict[str, float]:
         """One gradient step; returns the metrics."""
         rate = linear_learning_rate(
             self._config.optimizer, self._env_frames() / self._config.total_env_frames
         )
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        result = self._algorithm.loss(self._agent, None, unroll, self._config.algorithm)
+        unroll: Unroll = move(batch.unroll, self._device)
+        result = self._algorithm.loss(self._agent, self._target, unroll, self._config.algorithm)
         self._optimizer.zero_grad()
         result.loss.backward()  # type: ignore[no-untyped-call]
         limit = self._config.optimizer.clip_norm or float("inf")
         grad_norm = nn.utils.clip_grad_norm_(self._agent.parameters(), limit)
         measured = {"loss": result.loss.detach(), "grad_norm": grad_norm, **result.metrics}
-        scalars = _to_floats(measured)
-        if not math.isfinite(scalars["loss"]) or not math.isfinite(scalars["grad_norm"]):
-            raise Diverged(
-                f"update {self.learner_steps + 1}: the loss is {scalars['loss']}, the gradient's "
-                f"norm {scalars['grad_norm']}; the newest checkpoint is from before. Try a "
-                "smaller optimizer.learning_rate or optimizer.clip_norm"
-            )
+        scalars = self._check_finite(_to_floats(measured))
         self._optimizer.step()
         self.learner_steps += 1
+        if batch.numbers is not None and result.priorities is not None:
+            self._source.update_priorities(batch.numbers, result.priorities)
+        if self._update_target is not None and self._target is not None:
+            self._update_target(
+                self._agent, self._target, self.learner_steps, self._config.algorithm
+            )
         if self.learner_steps % self._config.learner.publish_every_updates == 0:
             self.publish()
-        lag = self.learner_steps - 1 - unroll.policy_versions[:-1].float().mean()
+        acted = unroll.policy_versions[unroll.burn_in : -1]  # [T, B] int64
+        lag = self.learner_steps - 1 - acted.float().mean()
         return {"learning_rate": rate, **scalars, "policy_lag_mean": lag.item()}
+
+    def _check_finite(self, scalars: dict[str, float]) -> dict[str, float]:
+        """The same scalars; raises Diverged where loss or gradient are no finite numbers."""
+        if math.isfinite(scalars["loss"]) and math.isfinite(scalars["grad_norm"]):
+            return scalars
+        raise Diverged(
+            f"update {self.learner_steps + 1}: the loss is {scalars['loss']}, the gradient's "
+            f"norm {scalars['grad_norm']}; the newest checkpoint is from before. Try a "
+            "smaller optimizer.learning_rate or optimizer.clip_norm"
+        )
 
     def _save_if_due(self) -> None:
         if time.monotonic() >= self._saved_s + self._config.checkpoint_interval_s:
@@ -189,28 +204,26 @@ class Learner:
             "optimizer": self._config.optimizer.kind,
             "env_frames": env_frames,
         }
-        packed = checkpoint.pack(self._agent, self._optimizer)
+        modules = {"agent": self._agent}
+        if self._target is not None:
+            modules["target"] = self._target
+        packed = checkpoint.pack(modules, self._optimizer)
         checkpoint.save(
             self._checkpoints,
             checkpoint.name_of(env_frames, self.learner_steps),
             checkpoint.Checkpoint(packed, state),
             keep=self._config.keep_checkpoints,
+            save_replay=self._save_replay,
         )
         self._saved_s = time.monotonic()
+
+
+def _copy(agent: nn.Module) -> nn.Module:
+    """A target network: the same weights, never trained."""
+    return copy.deepcopy(agent).requires_grad_(False)
 
 
 def _to_floats(scalars: dict[str, Tensor]) -> dict[str, float]:
     """All values in one transfer from the device."""
     stacked = torch.stack([value.float() for value in scalars.values()])
     return dict(zip(scalars, stacked.tolist(), strict=True))
-
-
-def move(value: Any, device: torch.device) -> Any:
-    """The same dataclass or dictionary with its tensors on the device."""
-    if isinstance(value, Tensor):
-        # Towards the CPU nothing would wait for the copy before it is read.
-        return value.to(device, non_blocking=device.type == "cuda")
-    if isinstance(value, dict):
-        return {key: move(item, device) for key, item in value.items()}
-    fields = {f.name: move(getattr(value, f.name), device) for f in dataclasses.fields(value)}
-    return type(value)(**fields)

@@ -12,20 +12,29 @@ from types import FrameType
 
 import torch
 from rich.logging import RichHandler
+from torch import nn
 
 from envservers.environments import InvalidEnvironment, describe
 from seed import checkpoint
 from seed.checkpoint import Checkpoint, CheckpointError
-from seed.config import Config, ConfigError
+from seed.config import Config, ConfigError, check_source
 from seed.config_loading import parse_command_line, to_toml
-from seed.contract import load_algorithm, load_algorithm_config
+from seed.contract import (
+    Algorithm,
+    find_initial_priorities,
+    load_algorithm,
+    load_algorithm_config,
+)
 from seed.devices import resolve_device
 from seed.display import CONSOLE, Display
 from seed.inference import Inference
 from seed.learner import Diverged, Learner, Progress
 from seed.local_servers import LocalServerError, LocalServers, server_command, server_count
 from seed.metrics import Window, Writer
+from seed.replay import Replay
+from seed.replay_files import UnfitReplay
 from seed.serving import make_agent, make_inference, make_store, queue_limit
+from seed.sources import QueueSource, Source
 from seed.spaces import Spaces
 from seed.threads import Crew
 from seed.unrolls import UnrollStore
@@ -101,8 +110,7 @@ def _dry_run(config: Config) -> str:
     spaces = _describe(config)
     acting = resolve_device(config.inference.device, "inference.device")
     learning = resolve_device(config.learner.device, "learner.device")
-    algorithm = load_algorithm(config.algorithm_name)
-    agent = make_agent(algorithm, config, spaces, torch.device("cpu"))
+    agent = make_agent(_load_algorithm(config), config, spaces, torch.device("cpu"))
     weights = sum(parameter.numel() for parameter in agent.parameters())
     lines = [
         f"observations: {spaces.observation}",
@@ -182,13 +190,13 @@ def _load_given(path: Path, folder: Path) -> Checkpoint:
 
 def _assemble(config: Config, loaded: Checkpoint | None) -> Run:
     """Everything but threads and processes; the socket is bound."""
-    algorithm = load_algorithm(config.algorithm_name)
+    algorithm = _load_algorithm(config)
     spaces = _describe(config)
     acting_device = resolve_device(config.inference.device, "inference.device")
     learning_device = resolve_device(config.learner.device, "learner.device")
     agent = make_agent(algorithm, config, spaces, learning_device)
     acting = make_agent(algorithm, config, spaces, acting_device)
-    store = make_store(algorithm, config, spaces, acting, acting_device)
+    store = _make_store(algorithm, config, spaces, acting, acting_device)
     slot = WeightSlot()
     start = Progress()
     if loaded is not None:
@@ -198,17 +206,61 @@ def _assemble(config: Config, loaded: Checkpoint | None) -> Run:
         algorithm, config, spaces, store, acting, slot, store.publish, seed=seed
     )
     run: Run
+    source = _make_source(algorithm, config, store)
+    kept = source if isinstance(source, Replay) and config.replay.in_checkpoint else None
     learner = Learner(
-        config, algorithm, agent, store, slot, lambda: run.progress(), {"spaces": spaces.to_map()}
-    )
+        config, algorithm, agent, source, slot, lambda: run.progress(),
+        {"spaces": spaces.to_map()}, kept.save if kept is not None else None,
+    )  # fmt: skip
     if loaded is not None:
         learner.restore(loaded)
+        if kept is not None and loaded.path is not None:
+            _load_replay(kept, loaded.path)
         log.info("going on from %d frames", loaded.state["env_frames"])
     learner.publish()
     # What is sampled from here on is not what an earlier process of this run has sampled.
     torch.manual_seed(sum(seed))
     run = Run(config, store, inference, learner, start)
     return run
+
+
+def _load_algorithm(config: Config) -> Algorithm:
+    algorithm = load_algorithm(config.algorithm_name)
+    check_source(config, algorithm.DATA_SOURCE)
+    return algorithm
+
+
+def _make_store(
+    algorithm: Algorithm, config: Config, spaces: Spaces, agent: nn.Module, device: torch.device
+) -> UnrollStore:
+    """The store for training: on inference's device, or on replay's where that is another."""
+    replay = algorithm.DATA_SOURCE == "replay"
+    if replay and config.replay.device != "auto":
+        device = resolve_device(config.replay.device, "replay.device")
+    return make_store(algorithm, config, spaces, agent, device, replay=replay)
+
+
+def _make_source(algorithm: Algorithm, config: Config, store: UnrollStore) -> Source:
+    if algorithm.DATA_SOURCE == "queue":
+        return QueueSource(store, config.learner.batch_size)
+    initial = find_initial_priorities(algorithm)
+    return Replay(
+        store,
+        config.learner.batch_size,
+        config.replay,
+        initial and (lambda unroll: initial(unroll, config.algorithm)),
+    )
+
+
+def _load_replay(replay: Replay, path: Path) -> None:
+    """Takes the replay out of the checkpoint there; without one, replay fills anew."""
+    try:
+        folder = checkpoint.find_replay(path)
+        if folder is not None:
+            replay.load(folder)
+            log.info("replay holds %d unrolls", len(replay))
+    except (CheckpointError, UnfitReplay) as error:
+        log.warning("replay starts empty: %s", error)
 
 
 class Signals:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-from seed.inference import BatchRecord, EpisodeRecord, Inference
+from seed.inference import BatchRecord, Inference
 from seed.learner import Learner, Progress, UpdateRecord
 from seed.unrolls import UnrollStore
 
@@ -37,6 +37,9 @@ class Window:
         self._returns: deque[float] = deque(maxlen=RETURN_WINDOW)
         self._lengths: deque[float] = deque(maxlen=RETURN_WINDOW)
         self._episodes = 0
+        self._evaluation_returns: deque[float] = deque(maxlen=RETURN_WINDOW)
+        self._evaluation_episodes = 0
+        self._paused_s = 0.0
         self._scalars: Line = {}
 
     def close(
@@ -48,6 +51,7 @@ class Window:
         elapsed_s = max(progress.time_s - self._last.time_s, 1e-9)
         frames = (progress.env_steps - self._last.env_steps) * self._frames_per_step
         self._last = progress
+        paused_s, self._paused_s = inference.paused_s - self._paused_s, inference.paused_s
         self._scalars = dict.fromkeys(self._scalars) | _mean_scalars(updates)
         latencies_ms = [1e3 * batch.latency_s for batch in batches]
         waited_s = sum(update.wait_s for update in updates)
@@ -61,10 +65,14 @@ class Window:
             "episode_return_mean": _mean(self._returns),
             "episode_return_count": self._episodes,
             "episode_length_steps_mean": _mean(self._lengths),
+            "evaluation_return_mean": _mean(self._evaluation_returns),
+            "evaluation_return_count": self._evaluation_episodes,
             "policy_lag_mean": None,
             "inference_batch_mean": _mean([batch.rows for batch in batches]),
             "inference_latency_p50_ms": _percentile(latencies_ms, 50),
             "inference_latency_p99_ms": _percentile(latencies_ms, 99),
+            # A pause that began before this line's time is counted in full.
+            "inference_paused_share": min(paused_s / elapsed_s, 1.0),
             "learner_utilisation": busy_s / (busy_s + waited_s) if updates else None,
             "queue_length": store.num_ready,
             "num_envs": inference.num_envs,
@@ -76,12 +84,15 @@ class Window:
     def _take_inference(self, inference: Inference) -> list[BatchRecord]:
         batches = []
         for record in _drain(inference.records):
-            if isinstance(record, EpisodeRecord):
+            if isinstance(record, BatchRecord):
+                batches.append(record)
+            elif record.evaluation:
+                self._evaluation_returns.append(record.episode_return)
+                self._evaluation_episodes += 1
+            else:
                 self._returns.append(record.episode_return)
                 self._lengths.append(record.length_steps)
                 self._episodes += 1
-            else:
-                batches.append(record)
         return batches
 
 

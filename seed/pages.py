@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 Int64Array = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 NO_PAGE = -1
 MAX_AGE = 255
 
@@ -37,7 +38,7 @@ class Placed(NamedTuple):
     Attributes:
         pages: `[n] int64`
         offsets: Row within the page. `[n] int64`
-        complete: Pages whose successor begins with these rows.
+        complete: Pages for the learner, whose successor begins with these rows.
     """
 
     pages: Int64Array
@@ -48,9 +49,17 @@ class Placed(NamedTuple):
 class PageTable:
     """Bookkeeping over page numbers only; it holds no rows. Owned by the inference thread."""
 
-    def __init__(self, num_pages: int, unroll_length: int, max_envs: int) -> None:
-        """All pages are free and no environment writes."""
+    def __init__(self, num_pages: int, unroll_length: int, evaluation: BoolArray) -> None:
+        """All pages are free and no environment writes.
+
+        Args:
+            num_pages: Pages in all.
+            unroll_length: Rows of a page.
+            evaluation: Environments whose whole pages nobody reads. `[max_envs] bool`
+        """
         self.unroll_length = unroll_length
+        self._evaluation = evaluation
+        max_envs = len(evaluation)
         # Pages are taken from the end: the most recently freed is the warmest in the caches.
         self._free = np.arange(num_pages - 1, -1, -1, dtype=np.int64)
         self.num_free = num_pages
@@ -66,10 +75,8 @@ class PageTable:
         """Free pages that `advance` with the same arguments may take."""
         return int(self._begins(env_ids, run_ids).sum())
 
-    def _begins(
-        self, env_ids: Int64Array, run_ids: npt.NDArray[np.uint64]
-    ) -> npt.NDArray[np.bool_]:
-        begins: npt.NDArray[np.bool_] = (
+    def _begins(self, env_ids: Int64Array, run_ids: npt.NDArray[np.uint64]) -> BoolArray:
+        begins: BoolArray = (
             (self._open_pages[env_ids] == NO_PAGE)
             | (self._lengths[env_ids] == self.unroll_length)
             | (self._run_ids[env_ids] != run_ids)
@@ -77,7 +84,7 @@ class PageTable:
         return begins
 
     def advance(
-        self, env_ids: Int64Array, run_ids: npt.NDArray[np.uint64], first: npt.NDArray[np.bool_]
+        self, env_ids: Int64Array, run_ids: npt.NDArray[np.uint64], first: BoolArray
     ) -> Placed:
         """Gives one new row of each environment its place; the environments are all different.
 
@@ -97,7 +104,7 @@ class PageTable:
         return Placed(self._open_pages[env_ids], offsets, complete)
 
     def _begin_pages(self, env_ids: Int64Array, before: Int64Array) -> list[PageLinks]:
-        """Opens a page per environment after page `before`; returns the pages this completes."""
+        """Opens a page per environment after page `before`; returns what the learner gets."""
         self.num_free -= len(env_ids)
         new = self._free[self.num_free : self.num_free + len(env_ids)].copy()
         self._open_pages[env_ids] = new
@@ -107,11 +114,13 @@ class PageTable:
         self._needs[new] = 1 + follows
         whole = before[follows]
         self._needs[whole] += 1
-        links = np.stack([self.predecessors[whole], whole, new[follows]], axis=1)
-        return [PageLinks(*row) for row in links.tolist()]
+        links = np.stack([self.predecessors[whole], whole, new[follows]], axis=1)  # [k, 3] int64
+        unread = self._evaluation[env_ids[follows]]
+        self._consume(links[unread])
+        return [PageLinks(*row) for row in links[~unread].tolist()]
 
     def drop(self, env_ids: Int64Array) -> None:
-        """Ends the histories of these environments; counts the rows that no unroll will hold."""
+        """Ends the histories of these environments; counts the rows that the learner misses."""
         env_ids = env_ids[self._open_pages[env_ids] != NO_PAGE]
         if not len(env_ids):
             return
@@ -119,11 +128,25 @@ class PageTable:
         self._open_pages[env_ids] = NO_PAGE
         self._unneed(pages)
         self._unneed(self.predecessors[pages])
-        self.rows_dropped += int(self._lengths[env_ids].sum())
+        self.rows_dropped += int(self._lengths[env_ids[~self._evaluation[env_ids]]].sum())
+
+    def adopt(self, needs: Int64Array) -> Int64Array:
+        """Takes a free page for each of these numbers of unrolls that need it. `[k] int64` both.
+
+        The unrolls are of an earlier process; `consume` of their links makes the pages free again.
+        """
+        self.num_free -= len(needs)
+        pages = self._free[self.num_free : self.num_free + len(needs)].copy()
+        self._needs[pages] = needs
+        return pages
 
     def consume(self, pages: list[PageLinks]) -> None:
         """The unrolls of these pages have been read for the last time."""
-        for column in np.array(pages, np.int64).reshape(-1, 3).T:
+        self._consume(np.array(pages, np.int64).reshape(-1, 3))
+
+    def _consume(self, links: Int64Array) -> None:
+        """The same for links `[k, 3]`."""
+        for column in links.T:
             self._unneed(column)
 
     def _unneed(self, pages: Int64Array) -> None:

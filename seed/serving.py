@@ -15,12 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from seed.config import Config, ConfigError
-from seed.contract import Acted, Algorithm
+from seed.contract import Acted, Algorithm, Fleet
+from seed.devices import available_bytes
 from seed.forward import ForwardPass
 from seed.inference import Inference, Offer
+from seed.layout import Column, StoreLayout
 from seed.pages import PageLinks
+from seed.replay import count_unrolls
+from seed.rows import Rows
 from seed.spaces import Spaces, SpaceSpec
-from seed.unrolls import Column, Rows, StoreLayout, UnrollStore
+from seed.unrolls import UnrollStore
 from seed.weights import WeightSlot
 
 
@@ -39,36 +43,77 @@ def make_agent(
 
 
 def make_store(
-    algorithm: Algorithm, config: Config, spaces: Spaces, agent: nn.Module, device: torch.device
+    algorithm: Algorithm,
+    config: Config,
+    spaces: Spaces,
+    agent: nn.Module,
+    device: torch.device,
+    *,
+    replay: bool = False,
 ) -> UnrollStore:
-    """A store that holds what this agent's acting leaves behind.
+    """A store that holds what this agent's acting leaves behind, and the replay if asked for.
 
     Its size never blocks the learner: for each environment an open page, the one before as its
-    context and one in the queue, and two batches.
+    context and one in the queue, and two batches, besides replay's own pages.
+
+    Raises:
+        ConfigError: where it does not fit into the device's memory.
     """
+    layout = _layout(algorithm, config, spaces, agent)
+    if replay:
+        unrolls = count_unrolls(layout, config.replay)
+        layout = dataclasses.replace(
+            layout,
+            num_pages=layout.num_pages + unrolls,
+            burn_in=config.replay.burn_in,
+            replay_unrolls=unrolls,
+        )
+    needed, available = layout.num_pages * layout.page_nbytes, available_bytes(device)
+    if needed > available:
+        raise ConfigError(
+            f"{_describe_size(config, replay)}: the store's {layout.num_pages} pages of "
+            f"{layout.unroll_length} rows take {needed / 2**30:.1f} GiB, and {device} has "
+            f"{available / 2**30:.1f} GiB free; make it smaller or choose another device"
+        )
+    # Rows on their way between host and GPU are copied without waiting only if pinned.
+    pinned = device.type == "cpu" and _device_of(agent, device).type == "cuda"
+    return UnrollStore(layout, device, pinned=pinned)
+
+
+def _describe_size(config: Config, replay: bool) -> str:
+    if not replay:
+        return f"inference.max_envs = {config.inference.max_envs}"
+    if config.replay.capacity_gib:
+        return f"replay.capacity_gib = {config.replay.capacity_gib}"
+    return f"replay.capacity_rows = {config.replay.capacity_rows}"
+
+
+def _layout(
+    algorithm: Algorithm, config: Config, spaces: Spaces, agent: nn.Module
+) -> StoreLayout:
+    """The store's form and its size without replay."""
     spare = 2 * (queue_limit(config) + config.learner.batch_size)
-    state_size = int(agent.state_size)  # type: ignore[arg-type]
-    acted = _try_act(algorithm, config, spaces, agent, device)
+    acted = _try_act(algorithm, config, spaces, agent)
     action = Column(tuple(acted.actions.shape[1:]), acted.actions.dtype)
     if action != _column(spaces.action):
         raise ConfigError(
             f"algorithm.name = {config.algorithm_name!r}: act gives actions {action}, the "
             f"environment takes {_column(spaces.action)}"
         )
-    layout = StoreLayout(
+    return StoreLayout(
         unroll_length=config.learner.unroll_length,
         num_pages=3 * config.inference.max_envs + spare,
         max_envs=config.inference.max_envs,
         frame_stack=config.network.frame_stack,
-        state_size=state_size,
+        state_size=int(agent.state_size),  # type: ignore[arg-type]
         observation=_column(spaces.observation),
         action=action,
         behaviour={
             name: Column(tuple(values.shape[1:]), values.dtype)
             for name, values in acted.behaviour.items()
         },
+        evaluation_share=config.inference.evaluation_share,
     )
-    return UnrollStore(layout, device)
 
 
 def make_inference(
@@ -103,12 +148,16 @@ def queue_limit(config: Config) -> int:
     return math.ceil(config.learner.queue_batches * config.learner.batch_size)
 
 
+def _device_of(agent: nn.Module, otherwise: torch.device) -> torch.device:
+    """Where the agent's weights are; an agent may have none."""
+    return next((parameter.device for parameter in agent.parameters()), otherwise)
+
+
 @torch.inference_mode()
-def _try_act(
-    algorithm: Algorithm, config: Config, spaces: Spaces, agent: nn.Module, device: torch.device
-) -> Acted:
+def _try_act(algorithm: Algorithm, config: Config, spaces: Spaces, agent: nn.Module) -> Acted:
     """Acts once on zeros, to see what the algorithm stores with each row."""
     batch, stack = 2, config.network.frame_stack
+    device = _device_of(agent, torch.device("cpu"))
     observation, action = _column(spaces.observation), _column(spaces.action)
 
     def zeros(column: Column, *leading: int) -> Tensor:
@@ -123,7 +172,10 @@ def _try_act(
         first=zeros(Column((), torch.bool)),
     )
     state = torch.zeros(batch, int(agent.state_size), device=device)  # type: ignore[arg-type]
-    return algorithm.act(agent, rows, state, config.algorithm, greedy=False)
+    fleet = Fleet(
+        torch.zeros(batch, device=device), torch.zeros(batch, dtype=torch.bool, device=device)
+    )
+    return algorithm.act(agent, rows, state, config.algorithm, fleet=fleet, greedy=False)
 
 
 def _column(spec: SpaceSpec) -> Column:

@@ -56,6 +56,7 @@ class SessionTable:
         """No session yet; a group may have `max_group` environments."""
         self._max_envs = max_envs
         self._max_group = max_group
+        # In descending order: the lowest is taken off the end.
         self._free_env_ids = list(range(max_envs - 1, -1, -1))
         self._sessions: dict[int, Session] = {}
 
@@ -67,6 +68,11 @@ class SessionTable:
     def num_envs(self) -> int:
         """Environments of all sessions."""
         return self._max_envs - len(self._free_env_ids)
+
+    @property
+    def env_ids(self) -> Int64Array:
+        """Numbers of the environments of all sessions, in ascending order. `[num_envs] int64`"""
+        return np.setdiff1d(np.arange(self._max_envs), self._free_env_ids)
 
     def find(self, number: int, identity: bytes) -> Session | None:
         """The session with this number if it belongs to this connection."""
@@ -81,7 +87,11 @@ class SessionTable:
         return None
 
     def open(self, hello: wire.Hello, identity: bytes, now_s: float) -> Session:
-        """A session for the server that said hello, with env_ids of its own; raises Refused."""
+        """A session for the server that said hello, with the lowest env_ids that are free.
+
+        Raises:
+            Refused: where the server cannot be served.
+        """
         if hello.protocol != wire.PROTOCOL_VERSION:
             raise Refused(
                 f"the environment server speaks protocol {hello.protocol}, the learner "
@@ -112,4 +122,5 @@ class SessionTable:
     def close(self, session: Session) -> None:
         """Forgets the session; its env_ids are free again."""
         del self._sessions[session.number]
-        self._free_env_ids.extend(session.all_env_ids.tolist()[::-1])
+        self._free_env_ids.extend(session.all_env_ids.tolist())
+        self._free_env_ids.sort(reverse=True)

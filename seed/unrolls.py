@@ -3,7 +3,9 @@
 One page is T consecutive rows of one environment. Row (page, t) lies at flat index page * T + t of
 each column; one more row, all zeros, stands in for what lies before an episode's start. An unroll
 is a page, the first row of its successor (for the bootstrap value), and as context the last rows
-of its predecessor (frame stacks, the previous action).
+of its predecessor (burn-in, frame stacks, the previous action). Each page keeps one recurrent
+state: the one before the row at which its successor's burn-in starts, or, without burn-in, before
+its own row 0.
 
 The inference thread writes and owns the page table. The learner's thread gets the links of whole
 pages from `take`, copies their rows with `gather`, and hands the pages back with `release`.
@@ -15,7 +17,6 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -23,98 +24,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from seed.fleet import evaluation_environments
+from seed.layout import Column, StoreLayout
 from seed.pages import PageLinks, PageTable
+from seed.rows import Arrived, Rows, Unroll
 
 Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """What an agent sees. Leading dimensions `[T, B]`; in inference T is 1.
-
-    Attributes:
-        observations: `[T, B, *shape]`, or `[T, B, stack, *shape]` with the newest frame last.
-        previous_actions: Chosen at the row before; zero at the first row of an episode.
-        rewards: Arrived with the observation, as the environment gave them. `[T, B] float32`
-        terminated: The episode ended here, and what follows is worth zero. `[T, B] bool`
-        truncated: The episode was cut off here, and what follows has a value. `[T, B] bool`
-        first: First row of an episode, or of a history that broke. `[T, B] bool`
-    """
-
-    observations: Tensor
-    previous_actions: Tensor
-    rewards: Tensor
-    terminated: Tensor
-    truncated: Tensor
-    first: Tensor
-
-
-@dataclass(frozen=True)
-class Unroll:
-    """B unrolls as the learner sees them; T + 1 rows, row T only for the bootstrap value.
-
-    Attributes:
-        rows: `[T + 1, B, ...]`
-        actions: Chosen from each row's observation. `[T + 1, B, ...]`
-        behaviour: What the acting policy said at each row, by name. `[T + 1, B, ...]`
-        policy_versions: Version of the weights that acted. `[T + 1, B] int64`
-        agent_state: Recurrent state before row 0. `[B, S] float32`
-    """
-
-    rows: Rows
-    actions: Tensor
-    behaviour: dict[str, Tensor]
-    policy_versions: Tensor
-    agent_state: Tensor
-
-
-class Column(NamedTuple):
-    """Form of one stored quantity: the shape of one row of it, and its dtype."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-
-@dataclass(frozen=True)
-class StoreLayout:
-    """Everything that fixes the store's size.
-
-    Attributes:
-        unroll_length: T, the rows of a page.
-        num_pages: Pages in all.
-        max_envs: Environments that may write at a time.
-        frame_stack: Newest observations that the network sees together; 1 for one.
-        state_size: Numbers of an environment's recurrent state (S).
-        observation: Form of one stored observation.
-        action: Form of one action.
-        behaviour: Form of what the algorithm keeps of its acting policy, by name.
-    """
-
-    unroll_length: int
-    num_pages: int
-    max_envs: int
-    frame_stack: int
-    state_size: int
-    observation: Column
-    action: Column
-    behaviour: Mapping[str, Column]
-
-
-class Arrived(NamedTuple):
-    """What environments sent for one row each, all on the store's device.
-
-    Attributes:
-        observations: `[n, *shape]`
-        rewards: `[n] float32`
-        terminated: `[n] bool`
-        truncated: `[n] bool`
-    """
-
-    observations: Tensor
-    rewards: Tensor
-    terminated: Tensor
-    truncated: Tensor
+# Links of B pages; arrays and tensors are `[B, 3] int64`.
+Links = Sequence[PageLinks] | Int64Array | Tensor
 
 
 class NewRows(NamedTuple):
@@ -122,56 +40,77 @@ class NewRows(NamedTuple):
 
     Attributes:
         places: Flat row of each. `[n] int64`
-        begun: Places in the batch of the rows that begin a page. `[k] int64`
-        begun_pages: The pages that those begin. `[k] int64`
+        kept_states: Places in the batch of the rows whose recurrent state is kept. `[k] int64`
+        kept_pages: The pages of those rows. `[k] int64`
         complete: Pages that are whole once this batch has been written.
     """
 
     places: Tensor
-    begun: Tensor
-    begun_pages: Tensor
+    kept_states: Tensor
+    kept_pages: Tensor
     complete: list[PageLinks]
 
 
 class UnrollStore:
     """Columns of rows on one device, the page table over them, and the queue of whole pages."""
 
-    def __init__(self, layout: StoreLayout, device: torch.device) -> None:
-        """Reserves the memory; `nbytes` says how much."""
+    def __init__(
+        self, layout: StoreLayout, device: torch.device, *, pinned: bool = False
+    ) -> None:
+        """Reserves the memory; `pinned` host memory is what a GPU copies from fastest."""
         self.layout = layout
         self.device = device
-        self._zero_row = layout.num_pages * layout.unroll_length
+        length = layout.unroll_length
+        self._zero_row = layout.num_pages * length
+        # Where its successor's burn-in starts, or its own row 0.
+        self._state_row = (length - layout.burn_in) % length
         # Rows back in time from a frame stack's oldest to its newest. [stack] int64
         self._back = torch.arange(layout.frame_stack - 1, -1, -1, device=device)
-        self._table = PageTable(layout.num_pages, layout.unroll_length, layout.max_envs)
+        # [max_envs] bool
+        self.evaluation = evaluation_environments(layout.max_envs, layout.evaluation_share)
+        self._table = PageTable(layout.num_pages, length, self.evaluation)
         self._ready: deque[PageLinks] = deque()
         self._became_ready = threading.Condition()
         self._released: queue.SimpleQueue[list[PageLinks]] = queue.SimpleQueue()
-        self._observations = self._column(layout.observation)
-        self._actions = self._column(layout.action)
-        self._rewards = self._column(Column((), torch.float32))
-        self._terminated = self._column(Column((), torch.bool))
-        self._truncated = self._column(Column((), torch.bool))
-        # Rows since the episode's first: says where an episode starts and where stacks end.
-        self._ages = self._column(Column((), torch.uint8))
-        self._policy_versions = self._column(Column((), torch.int32))
-        self._behaviour = {name: self._column(form) for name, form in layout.behaviour.items()}
-        # [pages, S] float32: the recurrent state before each page's row 0
-        self._page_states = torch.zeros(layout.num_pages, layout.state_size, device=device)
+        self._pages_short = 0
 
-    def _column(self, form: Column) -> Tensor:
-        # [pages * T + 1, *shape]; empty, so that pages never used take no memory on the CPU
-        column = torch.empty(self._zero_row + 1, *form.shape, dtype=form.dtype, device=self.device)
-        column[self._zero_row] = 0
-        return column
+        def zero_ended(rows: int, form: Column) -> Tensor:
+            # Empty, so that pages never used take no memory on the CPU.
+            column = torch.empty(
+                rows + 1, *form.shape, dtype=form.dtype, device=device, pin_memory=pinned
+            )
+            column[rows] = 0
+            return column
+
+        # Each [pages * T + 1, *shape]
+        self._columns = {
+            name: zero_ended(self._zero_row, form) for name, form in layout.columns.items()
+        }
+        # [pages + 1, S] float32
+        self._page_states = zero_ended(
+            layout.num_pages, Column((layout.state_size,), torch.float32)
+        )
 
     @property
     def nbytes(self) -> int:
         """Bytes of all columns."""
-        columns = [self._observations, self._actions, self._rewards, self._terminated,
-                   self._truncated, self._ages, self._policy_versions, self._page_states,
-                   *self._behaviour.values()]  # fmt: skip
-        return sum(column.nbytes for column in columns)
+        return sum(column.nbytes for column in self.columns.values())
+
+    @property
+    def columns(self) -> dict[str, Tensor]:
+        """All that is stored, by name: `[pages * T + 1, *shape]`, `agent_states` `[pages + 1, S]`.
+
+        The last row of each is zero.
+        """
+        return {**self._columns, "agent_states": self._page_states}
+
+    def adopt(self, uses: Int64Array) -> Int64Array:
+        """Free pages for unrolls of an earlier process, before inference starts. `[k] int64`
+
+        Args:
+            uses: For each page, the unrolls whose `release` gives it back. `[k] int64`
+        """
+        return self._table.adopt(uses)
 
     # --- the inference thread's side -------------------------------------------------------------
 
@@ -179,7 +118,8 @@ class UnrollStore:
         """Whether a new row of each of these environments can be stored now."""
         while not self._released.empty():
             self._table.consume(self._released.get())
-        return self._table.pages_needed(env_ids, run_ids) <= self._table.num_free
+        self._pages_short = self._table.pages_needed(env_ids, run_ids) - self._table.num_free
+        return self._pages_short <= 0
 
     def wait_for_release(self, timeout_s: float) -> None:
         """Returns once the learner has handed pages back, or after the timeout."""
@@ -205,7 +145,7 @@ class UnrollStore:
         """
         length = self.layout.unroll_length
         placed = self._table.advance(env_ids, run_ids, first)
-        begun = np.flatnonzero(placed.offsets == 0)
+        kept_states = np.flatnonzero(placed.offsets == self._state_row)
         # [5, n] int64: one transfer for all that the device must know of the places
         places = torch.from_numpy(
             np.stack([
@@ -214,13 +154,11 @@ class UnrollStore:
             ])
         ).to(self.device)  # fmt: skip
         index, offsets, ages, predecessor_ends, pages = places
-        begun_at = torch.from_numpy(begun).to(self.device)
-        self._observations.index_copy_(0, index, arrived.observations)
-        self._rewards.index_copy_(0, index, arrived.rewards)
-        self._terminated.index_copy_(0, index, arrived.terminated)
-        self._truncated.index_copy_(0, index, arrived.truncated)
-        self._ages.index_copy_(0, index, ages.to(torch.uint8))
-        new = NewRows(index, begun_at, pages[begun_at], placed.complete)
+        kept_at = torch.from_numpy(kept_states).to(self.device)
+        for name, values in arrived._asdict().items():
+            self._columns[name].index_copy_(0, index, values)
+        self._columns["ages"].index_copy_(0, index, ages.to(torch.uint8))
+        new = NewRows(index, kept_at, pages[kept_at], placed.complete)
         return new, self._seen(arrived, index, offsets, ages, predecessor_ends)
 
     def _seen(
@@ -235,11 +173,11 @@ class UnrollStore:
 
         observations = arrived.observations
         if self.layout.frame_stack > 1:
-            observations = self._take(self._observations, rows_back(self._back))
+            observations = self._take("observations", rows_back(self._back))
         previous = rows_back(torch.ones(1, dtype=torch.int64, device=self.device))[:, 0]
         return Rows(
             observations=observations[None],
-            previous_actions=self._actions.index_select(0, previous)[None],
+            previous_actions=self._take("actions", previous)[None],
             rewards=arrived.rewards[None],
             terminated=arrived.terminated[None],
             truncated=arrived.truncated[None],
@@ -263,12 +201,12 @@ class UnrollStore:
             agent_states: Recurrent state before each row. `[n, S] float32`
             policy_version: Version of the weights that acted.
         """
-        self._actions.index_copy_(0, new.places, actions)
+        self._columns["actions"].index_copy_(0, new.places, actions)
         for name, values in behaviour.items():
-            self._behaviour[name].index_copy_(0, new.places, values)
-        self._policy_versions.index_fill_(0, new.places, policy_version)
+            self._columns[f"behaviour.{name}"].index_copy_(0, new.places, values)
+        self._columns["policy_versions"].index_fill_(0, new.places, policy_version)
         if self.layout.state_size:
-            self._page_states.index_copy_(0, new.begun_pages, agent_states[new.begun])
+            self._page_states.index_copy_(0, new.kept_pages, agent_states[new.kept_states])
 
     def publish(self, complete: Sequence[PageLinks]) -> None:
         """Queues whole pages for the learner; the device has finished writing their rows."""
@@ -293,55 +231,101 @@ class UnrollStore:
         """Whole pages that wait for the learner."""
         return len(self._ready)
 
-    def take(self, count: int, timeout_s: float) -> list[PageLinks] | None:
-        """The `count` oldest whole pages, or None if there are not so many before the timeout."""
+    def take(self, count: int, timeout_s: float) -> list[PageLinks]:
+        """The `count` oldest whole pages; none if there are not so many before the timeout."""
         with self._became_ready:
             if not self._became_ready.wait_for(lambda: len(self._ready) >= count, timeout_s):
-                return None
+                return []
             return [self._ready.popleft() for _ in range(count)]
 
+    def take_some(self, limit: int, timeout_s: float) -> list[PageLinks]:
+        """The oldest whole pages, `limit` at most; none where none came before the timeout."""
+        with self._became_ready:
+            self._became_ready.wait_for(lambda: bool(self._ready), timeout_s)
+            return [self._ready.popleft() for _ in range(min(limit, len(self._ready)))]
+
+    def take_shortage(self) -> int:
+        """Pages that inference lacked when it last asked for room; says so once."""
+        short, self._pages_short = max(0, self._pages_short), 0
+        return short
+
     def release(self, pages: list[PageLinks]) -> None:
-        """Hands pages back once `gather`'s copies of them are complete."""
+        """Hands pages back once no copy of them is needed or under way any more."""
         self._released.put(pages)
 
-    def gather(self, pages: Sequence[PageLinks]) -> Unroll:
-        """Copies the unrolls of B pages out of the store, with their frame stacks rebuilt."""
-        context = max(1, self.layout.frame_stack - 1)
-        rows, page_numbers = self._unroll_rows(pages, context)
-        index = rows[context:]  # [T + 1, B] int64
-        ages = self._take(self._ages, index)  # [T + 1, B] uint8
-        first = ages == 0
-        previous = torch.where(first, self._zero_row, rows[context - 1 : -1])
+    def gather(self, pages: Links) -> Unroll:
+        """Copies the unrolls of B pages out of the store, with burn-in and frame stacks.
+
+        Args:
+            pages: Their links.
+        """
+        layout = self.layout
+        rows, links = self._unroll_rows(pages, layout.context_rows)
+        index = rows[layout.context_rows - layout.burn_in :]  # [K + T + 1, B] int64
         seen = index
-        if self.layout.frame_stack > 1:
-            windows = rows.unfold(0, self.layout.frame_stack, 1)  # [T + 1, B, stack] int64
+        if layout.frame_stack > 1:
+            ages = self._take("ages", index)  # [K + T + 1, B] uint8
+            windows = rows.unfold(0, layout.frame_stack, 1)[-len(index) :]
+            # [K + T + 1, B, stack] int64
             seen = torch.where(ages[..., None] >= self._back, windows, self._zero_row)
-        return Unroll(
-            rows=Rows(
-                observations=self._take(self._observations, seen),
-                previous_actions=self._take(self._actions, previous),
-                rewards=self._take(self._rewards, index),
-                terminated=self._take(self._terminated, index),
-                truncated=self._take(self._truncated, index),
-                first=first,
-            ),
-            actions=self._take(self._actions, index),
-            behaviour={name: self._take(kept, index) for name, kept in self._behaviour.items()},
-            policy_versions=self._take(self._policy_versions, index).long(),
-            agent_state=self._page_states.index_select(0, page_numbers),
+        state_pages = links[:, 0 if layout.burn_in else 1]
+        state_pages = torch.where(state_pages < 0, layout.num_pages, state_pages)
+        return self._unroll(
+            rows[-len(index) - 1 :],
+            self._take("observations", seen),
+            self._page_states.index_select(0, state_pages),
+            layout.burn_in,
         )
 
-    def _unroll_rows(self, pages: Sequence[PageLinks], context: int) -> tuple[Tensor, Tensor]:
-        """Flat rows `[context + T + 1, B]` of these pages' unrolls, and the page numbers `[B]`."""
-        length = self.layout.unroll_length
-        predecessor, page, successor = np.array(pages, np.int64).reshape(-1, 3).T
-        before = predecessor * length + np.arange(length - context, length)[:, None]
-        within = page * length + np.arange(length)[:, None]
-        # Without a predecessor `before` is negative; the ages hide those rows wherever it matters.
-        rows = np.concatenate([np.maximum(before, 0), within, successor[None] * length])
-        return torch.from_numpy(rows).to(self.device), torch.from_numpy(page).to(self.device)
+    def gather_acts(self, pages: Links) -> Unroll:
+        """Copies what acting kept of the unrolls of B pages.
 
-    def _take(self, column: Tensor, index: Tensor) -> Tensor:
-        """The rows at a flat index of any shape: `[*index.shape, *row shape]`."""
-        taken = column.index_select(0, index.reshape(-1))
-        return taken.view(*index.shape, *column.shape[1:])
+        Burn-in, observations (`[T + 1, B, 0]`) and recurrent states (`[B, 0]`) are left out.
+        """
+        rows, links = self._unroll_rows(pages, context=1)
+        nothing = self._page_states.new_empty(len(rows) - 1, len(links), 0)
+        return self._unroll(rows, nothing, nothing[0], burn_in=0)
+
+    def _unroll(
+        self, rows: Tensor, observations: Tensor, agent_state: Tensor, burn_in: int
+    ) -> Unroll:
+        """The unroll of flat rows `[1 + n, B]`, the first of which only has a previous action."""
+        index = rows[1:]
+        first = self._take("ages", index) == 0
+        previous = torch.where(first, self._zero_row, rows[:-1])
+        return Unroll(
+            rows=Rows(
+                observations=observations,
+                previous_actions=self._take("actions", previous),
+                rewards=self._take("rewards", index),
+                terminated=self._take("terminated", index),
+                truncated=self._take("truncated", index),
+                first=first,
+            ),
+            actions=self._take("actions", index),
+            behaviour={
+                name: self._take(f"behaviour.{name}", index) for name in self.layout.behaviour
+            },
+            policy_versions=self._take("policy_versions", index).long(),
+            agent_state=agent_state,
+            importance=torch.ones(index.shape[1], device=self.device),
+            burn_in=burn_in,
+        )
+
+    def _unroll_rows(
+        self, pages: Links, context: int
+    ) -> tuple[Tensor, Tensor]:
+        """Flat rows `[context + T + 1, B]` of these pages' unrolls, and the links `[B, 3]`."""
+        length = self.layout.unroll_length
+        links = torch.as_tensor(pages, dtype=torch.int64, device=self.device).reshape(-1, 3)
+        predecessor, page, successor = links.T
+        within = torch.arange(length, device=self.device)[:, None]
+        before = predecessor * length + within[length - context :]
+        before = torch.where(predecessor < 0, self._zero_row, before)
+        return torch.cat([before, page * length + within, successor[None] * length]), links
+
+    def _take(self, column: str, index: Tensor) -> Tensor:
+        """The rows of a column at a flat index of any shape: `[*index.shape, *row shape]`."""
+        values = self._columns[column]
+        taken = values.index_select(0, index.reshape(-1))
+        return taken.view(*index.shape, *values.shape[1:])

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from seed.config import NetworkConfig
-from seed.contract import Acted, LossResult
+from seed.contract import Acted, Fleet, LossResult
 from seed.networks.body import Body
 from seed.networks.policy import make_policy
+from seed.ops.transitions import transitions
 from seed.ops.vtrace import vtrace
-from seed.unrolls import Rows, Unroll
+from seed.rows import Rows, Unroll
 from seed.wire import SpaceSpec
 
 DATA_SOURCE: Literal["queue"] = "queue"
@@ -102,7 +103,13 @@ def make_agent(
 
 
 def act(
-    agent: ActorCritic, rows: Rows, agent_state: Tensor, config: Config, *, greedy: bool
+    agent: ActorCritic,
+    rows: Rows,
+    agent_state: Tensor,
+    config: Config,
+    *,
+    fleet: Fleet,
+    greedy: bool,
 ) -> Acted:
     """Samples an action for each of `[1, B]` rows; keeps the distribution's parameters."""
     output = agent(rows, shape_rewards(rows.rewards, config), agent_state)
@@ -125,7 +132,10 @@ def loss(agent: ActorCritic, target: None, unroll: Unroll, config: Config) -> Lo
     log_probs = agent.policy.log_prob(policy, actions)  # [T, B] float32
     log_rhos = log_probs.detach() - agent.policy.log_prob(behaviour, actions)
     values = output.values
-    steps = transitions(unroll.rows, rewards, values.detach(), config.discount)
+    rows = unroll.rows
+    steps = transitions(
+        rows.terminated, rows.truncated, rows.first, rewards, values.detach(), config.discount
+    )
     returns = vtrace(
         log_rhos, steps.discounts, steps.rewards, values[:-1].detach(), values[-1].detach(),
         clip_rho=config.clip_rho, clip_pg_rho=config.clip_pg_rho, lambda_=config.lambda_,
@@ -149,37 +159,6 @@ def loss(agent: ActorCritic, target: None, unroll: Unroll, config: Config) -> Lo
             "rho_clipped_share": (share * (rhos > config.clip_rho)).sum(),
         }
     return LossResult(total, metrics)
-
-
-class Transitions(NamedTuple):
-    """The T transitions of an unroll, each following row t's action. `[T, B]`
-
-    Attributes:
-        rewards: float32
-        discounts: float32; zero into a terminated row.
-        valid: Whether there was a transition at all, as 0 or 1. float32
-    """
-
-    rewards: Tensor
-    discounts: Tensor
-    valid: Tensor
-
-
-def transitions(rows: Rows, rewards: Tensor, values: Tensor, discount: float) -> Transitions:
-    """Reads transitions off T + 1 rows; the pair (ending row, first row) is made harmless.
-
-    There, the reward is the row's own value and the discount zero, so that its target equals its
-    value: the transition before it bootstraps from V of the final observation, nothing flows
-    across, and its own error is zero.
-    """
-    ended = rows.terminated | rows.truncated  # [T + 1, B] bool
-    crosses = ended[:-1] | rows.first[1:]
-    discounts = discount * (~rows.terminated[1:]).float()
-    return Transitions(
-        rewards=torch.where(crosses, values[:-1], rewards[1:]),
-        discounts=discounts.masked_fill(crosses, 0.0),
-        valid=(~crosses).float(),
-    )
 
 
 def shape_rewards(rewards: Tensor, config: Config) -> Tensor:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from seed.config import NetworkConfig
-from seed.contract import Acted, LossResult
-from seed.unrolls import Rows, Unroll
+from seed.contract import Acted, Fleet, LossResult
+from seed.rows import Rows, Unroll
 from seed.wire import SpaceSpec
 
 DATA_SOURCE: Literal["queue"] = "queue"
@@ -45,7 +45,15 @@ def make_agent(
     return Recorder()
 
 
-def act(agent: Recorder, rows: Rows, agent_state: Tensor, config: Config, *, greedy: bool) -> Acted:
+def act(
+    agent: Recorder,
+    rows: Rows,
+    agent_state: Tensor,
+    config: Config,
+    *,
+    fleet: Fleet,
+    greedy: bool,
+) -> Acted:
     newest = rows.observations[0, :, -1]  # [B, 4] int64
     episode_row = newest[:, 2:3].float()
     actions = torch.randint(0, 5, (len(newest),))

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from seed.config import NetworkConfig
-from seed.contract import Acted, LossResult
+from seed.contract import Acted, Fleet, LossResult
 from seed.networks.body import Body
 from seed.networks.policy import make_policy
-from seed.unrolls import Rows, Unroll
+from seed.rows import Rows, Unroll
 from seed.wire import SpaceSpec
 
 DATA_SOURCE: Literal["queue"] = "queue"
@@ -52,7 +52,15 @@ def make_agent(
     return Agent(observation, action, network)
 
 
-def act(agent: Agent, rows: Rows, agent_state: Tensor, config: Config, *, greedy: bool) -> Acted:
+def act(
+    agent: Agent,
+    rows: Rows,
+    agent_state: Tensor,
+    config: Config,
+    *,
+    fleet: Fleet,
+    greedy: bool,
+) -> Acted:
     policy, _, agent_state = agent(rows, agent_state)
     choose = agent.policy.mode if greedy else agent.policy.sample
     return Acted(choose(policy[0]), {}, agent_state)

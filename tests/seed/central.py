@@ -16,12 +16,14 @@ from torch import Tensor, nn
 
 from seed import inference, wire
 from seed.config import InferenceConfig
-from seed.contract import Acted, Algorithm
+from seed.contract import Acted, Algorithm, Fleet
 from seed.forward import ForwardPass
 from seed.inference import Inference, Offer
+from seed.layout import Column, StoreLayout
+from seed.rows import Rows, Unroll
 from seed.spaces import SpaceSpec
 from seed.threads import Crew
-from seed.unrolls import Column, Rows, StoreLayout, Unroll, UnrollStore
+from seed.unrolls import UnrollStore
 from seed.weights import WeightSlot
 
 SPACE = SpaceSpec("int64", ())
@@ -34,11 +36,35 @@ class Summing:
     """Adds up an episode's observations in its state; the action is the sum times a weight."""
 
     def act(
-        self, agent: nn.Module, rows: Rows, agent_state: Tensor, config: None, *, greedy: bool
+        self,
+        agent: nn.Module,
+        rows: Rows,
+        agent_state: Tensor,
+        config: None,
+        *,
+        fleet: Fleet,
+        greedy: bool,
     ) -> Acted:
         after = agent_state + rows.observations[0][:, None]
         factor = cast(Tensor, agent.weight).item()
         return Acted((after[:, 0] * factor).long(), {}, after)
+
+
+class Placing:
+    """The action is 60 times the environment's place in the fleet; -1 for evaluation."""
+
+    def act(
+        self,
+        agent: nn.Module,
+        rows: Rows,
+        agent_state: Tensor,
+        config: None,
+        *,
+        fleet: Fleet,
+        greedy: bool,
+    ) -> Acted:
+        actions = (60 * fleet.places).round().long()
+        return Acted(actions.masked_fill(fleet.evaluation, -1), {}, agent_state)
 
 
 class Central(NamedTuple):
@@ -71,20 +97,22 @@ def central(
     num_pages: int = 200,
     queue_limit: int = 100,
     farewell_ms: int = 5,
+    algorithm: type = Summing,
     **settings: Any,
 ) -> Iterator[Central]:
     """Serves until the block ends; by default it waits for nobody's last words."""
+    config = InferenceConfig(
+        **{"address": "tcp://127.0.0.1:*", "max_envs": 6, "max_batch": 6, **settings}
+    )
     layout = StoreLayout(
         unroll_length, num_pages, max_envs=6, frame_stack=1, state_size=1,
         observation=Column((), torch.int64), action=Column((), torch.int64), behaviour={},
+        evaluation_share=config.evaluation_share,
     )  # fmt: skip
     store, slot, crew = UnrollStore(layout, torch.device("cpu")), WeightSlot(), Crew()
     agent = nn.Linear(1, 1, bias=False)
     nn.init.ones_(agent.weight)
-    config = InferenceConfig(
-        **{"address": "tcp://127.0.0.1:*", "max_envs": 6, "max_batch": 6, **settings}
-    )
-    forward = ForwardPass(cast(Algorithm, Summing()), None, agent, store, config.max_batch)
+    forward = ForwardPass(cast(Algorithm, algorithm()), None, agent, store, config.max_batch)
     dealers: list[Dealer] = []
     server = Inference(
         config, OFFER, forward, store, slot, queue_limit=queue_limit, publish=store.publish

@@ -215,12 +215,12 @@ def test_the_next_updates_are_the_same(tmp_path: Path, kind: Kind, momentum: flo
     optimizer = make_optimizer(network.parameters(), config)
     for _ in range(3):
         update(network, optimizer, torch.randn(4, 2))
-    kept = Checkpoint(checkpoint.pack(network, optimizer), {})
+    kept = Checkpoint(checkpoint.pack({"agent": network}, optimizer), {})
     path = checkpoint.save(tmp_path, "frames-1", kept, keep=1)
     tensors = checkpoint.load(path).tensors
     twin = make_network()
     twin_optimizer = make_optimizer(twin.parameters(), config)
-    checkpoint.unpack_agent(tensors, twin)
+    checkpoint.unpack_module(tensors, "agent", twin)
     checkpoint.unpack_optimizer(tensors, twin_optimizer)
     for _ in range(3):
         inputs = torch.randn(4, 2)
@@ -234,7 +234,7 @@ def test_the_next_updates_are_the_same(tmp_path: Path, kind: Kind, momentum: flo
 def test_an_optimizer_that_has_not_stepped_can_be_packed(kind: Kind) -> None:
     config, network = OptimizerConfig(kind=kind), make_network()
     optimizer = make_optimizer(network.parameters(), config)
-    checkpoint.unpack_optimizer(checkpoint.pack(network, optimizer), optimizer)
+    checkpoint.unpack_optimizer(checkpoint.pack({"agent": network}, optimizer), optimizer)
     assert optimizer.state_dict()["state"] == {}
 
 
@@ -243,7 +243,7 @@ def test_the_settings_come_from_the_configuration() -> None:
     optimizer = make_optimizer(network.parameters(), OptimizerConfig(learning_rate=0.1))
     update(network, optimizer, torch.randn(4, 2))
     other = make_optimizer(network.parameters(), OptimizerConfig(learning_rate=0.2, beta1=0.0))
-    checkpoint.unpack_optimizer(checkpoint.pack(network, optimizer), other)
+    checkpoint.unpack_optimizer(checkpoint.pack({"agent": network}, optimizer), other)
     assert other.param_groups[0]["lr"] == 0.2
     assert other.param_groups[0]["betas"] == (0.0, 0.999)
 
@@ -253,4 +253,6 @@ def test_refuses_another_network(other: nn.Module) -> None:
     network = make_network()
     optimizer = make_optimizer(network.parameters(), OptimizerConfig())
     with pytest.raises(CheckpointError, match="the checkpoint is of another network: "):
-        checkpoint.unpack_agent(checkpoint.pack(network, optimizer), other)
+        checkpoint.unpack_module(
+            checkpoint.pack({"agent": network}, optimizer), "agent", other
+        )

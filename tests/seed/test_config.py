@@ -73,6 +73,14 @@ def test_refuses_nan(path: str) -> None:
         check(change(Config(), path, float("nan")))
 
 
+@pytest.mark.parametrize("share", [-0.01, 1.01, float("nan")])
+def test_refuses_a_share_of_evaluation_environments_that_is_none(share: float) -> None:
+    for good in (0.0, 0.3, 1.0):
+        check(change(Config(), "inference.evaluation_share", good))
+    with pytest.raises(ConfigError, match=r"^inference.evaluation_share = .*expected from 0 to 1"):
+        check(change(Config(), "inference.evaluation_share", share))
+
+
 def test_refuses_a_queue_without_end() -> None:
     with pytest.raises(ConfigError, match=r"queue_batches = inf: expected a finite number"):
         check(change(Config(), "learner.queue_batches", float("inf")))

@@ -17,6 +17,7 @@ LINE: Line = {
     "env_frames": 250,
     "fps": 1234567.8,
     "episode_return_mean": -20.25,
+    "evaluation_return_mean": None,
     "policy_lag_mean": 1.26,
     "inference_batch_mean": 31.6,
 }
@@ -68,17 +69,43 @@ def test_the_line_has_every_figure(terminal: Screen) -> None:
     ]  # fmt: skip
 
 
-# A line as long as they get: nothing may be cut off or wrapped.
-def test_the_longest_line_fits(terminal: Screen) -> None:
+def test_the_return_of_evaluation_environments_takes_the_place_of_the_batch(
+    terminal: Screen,
+) -> None:
+    shown = Display(1000, 0)
+    shown.update({**LINE, "evaluation_return_mean": 18.7})
+    shown.close()
+    assert terminal.last_line().rstrip().endswith("return -20.25  evaluation 18.70  lag 1.3")
+
+
+# Lines as long as they get: nothing may be cut off or wrapped.
+@pytest.mark.parametrize(
+    ("evaluation", "end"),
+    [(None, "return 999999  lag 999.9  batch 4096"),
+     (999_999.4, "return 999999  evaluation 999999  lag 999.9")],
+)  # fmt: skip
+def test_the_longest_lines_fit(terminal: Screen, evaluation: float | None, end: str) -> None:
     shown = Display(10**12, 0)
     for seconds in (1.0, 2.0):
         terminal.now_s = seconds
-        line = {**LINE, "env_frames": int(seconds * 10**7), "episode_return_mean": -123456.78}
-        shown.update({**line, "inference_batch_mean": 4096.0, "policy_lag_mean": 999.9})
+        line = {**LINE, "env_frames": int(seconds * 10**7), "episode_return_mean": 999_999.4}
+        line |= {"inference_batch_mean": 4096.0, "policy_lag_mean": 999.9, "fps": 12_345_678.0}
+        shown.update({**line, "evaluation_return_mean": evaluation})
     shown.close()
     assert len(terminal.last_line().rstrip()) <= 80
-    assert terminal.last_line().rstrip().endswith("batch 4096")
-    assert terminal.last_line().lstrip().startswith("0%")
+    assert terminal.last_line().rstrip().endswith(end)
+    assert terminal.last_line().lstrip().startswith("0% 27:46:38 left")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(-999.994, "-999.99"), (999.0, "999.00"), (-1000.5, "-1000"), (21_000.7, "21001")],
+)
+def test_large_returns_are_whole_numbers(terminal: Screen, value: float, text: str) -> None:
+    shown = Display(1000, 0)
+    shown.update({**LINE, "episode_return_mean": value})
+    shown.close()
+    assert f"return {text}  lag" in terminal.last_line()
 
 
 def test_what_is_not_yet_known_is_a_dash(terminal: Screen) -> None:

@@ -11,14 +11,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from seed import checkpoint, evaluate
 from seed.checkpoint import Checkpoint
-from seed.config import Config, InferenceConfig, LocalConfig, check
+from seed.config import (
+    Config,
+    InferenceConfig,
+    LearnerConfig,
+    LocalConfig,
+    NetworkConfig,
+    check,
+)
+from seed.contract import load_algorithm
 from seed.evaluate import Result, main
 from seed.inference import BatchRecord, EpisodeRecord
+from seed.serving import make_agent
+from seed.spaces import Spaces, SpaceSpec
+from seed.threads import Crew
+from tests.seed.central import Dealer, drain
 
 RESULT = Result(4, 1.5, 0.5, 1.0, 2.0, 7.25, 123_456)
 
@@ -31,6 +44,10 @@ def root_handlers() -> Iterator[None]:
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+
+
+def episode(env_id: int, episode_return: float, length_steps: int = 1) -> EpisodeRecord:
+    return EpisodeRecord(env_id, episode_return, length_steps, evaluation=True)
 
 
 class PlayedInference:
@@ -74,8 +91,8 @@ def play(
 
 # Else an evaluation would consist of the episodes that end early.
 def test_short_episodes_are_not_preferred_to_long_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    short = [EpisodeRecord(0, float(number), 1) for number in range(10)]
-    long = [EpisodeRecord(1, 100.0 + number, 500) for number in range(2)]
+    short = [episode(0, float(number)) for number in range(10)]
+    long = [episode(1, 100.0 + number) for number in range(2)]
     played = play(monkeypatch, 2, 4, [*short, BatchRecord(2, 0.1), *long])
     assert [record.episode_return for record in played] == [0.0, 1.0, 100.0, 101.0]
 
@@ -83,14 +100,14 @@ def test_short_episodes_are_not_preferred_to_long_ones(monkeypatch: pytest.Monke
 def test_what_does_not_divide_goes_to_the_first_environments(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    records = [EpisodeRecord(env_id, 0.0, 1) for _ in range(5) for env_id in (2, 1, 0)]
+    records = [episode(env_id, 0.0) for _ in range(5) for env_id in (2, 1, 0)]
     played = play(monkeypatch, 3, 7, records)
     counts = [sum(record.env_id == env_id for record in played) for env_id in range(3)]
     assert counts == [3, 2, 2]
 
 
 def test_one_server_is_started_and_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    play(monkeypatch, 3, 1, [EpisodeRecord(0, 0.0, 1)])
+    play(monkeypatch, 3, 1, [episode(0, 0.0)])
     (command, count), stopped = NoServers.started
     assert (count, stopped) == (1, (["stopped"], 0))
     for option, value in {"--connect": "tcp://127.0.0.1:1", "--num-envs": "3"}.items():
@@ -139,9 +156,38 @@ def test_any_runs_configuration_can_be_played(envs: int) -> None:
     assert adapted.inference.max_envs == envs
     assert adapted.inference.max_batch >= envs
     assert adapted.inference.min_batch == 1
+    assert adapted.inference.evaluation_share == 1
     # What the agent sees and is stays as it was.
     for table in ("environment", "network", "algorithm", "seed"):
         assert getattr(adapted, table) == getattr(config, table)
+
+
+# With epsilon-greedy acting they would else explore, and nobody would take their pages away.
+def test_all_environments_are_evaluation_environments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seed.inference._FAREWELL_MS", 5)
+    vtrace = load_algorithm("vtrace")
+    run = Config(algorithm=vtrace.Config(), network=NetworkConfig(torso="mlp"),
+                 learner=LearnerConfig(unroll_length=1, batch_size=1))  # fmt: skip
+    config = evaluate._adapt(run, 2)
+    spaces = Spaces(SpaceSpec("float32", (3,)), SpaceSpec("int64", (), 2))
+    agent = make_agent(vtrace, config, spaces, torch.device("cpu"))
+    tensors = {f"agent.{name}": value for name, value in agent.state_dict().items()}
+    kept = Checkpoint(tensors, {"spaces": spaces.to_map(), "learner_steps": 3})
+    inference = evaluate._make_player(config, kept, greedy=False)
+    crew = Crew()
+    crew.start("inference", lambda: inference.run(crew.stop, lambda: "the end"))
+    dealer = Dealer(inference.endpoint)
+    try:
+        dealer.hello(2)
+        # With one row to a page, more pages than the store has.
+        for seq in range(20):
+            dealer.step_arrays(seq, np.ones((2, 3), np.float32), episodes=[(1, 7, 2.5)])
+            dealer.actions(seq)
+    finally:
+        dealer.socket.close()
+        crew.join()
+    episodes = [r for r in drain(inference.records) if isinstance(r, EpisodeRecord)]
+    assert episodes == [EpisodeRecord(1, 2.5, 7, evaluation=True)] * 20
 
 
 def write_run(run_dir: Path, **state: Any) -> Path:
@@ -256,7 +302,7 @@ def test_plays_no_more_environments_than_episodes(
         configs.append(config)
 
     def played(config: Config, inference: None, episodes: int) -> list[EpisodeRecord]:
-        return [EpisodeRecord(0, float(number), 2 * number) for number in range(episodes)]
+        return [episode(0, float(number), 2 * number) for number in range(episodes)]
 
     monkeypatch.setattr(evaluate, "_make_player", note)
     monkeypatch.setattr(evaluate, "_play", played)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -11,11 +12,14 @@ from torch import Tensor, nn
 
 from seed import wire
 from seed.config import Config, InferenceConfig, LearnerConfig, NetworkConfig
-from seed.contract import Acted, Algorithm, load_algorithm
+from seed.contract import Acted, Algorithm, Fleet, load_algorithm
+from seed.devices import move
 from seed.forward import ForwardPass, GroupStep
+from seed.layout import Column, StoreLayout
+from seed.rows import Rows, Unroll
 from seed.serving import make_agent, make_store
 from seed.spaces import Spaces, SpaceSpec
-from seed.unrolls import Column, Rows, StoreLayout, Unroll, UnrollStore
+from seed.unrolls import UnrollStore
 from seed.weights import WeightSlot
 
 CPU = torch.device("cpu")
@@ -35,11 +39,39 @@ class Summing:
     """Adds up an episode's observations in its state; the action is the sum times a weight."""
 
     def act(
-        self, agent: nn.Module, rows: Rows, agent_state: Tensor, config: int, *, greedy: bool
+        self,
+        agent: nn.Module,
+        rows: Rows,
+        agent_state: Tensor,
+        config: int,
+        *,
+        fleet: Fleet,
+        greedy: bool,
     ) -> Acted:
         after = agent_state + rows.observations[0][:, None]
         factor = cast(Tensor, agent.weight).item() * config * (-1 if greedy else 1)
         return Acted((after[:, 0] * factor).long(), {"before": agent_state[:, 0]}, after)
+
+
+class Seeing:
+    """Keeps what it was shown last; the actions are ten times the newest observation."""
+
+    rows: Rows
+    fleet: Fleet
+
+    def act(
+        self,
+        agent: nn.Module,
+        rows: Rows,
+        agent_state: Tensor,
+        config: None,
+        *,
+        fleet: Fleet,
+        greedy: bool,
+    ) -> Acted:
+        self.rows, self.fleet = rows, fleet
+        newest = rows.observations[0].reshape(len(agent_state), -1)[:, -1]
+        return Acted(10 * newest, {"before": agent_state[:, 0]}, agent_state + 1)
 
 
 def make_forward(*, greedy: bool = False, max_batch: int = 6) -> tuple[ForwardPass, UnrollStore]:
@@ -159,6 +191,94 @@ def test_the_version_of_the_weights_is_recorded() -> None:
 def test_greedy_reaches_the_algorithm() -> None:
     forward, _ = make_forward(greedy=True)
     assert run(forward, group([0], [5])) == [-5]
+
+
+def test_the_fleet_reaches_the_algorithm() -> None:
+    seeing = Seeing()
+    store = UnrollStore(replace(LAYOUT, evaluation_share=1 / 3), CPU)
+    forward = ForwardPass(cast(Algorithm, seeing), None, nn.Linear(1, 1), store, 6)
+    forward.set_connected(np.array([0, 1, 2, 4]))
+    run(forward, group([4, 2], [1, 1]), group([1, 0], [1, 1]))
+    assert seeing.fleet.places.tolist() == [1.0, 0.0, 0.5, 0.0]
+    assert seeing.fleet.places.dtype == torch.float32
+    assert seeing.fleet.evaluation.tolist() == [False, True, False, False]
+    forward.set_connected(np.array([1, 2, 4]))
+    run(forward, group([1, 4], [1, 1]))
+    assert seeing.fleet.places.tolist() == [0.0, 1.0]
+
+
+def test_evaluation_environments_see_stacks_and_previous_actions() -> None:
+    seeing = Seeing()
+    layout = replace(LAYOUT, num_pages=6, max_envs=2, frame_stack=3, evaluation_share=0.5)
+    store = UnrollStore(layout, CPU)
+    forward = ForwardPass(cast(Algorithm, seeing), None, nn.Linear(1, 1), store, 2)
+    history: list[int] = []
+    for t in range(60):
+        first = t % 11 == 0
+        history = [0, 0] if first else history
+        history.append(t + 1)
+        # A page may be written again as soon as nobody needs it: they have much the same rows.
+        batch = group([0, 1], [1000 + t, t + 1], flags=wire.FIRST if first else 0)
+        _, complete = forward.run([batch])
+        assert seeing.rows.observations[0, 1].tolist() == history[-3:]
+        assert seeing.rows.previous_actions[0, 1] == 10 * history[-2]
+        assert bool(seeing.rows.first[0, 1]) == first
+        assert (store.gather(complete).rows.observations[:, :, -1] >= 1000).all()
+        store.release(complete)
+        assert store.has_room(np.arange(2), np.ones(2, np.uint64))
+
+
+# Copying from the fake device "meta" gives zeros here; torch itself refuses to mix the devices.
+def test_acting_may_be_on_another_device_than_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    def carry(value: Any, device: torch.device) -> Any:
+        if isinstance(value, dict):
+            return {name: carry(item, device) for name, item in value.items()}
+        if isinstance(value, Tensor) and value.is_meta:
+            return torch.zeros(value.shape, dtype=value.dtype, device=device)
+        return move(value, device)
+
+    monkeypatch.setattr("seed.forward.move", carry)
+    seeing, store = Seeing(), UnrollStore(LAYOUT, CPU)
+    forward = ForwardPass(cast(Algorithm, seeing), None, nn.Linear(1, 1, device="meta"), store, 6)
+    forward.set_connected(np.arange(2))
+    for t in range(3):
+        actions, complete = forward.run([group([1, 0], [t + 1, t + 5])])
+        assert actions.tolist() == [0, 0]
+        assert all(value.is_meta for value in (*vars(seeing.rows).values(), seeing.fleet.places))
+    assert store.gather(complete).rows.observations.T.tolist() == [[1, 2, 3], [5, 6, 7]]
+
+
+def test_on_one_device_nothing_is_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("seed.forward.move")
+    forward, _ = make_forward()
+    assert run(forward, group([0], [5])) == [5]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(("acting", "storing"), [("cuda", "cpu"), ("cpu", "cuda")])
+def test_the_store_may_be_on_the_host_or_on_a_gpu(acting: str, storing: str) -> None:
+    agent = nn.Linear(1, 1, bias=False, device=acting)
+    nn.init.ones_(agent.weight)
+    store = UnrollStore(LAYOUT, torch.device(storing), pinned=storing == "cpu")
+    forward = ForwardPass(cast(Algorithm, Summing()), 1, agent, store, 6)
+    unroll = gather(store, forward, *[[group([3, 1], [t + 1, 10])] for t in range(5)])
+    assert unroll.rows.observations.device.type == storing
+    assert unroll.rows.observations.T.tolist() == [
+        [1, 2, 3], [10, 10, 10], [3, 4, 5], [10, 10, 10],
+    ]  # fmt: skip
+    assert unroll.actions.T.tolist() == [[1, 3, 6], [10, 20, 30], [6, 10, 15], [30, 40, 50]]
+    assert unroll.behaviour["before"][:, 2].tolist() == [3, 6, 10]
+    assert unroll.agent_state.flatten().tolist() == [0, 0, 3, 20]
+
+
+# "cuda" and "cuda:0" are one device, however differently they are spelt.
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_one_gpu_nothing_is_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("seed.forward.move")
+    store = UnrollStore(LAYOUT, torch.device("cuda"))
+    agent = nn.Linear(1, 1, device="cuda:0")
+    forward = ForwardPass(cast(Algorithm, Seeing()), None, agent, store, 6)
+    assert run(forward, group([0], [5])) == [50]
 
 
 def test_actions_stay_as_they_were_returned() -> None:

@@ -7,7 +7,7 @@ from torch import nn
 
 from seed import wire
 from seed.inference import BatchRecord, EpisodeRecord
-from tests.seed.central import FOR_EVER_US, central, drain, wait_for
+from tests.seed.central import FOR_EVER_US, Dealer, Placing, central, drain, wait_for
 
 
 def test_a_step_is_answered_with_its_actions() -> None:
@@ -87,10 +87,16 @@ def test_a_full_queue_pauses_inference() -> None:
             dealer.step(seq, [1])
             assert dealer.actions(seq) == [seq + 1]
         wait_for(lambda: served.store.num_ready == 2)
+        assert served.inference.paused_s == 0
         dealer.step(5, [1])
         dealer.expect_silence()
         served.unrolls(1)
         assert dealer.actions(5) == [6]
+        paused_s = served.inference.paused_s
+        assert paused_s > 0
+        dealer.step(6, [1])
+        assert dealer.actions(6) == [7]
+        assert served.inference.paused_s == paused_s
 
 
 def test_a_full_store_pauses_inference_until_pages_are_released() -> None:
@@ -100,6 +106,7 @@ def test_a_full_store_pauses_inference_until_pages_are_released() -> None:
         for seq in range(6):
             dealer.step(seq, [1])
             assert dealer.actions(seq) == [seq + 1]
+        assert served.inference.paused_s == 0
         dealer.step(6, [1])
         dealer.expect_silence()
         pages = served.store.take(2, 0)
@@ -108,6 +115,7 @@ def test_a_full_store_pauses_inference_until_pages_are_released() -> None:
         assert served.store.gather(pages).rows.observations.flatten().tolist() == [1] * 6
         served.store.release(pages)
         assert dealer.actions(6) == [7]
+        assert served.inference.paused_s > 0
 
 
 def test_a_batch_waits_for_min_batch_but_not_for_more_than_there_is() -> None:
@@ -124,6 +132,8 @@ def test_a_batch_waits_for_min_batch_but_not_for_more_than_there_is() -> None:
         assert first.actions(1) == [2, 4]
         wait_for(lambda: served.inference.records.qsize() == 2)
         assert [record.rows for record in drain(served.inference.records)] == [2, 4]
+        # Rows waited for other rows, not for the learner.
+        assert served.inference.paused_s == 0
 
 
 def test_a_replaced_step_counts_once_towards_min_batch() -> None:
@@ -228,14 +238,85 @@ def test_counts_steps_and_episodes() -> None:
         wait_for(lambda: served.inference.records.qsize() == 5)
         records = drain(served.inference.records)
         assert [r for r in records if isinstance(r, EpisodeRecord)] == [
-            EpisodeRecord(env_ids[1], -2.5, 7),
-            EpisodeRecord(env_ids[2], 4.0, 3),
+            EpisodeRecord(env_ids[1], -2.5, 7, False),
+            EpisodeRecord(env_ids[2], 4.0, 3, False),
         ]
         batches = [r for r in records if isinstance(r, BatchRecord)]
         assert [batch.rows for batch in batches] == [2, 2, 1]
         assert all(batch.latency_s > 0 for batch in batches)
         # First rows are resets, not steps.
         assert served.inference.env_steps == 3
+
+
+def test_episodes_of_evaluation_environments_are_marked() -> None:
+    with central(evaluation_share=0.5) as served:
+        dealer = served.connect()
+        dealer.hello(1, 3)
+        dealer.step(0, [1] * 3, group=1, episodes=[(index, 1, 0.0) for index in range(3)])
+        dealer.actions(0, group=1)
+        wait_for(lambda: served.inference.records.qsize() == 4)
+        episodes = [r for r in drain(served.inference.records) if isinstance(r, EpisodeRecord)]
+        assert [e.evaluation for e in episodes] == [True, False, True]
+
+
+def places(dealer: Dealer, seq: int) -> list[int]:
+    """What `Placing` says of the three environments of this connection."""
+    dealer.step(seq, [0, 0, 0])
+    return dealer.actions(seq)
+
+
+@pytest.mark.parametrize("parting", ["goodbye", "hello"])
+def test_places_follow_who_is_connected(parting: str) -> None:
+    with central(algorithm=Placing) as served:
+        first, second, third = (served.connect() for _ in range(3))
+        first.hello(3)
+        assert places(first, 0) == [0, 30, 60]
+        second.hello(3, server_id=2)
+        assert places(first, 1) == [0, 12, 24]
+        assert places(second, 0) == [36, 48, 60]
+        if parting == "goodbye":
+            first.send(wire.Goodbye(first.session, "done"))
+            first.expect_silence()
+            assert places(second, 1) == [0, 30, 60]
+            third.hello(1, server_id=3)
+        else:
+            first.hello(1)
+        assert places(second, 2 if parting == "goodbye" else 1) == [20, 40, 60]
+
+
+def test_evaluation_environments_have_no_place() -> None:
+    with central(algorithm=Placing, evaluation_share=1 / 3) as served:
+        first, second = served.connect(), served.connect()
+        first.hello(3)
+        assert places(first, 0) == [0, 60, -1]
+        second.hello(3, server_id=2)
+        assert places(first, 1) == [0, 20, -1]
+        assert places(second, 0) == [40, 60, -1]
+
+
+def test_no_page_of_an_evaluation_environment_reaches_the_queue() -> None:
+    with central(evaluation_share=0.5, queue_limit=10) as served:
+        dealer = served.connect()
+        dealer.hello(2)
+        for seq in range(11):
+            dealer.step(seq, [1, 7])
+            assert dealer.actions(seq) == [seq + 1, 7 * seq + 7]
+        wait_for(lambda: served.store.num_ready >= 5)
+        assert set(served.unrolls(5).rows.observations.flatten().tolist()) == {1}
+        assert served.store.num_ready == 0
+
+
+def test_where_all_evaluate_nothing_pauses() -> None:
+    with central(evaluation_share=1.0, num_pages=18, queue_limit=1) as served:
+        dealer = served.connect()
+        dealer.hello(6)
+        for seq in range(50):
+            dealer.step(seq, [1] * 6)
+            assert dealer.actions(seq) == [seq + 1] * 6
+        assert served.inference.paused_s == 0
+        dealer.send(wire.Goodbye(dealer.session, "done"))
+        dealer.expect_silence()
+        assert served.store.rows_dropped == 0
 
 
 def test_new_weights_act() -> None:

@@ -18,8 +18,12 @@ from seed import checkpoint
 from seed.checkpoint import CheckpointError
 from seed.config import Config, EnvironmentConfig, LearnerConfig, OptimizerConfig
 from seed.contract import Algorithm, LossResult
-from seed.learner import Diverged, Learner, Progress, UpdateRecord, move
-from seed.unrolls import Arrived, Column, StoreLayout, Unroll, UnrollStore
+from seed.devices import move
+from seed.layout import Column, StoreLayout
+from seed.learner import Diverged, Learner, Progress, UpdateRecord
+from seed.rows import Arrived, Unroll
+from seed.sources import QueueSource
+from seed.unrolls import UnrollStore
 from seed.weights import WeightSlot
 
 Kind = Literal["rmsprop_tf", "adam"]
@@ -58,7 +62,8 @@ class Setup:
         self.store, self.slot = UnrollStore(LAYOUT, CPU), Noting()
         self.checkpoints = run_dir / "checkpoints"
         self.learner = Learner(
-            self.config, cast(Algorithm, self), self.agent, self.store, self.slot,
+            self.config, cast(Algorithm, self), self.agent,
+            QueueSource(self.store, BATCH), self.slot,
             lambda: Progress(self.env_steps, 99, 1.5), {"spaces": "kept"},
         )  # fmt: skip
 
@@ -252,7 +257,7 @@ def test_what_is_no_number_touches_neither_weights_nor_checkpoints(
     names = checkpoint.names(setup.checkpoints)
     assert [name.split("-updates-")[1] for name in names] == ["0000000001", "0000000002"]
     kept = loaded_newest(setup).tensors
-    now = checkpoint.pack(setup.agent, setup.learner._optimizer)
+    now = checkpoint.pack({"agent": setup.agent}, setup.learner._optimizer)
     assert kept.keys() == now.keys()
     assert all(torch.equal(kept[name], tensor) for name, tensor in now.items())
 
@@ -282,8 +287,8 @@ def test_goes_on_as_if_it_had_not_been_interrupted(tmp_path: Path, kind: Kind) -
     nn.init.zeros_(other.agent.weight)
     other.learner.restore(loaded_newest(half))
     assert other.learner.learner_steps == 3
-    restored = checkpoint.pack(other.agent, other.learner._optimizer)
-    before = checkpoint.pack(half.agent, half.learner._optimizer)
+    restored = checkpoint.pack({"agent": other.agent}, other.learner._optimizer)
+    before = checkpoint.pack({"agent": half.agent}, half.learner._optimizer)
     assert restored.keys() == before.keys()
     assert all(torch.equal(restored[name], tensor) for name, tensor in before.items())
     for observation in observations[3:]:

@@ -31,9 +31,12 @@ def close(
     progress: Progress,
     acted: list[BatchRecord | EpisodeRecord] | None = None,
     learned: list[UpdateRecord] | None = None,
+    paused_s: float = 0.0,
 ) -> Line:
     """The line after these records, from stand-ins for the threads' objects."""
-    inference: Any = SimpleNamespace(records=put(acted or []), num_envs=7, messages_refused=2)
+    inference: Any = SimpleNamespace(
+        records=put(acted or []), num_envs=7, messages_refused=2, paused_s=paused_s
+    )
     learner: Any = SimpleNamespace(records=put(learned or []))
     store: Any = SimpleNamespace(num_ready=5, rows_dropped=3)
     return window.close(progress, inference, learner, store)
@@ -42,9 +45,11 @@ def close(
 def test_a_line_of_nothing_has_every_promised_name() -> None:
     line = close(Window(4, Progress()), Progress())
     for name in ("time_s", "env_frames", "env_steps", "learner_steps", "fps",
-                 "episode_return_count"):  # fmt: skip
+                 "episode_return_count", "evaluation_return_count", "inference_paused_share",
+                 ):  # fmt: skip
         assert line[name] == 0, name
-    for name in ("episode_return_mean", "policy_lag_mean", "inference_batch_mean"):
+    for name in ("episode_return_mean", "evaluation_return_mean", "policy_lag_mean",
+                 "inference_batch_mean"):  # fmt: skip
         assert line[name] is None, name
 
 
@@ -72,17 +77,40 @@ def test_batches_are_of_this_line_only() -> None:
     assert close(window, Progress())["inference_batch_mean"] is None
 
 
-def test_returns_are_of_the_newest_episodes() -> None:
+@pytest.mark.parametrize(("evaluation", "name"), [(False, "episode"), (True, "evaluation")])
+def test_returns_are_of_the_newest_episodes(evaluation: bool, name: str) -> None:
+    def played(*returns: float) -> list[BatchRecord | EpisodeRecord]:
+        return [EpisodeRecord(0, value, 1, evaluation) for value in returns]
+
     window = Window(1, Progress())
-    line = close(window, Progress(), [EpisodeRecord(0, 2.0, 10), EpisodeRecord(1, 4.0, 30)])
-    assert (line["episode_return_mean"], line["episode_length_steps_mean"]) == (3.0, 20.0)
-    assert line["episode_return_count"] == 2
+    line = close(window, Progress(), played(2.0, 4.0))
+    assert line[f"{name}_return_mean"] == 3.0
+    assert line[f"{name}_return_count"] == 2
     # Without new episodes, the old ones stand.
-    assert close(window, Progress())["episode_return_mean"] == 3.0
-    many: list[BatchRecord | EpisodeRecord] = [EpisodeRecord(0, 8.0, 1)] * RETURN_WINDOW
-    line = close(window, Progress(), many)
-    assert line["episode_return_mean"] == 8.0
-    assert line["episode_return_count"] == 2 + RETURN_WINDOW
+    assert close(window, Progress())[f"{name}_return_mean"] == 3.0
+    line = close(window, Progress(), played(*[8.0] * RETURN_WINDOW))
+    assert line[f"{name}_return_mean"] == 8.0
+    assert line[f"{name}_return_count"] == 2 + RETURN_WINDOW
+
+
+def test_evaluation_environments_count_apart() -> None:
+    window = Window(1, Progress())
+    episodes = [EpisodeRecord(0, 2.0, 10, False), EpisodeRecord(1, 9.0, 500, True),
+                EpisodeRecord(2, 4.0, 30, False)]  # fmt: skip
+    line = close(window, Progress(), [*episodes, BatchRecord(3, 0.1)])
+    assert (line["episode_return_mean"], line["episode_return_count"]) == (3.0, 2)
+    assert line["episode_length_steps_mean"] == 20.0
+    assert (line["evaluation_return_mean"], line["evaluation_return_count"]) == (9.0, 1)
+
+
+def test_pauses_are_a_share_of_the_lines_time() -> None:
+    window = Window(1, Progress(time_s=100.0))
+    shares = [
+        close(window, Progress(time_s=time_s), paused_s=paused_s)["inference_paused_share"]
+        for time_s, paused_s in ((110.0, 4.0), (120.0, 4.0), (140.0, 24.0), (140.001, 24.02))
+    ]
+    # A pause may have begun before the line's time.
+    assert shares == pytest.approx([0.4, 0.0, 1.0, 1.0])
 
 
 def test_update_scalars_are_means_over_the_updates() -> None:

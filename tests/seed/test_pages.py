@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seed.pages import MAX_AGE, NO_PAGE, PageLinks, PageTable, Placed
+
+
+def make_table(
+    num_pages: int, unroll_length: int, max_envs: int, evaluation: Sequence[int] = ()
+) -> PageTable:
+    """A table with these evaluation environments."""
+    return PageTable(num_pages, unroll_length, np.isin(np.arange(max_envs), evaluation))
 
 
 def advance(
@@ -33,8 +41,10 @@ class History:
 class Model:
     """Finds out which pages are needed by going through all histories each time."""
 
-    def __init__(self, unroll_length: int) -> None:
+    def __init__(self, unroll_length: int, evaluation: set[int]) -> None:
         self.unroll_length = unroll_length
+        self.evaluation = evaluation
+        self.rows_dropped = 0
         self.current: dict[int, History] = {}
         self.histories: list[History] = []
         self.queue: list[tuple[History, PageLinks]] = []
@@ -43,6 +53,8 @@ class Model:
         history = self.current.pop(env_id, None)
         if history is not None:
             history.open = False
+            if env_id not in self.evaluation:
+                self.rows_dropped += history.rows - (len(history.pages) - 1) * self.unroll_length
 
     def needed(self) -> list[int]:
         """Every page that an unroll still to be read has rows in, once each."""
@@ -54,7 +66,7 @@ class Model:
         return sorted(needed)
 
     def place(self, env_id: int, run_id: int, page: int) -> PageLinks | None:
-        """Adds a row; returns the page that it makes whole."""
+        """Adds a row; returns the page that it makes whole for the learner."""
         if env_id in self.current and self.current[env_id].run_id != run_id:
             self.drop(env_id)
         if env_id not in self.current:
@@ -68,6 +80,9 @@ class Model:
             return None
         history.pages.append(page)
         if len(history.pages) == 1:
+            return None
+        if env_id in self.evaluation:
+            history.consumed += 1
             return None
         before = history.pages[-3] if len(history.pages) > 2 else NO_PAGE
         links = PageLinks(before, history.pages[-2], page)
@@ -92,11 +107,20 @@ OPERATIONS = st.lists(
 
 
 @settings(max_examples=100, deadline=None)
-@given(operations=OPERATIONS, unroll_length=st.integers(1, 3), num_pages=st.integers(4, 30))
+@given(
+    operations=OPERATIONS,
+    unroll_length=st.integers(1, 3),
+    num_pages=st.integers(4, 30),
+    evaluation=st.sets(st.integers(0, 3)),
+)
 def test_follows_the_model(
-    operations: list[tuple[str, list[int], int]], unroll_length: int, num_pages: int
+    operations: list[tuple[str, list[int], int]],
+    unroll_length: int,
+    num_pages: int,
+    evaluation: set[int],
 ) -> None:
-    table, model = PageTable(num_pages, unroll_length, 4), Model(unroll_length)
+    table = make_table(num_pages, unroll_length, 4, list(evaluation))
+    model = Model(unroll_length, evaluation)
     runs = dict.fromkeys(range(4), 0)
     for operation, env_ids, number in operations:
         if operation == "drop":
@@ -110,6 +134,7 @@ def test_follows_the_model(
             runs[env_ids[0]] += number == 0
             step(table, model, env_ids, [runs[env_id] for env_id in env_ids])
         assert table.num_free == num_pages - len(model.needed())
+        assert table.rows_dropped == model.rows_dropped
     table.drop(np.arange(4))
     for env_id in range(4):
         model.drop(env_id)
@@ -149,7 +174,7 @@ def consume(table: PageTable, model: Model, count: int) -> None:
 
 
 def test_a_page_is_whole_when_its_successor_begins() -> None:
-    table = PageTable(4, 2, 1)
+    table = make_table(4, 2, 1)
     rows = [advance(table, [0], [7], [t == 0]) for t in range(5)]
     assert [row.offsets.tolist() for row in rows] == [[0], [1], [0], [1], [0]]
     first, second, third = (int(rows[t].pages[0]) for t in (0, 2, 4))
@@ -159,7 +184,7 @@ def test_a_page_is_whole_when_its_successor_begins() -> None:
 
 
 def test_dropping_an_open_page_frees_it_and_counts_its_rows() -> None:
-    table = PageTable(4, 4, 2)
+    table = make_table(4, 4, 2)
     for _ in range(3):
         advance(table, [0, 1], [7, 8])
     table.drop(np.array([1]))
@@ -171,7 +196,7 @@ def test_dropping_an_open_page_frees_it_and_counts_its_rows() -> None:
 
 
 def test_a_dropped_page_stays_while_the_unroll_before_ends_in_it() -> None:
-    table = PageTable(3, 2, 1)
+    table = make_table(3, 2, 1)
     placed = [advance(table, [0], [7]) for _ in range(3)]
     table.drop(np.array([0]))
     assert table.num_free == 1
@@ -179,8 +204,28 @@ def test_a_dropped_page_stays_while_the_unroll_before_ends_in_it() -> None:
     assert table.num_free == 3
 
 
+def test_an_evaluation_environment_keeps_two_pages_and_publishes_none() -> None:
+    table = make_table(3, 2, 1, evaluation=[0])
+    for t in range(100):
+        placed = advance(table, [0], [7], [t == 0])
+        assert placed.complete == []
+        assert placed.offsets.tolist() == [t % 2]
+        assert table.num_free == (2 if t < 2 else 1)
+        # What stacks and previous actions reach back to is still there.
+        assert (table.predecessors[placed.pages] == NO_PAGE).tolist() == [t < 2]
+    table.drop(np.array([0]))
+    assert table.num_free == 3
+    assert table.rows_dropped == 0
+
+
+def test_training_environments_publish_beside_evaluation_environments() -> None:
+    table = make_table(8, 1, 3, evaluation=[0, 2])
+    first, second = (advance(table, [2, 1, 0], [1, 1, 1]) for _ in range(2))
+    assert second.complete == [PageLinks(NO_PAGE, int(first.pages[1]), int(second.pages[1]))]
+
+
 def test_a_new_run_id_starts_a_history_without_predecessor() -> None:
-    table = PageTable(4, 1, 1)
+    table = make_table(4, 1, 1)
     old = advance(table, [0], [7])
     new = advance(table, [0], [8])
     assert new.complete == []
@@ -191,7 +236,7 @@ def test_a_new_run_id_starts_a_history_without_predecessor() -> None:
 
 
 def test_the_same_run_id_after_a_drop_starts_anew() -> None:
-    table = PageTable(4, 2, 1)
+    table = make_table(4, 2, 1)
     for _ in range(2):
         advance(table, [0], [7])
     table.drop(np.array([0]))
@@ -202,7 +247,7 @@ def test_the_same_run_id_after_a_drop_starts_anew() -> None:
 
 
 def test_pages_needed_counts_what_advance_takes() -> None:
-    table = PageTable(6, 2, 4)
+    table = make_table(6, 2, 4)
     advance(table, [0, 1, 2], [1, 2, 3])
     advance(table, [0, 1], [1, 2])
     # A whole page, a broken history, an open page, and an environment without any.
@@ -213,7 +258,7 @@ def test_pages_needed_counts_what_advance_takes() -> None:
 
 
 def test_ages_count_from_the_episode_and_stop_at_their_limit() -> None:
-    table = PageTable(400, 2, 2)
+    table = make_table(400, 2, 2)
     ages = []
     for t in range(MAX_AGE + 5):
         advance(table, [0, 1], [1, 1], [t == 3, False])
@@ -224,7 +269,7 @@ def test_ages_count_from_the_episode_and_stop_at_their_limit() -> None:
 
 @pytest.mark.parametrize("run_id", [0, 2**64 - 1])
 def test_run_ids_use_all_64_bits(run_id: int) -> None:
-    table = PageTable(4, 4, 1)
+    table = make_table(4, 4, 1)
     advance(table, [0], [run_id])
     assert advance(table, [0], [run_id]).offsets.tolist() == [1]
     assert advance(table, [0], [run_id ^ 2**63]).offsets.tolist() == [0]

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from seed.config import Config, ConfigError, InferenceConfig, LearnerConfig, NetworkConfig
-from seed.contract import Acted, Algorithm, load_algorithm
+from seed.contract import Acted, Algorithm, Fleet, load_algorithm
 from seed.inference import Inference
+from seed.layout import Column
+from seed.rows import Rows
 from seed.serving import make_agent, make_inference, make_store, queue_limit
 from seed.spaces import Spaces, SpaceSpec
 from seed.threads import Crew
-from seed.unrolls import Column, Rows, UnrollStore
+from seed.unrolls import UnrollStore
 from seed.weights import WeightSlot
 from tests.seed.central import Dealer
 
@@ -42,7 +44,14 @@ class Acting:
         cast(Any, self.agent).state_size = 0
 
     def act(
-        self, agent: nn.Module, rows: Rows, agent_state: Tensor, config: None, *, greedy: bool
+        self,
+        agent: nn.Module,
+        rows: Rows,
+        agent_state: Tensor,
+        config: None,
+        *,
+        fleet: Fleet,
+        greedy: bool,
     ) -> Acted:
         batch = rows.rewards.shape[1]
         return Acted(self.action.expand(batch, *self.action.shape), {}, agent_state)

@@ -62,6 +62,16 @@ def test_a_closed_session_gives_its_env_ids_to_the_next() -> None:
     assert next(iter(table)) is keeper
 
 
+# So that environments which evaluate are found among few as among many.
+def test_the_lowest_free_env_ids_are_given_out_first() -> None:
+    table = SessionTable(8, 4)
+    sessions = [open_session(table, server_id, 2) for server_id in range(4)]
+    for session in (sessions[0], sessions[2], sessions[1]):
+        table.close(session)
+    assert open_session(table, 5, 1, 2).all_env_ids.tolist() == [0, 1, 2]
+    assert open_session(table, 6, 3).all_env_ids.tolist() == [3, 4, 5]
+
+
 def test_sessions_may_be_closed_while_they_are_gone_through() -> None:
     table = SessionTable(8, 4)
     for server_id in range(4):
@@ -126,3 +136,4 @@ def test_env_ids_are_never_held_twice(operations: list[list[int] | int]) -> None
         assert all(a != b for a, b in pairwise(held))
         assert all(0 <= env < 10 for env in held)
         assert len(held) == table.num_envs
+        assert table.env_ids.tolist() == held

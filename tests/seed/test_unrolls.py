@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 
 from seed.config import Config, InferenceConfig, LearnerConfig, NetworkConfig
 from seed.contract import load_algorithm
+from seed.layout import Column, StoreLayout
 from seed.pages import PageLinks
+from seed.rows import Arrived, Rows, Unroll
 from seed.serving import make_agent, make_store, queue_limit
 from seed.spaces import Spaces, SpaceSpec
-from seed.unrolls import Arrived, Column, Rows, StoreLayout, Unroll, UnrollStore
+from seed.unrolls import UnrollStore
 
 CPU = torch.device("cpu")
 LAYOUT = StoreLayout(
@@ -211,9 +213,8 @@ def take(model: Model, held: list[Any], count: int) -> None:
     assert model.store.num_ready == len(model.queue)
     pages = model.store.take(count, 0)
     if len(model.queue) < count:
-        assert pages is None
+        assert pages == []
     else:
-        assert pages is not None
         held.append((pages, model.queue[:count]))
         del model.queue[:count]
 
@@ -288,7 +289,7 @@ def test_take_gives_nothing_before_there_are_enough() -> None:
     model = make_model()
     write_rows(model, 6)
     assert model.store.num_ready == 1
-    assert model.store.take(2, 0) is None
+    assert model.store.take(2, 0) == []
     assert model.store.num_ready == 1
 
 

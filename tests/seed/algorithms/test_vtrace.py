@@ -12,20 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seed.algorithms.vtrace import (
-    ActorCritic,
-    Config,
-    act,
-    loss,
-    make_agent,
-    shape_rewards,
-    transitions,
-)
+from seed.algorithms.vtrace import ActorCritic, Config, act, loss, make_agent, shape_rewards
 from seed.config import NetworkConfig
-from seed.contract import LossResult
+from seed.contract import Acted, Fleet, LossResult
+from seed.ops.transitions import transitions
 from seed.ops.vtrace import vtrace
+from seed.rows import Rows, Unroll
 from seed.spaces import SpaceSpec
-from seed.unrolls import Rows, Unroll
+from tests.seed.random_rows import random_rows
 
 DISCRETE, BOX = SpaceSpec("int64", (), 3), SpaceSpec("float32", (2, 2))
 VECTOR, NUMBERED = SpaceSpec("float32", (4,)), SpaceSpec("int64", (), 5)
@@ -56,6 +50,14 @@ class Case(NamedTuple):
     def loss(self, config: Config = CONFIG) -> LossResult:
         return loss(self.agent, None, self.unroll, config)
 
+    def act(self, *, greedy: bool) -> Acted:
+        """Acts at the unroll's first row."""
+        state = self.unroll.agent_state
+        fleet = Fleet(torch.zeros(len(state)), torch.zeros(len(state), dtype=torch.bool))
+        rows = self.unroll.rows.between(0, 1)
+        with torch.no_grad():
+            return act(self.agent, rows, state, CONFIG, fleet=fleet, greedy=greedy)
+
 
 def make_case(
     observation: SpaceSpec = VECTOR,
@@ -73,24 +75,14 @@ def make_case(
     rng = np.random.default_rng(seed)
     length, batch = int(rng.integers(1, 9)), int(rng.integers(1, 5))
     shape = (length + 1, batch)
-    ends = rng.choice(3, size=shape, p=[1 - end_share, end_share / 2, end_share / 2])
-    ended = torch.from_numpy(ends > 0)
-    first = torch.cat([torch.zeros(1, batch, dtype=torch.bool), ended[:-1]])
-    actions = torch.randn(*shape, 2, 2) if action.n is None else torch.randint(action.n, shape)
-    previous = torch.cat([torch.zeros_like(actions[:1]), actions[:-1]])
-    previous[first] = 0
-    rows = Rows(
-        observations=torch.randint(5, shape) if observation.n else torch.randn(*shape, 4),
-        previous_actions=previous,
-        rewards=(torch.randn(shape) * 3).masked_fill(first, 0.0),
-        terminated=torch.from_numpy(ends == 1),
-        truncated=torch.from_numpy(ends == 2),
-        first=first,
-    )
+    rows, actions = random_rows(observation, action, shape, end_share)
     behaviour = torch.randn(*shape, agent.policy.parameter_count)
     versions = torch.zeros(shape, dtype=torch.int64)
     state = torch.randn(batch, agent.state_size)
-    return Case(agent, Unroll(rows, actions, {"policy": behaviour}, versions, state))
+    unroll = Unroll(
+        rows, actions, {"policy": behaviour}, versions, state, torch.ones(batch), burn_in=0
+    )
+    return Case(agent, unroll)
 
 
 class Said(NamedTuple):
@@ -225,7 +217,7 @@ def test_the_same_changes_count_within_an_episode(changed: str) -> None:
         elif changed == "behaviour":
             case.unroll.behaviour["policy"][0, :, 0] += 1
         else:
-            case.unroll.rows.rewards[1] += 0.1
+            case.unroll.rows.rewards[1] *= -1
     assert not torch.equal(case.loss().loss, before)
 
 
@@ -249,7 +241,9 @@ def hand_rows(terminated: list[int], truncated: list[int]) -> Rows:
 def hand_targets(rows: Rows) -> tuple[list[float], list[float]]:
     """On-policy targets with discount one half and values 10, 20, 30, 40, 50."""
     values = column(10.0, 20.0, 30.0, 40.0, 50.0)
-    steps = transitions(rows, rows.rewards, values, 0.5)
+    steps = transitions(
+        rows.terminated, rows.truncated, rows.first, rows.rewards, values, discount=0.5
+    )
     vs, _ = vtrace(torch.zeros(4, 1), steps.discounts, steps.rewards, values[:-1], values[-1])
     return vs.flatten().tolist(), steps.valid.flatten().tolist()
 
@@ -372,12 +366,9 @@ def test_acting_keeps_the_policy_and_the_state(
     observation: SpaceSpec, action: SpaceSpec, network: NetworkConfig
 ) -> None:
     case = make_case(observation, action, network, seed=7)
-    rows = Rows(**{name: value[:1] for name, value in vars(case.unroll.rows).items()})
-    state = case.unroll.agent_state
-    with torch.no_grad():
-        acted = act(case.agent, rows, state, CONFIG, greedy=False)
-        output = case.agent(rows, shape_rewards(rows.rewards, CONFIG), state)
-        greedy = act(case.agent, rows, state, CONFIG, greedy=True)
+    rows, state = case.unroll.rows.between(0, 1), case.unroll.agent_state
+    output = case.agent(rows, shape_rewards(rows.rewards, CONFIG), state)
+    acted, greedy = case.act(greedy=False), case.act(greedy=True)
     assert acted.actions.shape == (len(state), *action.shape)
     assert acted.actions.dtype == (torch.int64 if action.n else torch.float32)
     assert torch.equal(acted.behaviour["policy"], output.policy[0])
@@ -388,11 +379,6 @@ def test_acting_keeps_the_policy_and_the_state(
 
 def test_acting_samples() -> None:
     case = make_case(seed=8)
-    rows = Rows(**{name: value[:1] for name, value in vars(case.unroll.rows).items()})
-    with torch.no_grad():
-        case.agent.policy_head.weight.zero_()
-        drawn = {
-            int(act(case.agent, rows, case.unroll.agent_state, CONFIG, greedy=False).actions[0])
-            for _ in range(100)
-        }
+    torch.nn.init.zeros_(case.agent.policy_head.weight)
+    drawn = {int(case.act(greedy=False).actions[0]) for _ in range(100)}
     assert drawn == {0, 1, 2}

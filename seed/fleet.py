@@ -1,0 +1,37 @@
+"""Which environments only evaluate, and where the others stand among all that are connected."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Int64Array = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+Float32Array = npt.NDArray[np.float32]
+
+
+def evaluation_environments(max_envs: int, share: float) -> BoolArray:
+    """Which env_ids are evaluation environments, spread evenly over all. `[max_envs] bool`
+
+    Of the first n env_ids, n * share are, rounded down, for every n.
+    """
+    # 100 * 0.29 is a little less than 29.
+    evaluations = np.floor(np.arange(max_envs + 1) * share + 1e-9)
+    evaluation: BoolArray = np.diff(evaluations) > 0
+    return evaluation
+
+
+def fleet_places(connected: Int64Array, evaluation: BoolArray) -> Float32Array:
+    """Each environment's place in the fleet, by env_id. `[max_envs] float32`
+
+    The connected training environments stand evenly spaced from 0 for the lowest env_id to 1 for
+    the highest; one alone stands at 0. So does every other environment.
+
+    Args:
+        connected: env_ids of all that are connected, all different. `[n] int64`
+        evaluation: Which env_ids are evaluation environments. `[max_envs] bool`
+    """
+    training = np.sort(connected[~evaluation[connected]])
+    places = np.zeros(len(evaluation), np.float32)
+    places[training] = np.linspace(0.0, 1.0, len(training))
+    return places

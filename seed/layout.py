@@ -1,0 +1,83 @@
+"""The form and size of the store: which quantities each row has, how many rows there are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+
+class Column(NamedTuple):
+    """Form of one stored quantity: the shape of one row of it, and its dtype."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one row."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class StoreLayout:
+    """Everything that fixes the store's size.
+
+    Attributes:
+        unroll_length: T, the rows of a page.
+        num_pages: Pages in all.
+        max_envs: Environments that may write at a time.
+        frame_stack: Newest observations that the network sees together; 1 for one.
+        state_size: Numbers of an environment's recurrent state (S).
+        observation: Form of one stored observation.
+        action: Form of one action.
+        behaviour: Form of what the algorithm keeps of its acting policy, by name.
+        burn_in: Rows before an unroll that `gather` puts before its row 0 (K).
+        replay_unrolls: Unrolls that replay may hold; `num_pages` has room for them.
+        evaluation_share: Share of the environments whose pages the learner never gets.
+    """
+
+    unroll_length: int
+    num_pages: int
+    max_envs: int
+    frame_stack: int
+    state_size: int
+    observation: Column
+    action: Column
+    behaviour: Mapping[str, Column]
+    burn_in: int = 0
+    replay_unrolls: int = 0
+    evaluation_share: float = 0.0
+
+    @property
+    def context_rows(self) -> int:
+        """Rows of the predecessor that an unroll needs: burn-in, frame stack, previous action."""
+        return self.burn_in + max(1, self.frame_stack - 1)
+
+    @property
+    def columns(self) -> dict[str, Column]:
+        """Form of every stored quantity of a row, by name."""
+        return {
+            "observations": self.observation,
+            "actions": self.action,
+            "rewards": Column((), torch.float32),
+            "terminated": Column((), torch.bool),
+            "truncated": Column((), torch.bool),
+            # Rows since the episode's first: says where an episode starts and where stacks end.
+            "ages": Column((), torch.uint8),
+            "policy_versions": Column((), torch.int32),
+            **{f"behaviour.{name}": form for name, form in self.behaviour.items()},
+        }
+
+    @property
+    def row_nbytes(self) -> int:
+        """Bytes of one row over all columns."""
+        return sum(form.nbytes for form in self.columns.values())
+
+    @property
+    def page_nbytes(self) -> int:
+        """Bytes of one page: its rows and its recurrent state."""
+        return self.unroll_length * self.row_nbytes + 4 * self.state_size

@@ -1,0 +1,211 @@
+"""Prioritized replay (Kapturowski et al. 2019) over the pages of the store.
+
+No row is copied in: replay holds links to whole pages and keeps them from being written again
+until they are evicted, the oldest first. A batch is copied out with its burn-in, which is the end
+of the page before.
+
+The learner's thread owns all of it. Inference only fills the store's queue; this thread moves
+unrolls from there into replay at the pace that keeps the replay ratio.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from seed.config import ConfigError, ReplayConfig
+from seed.layout import StoreLayout
+from seed.ops.importance import importance_weights
+from seed.pages import PageLinks
+from seed.priorities import Priorities
+from seed.replay_files import UnfitReplay, read_pages, write_pages
+from seed.rows import Unroll
+from seed.sources import Batch
+from seed.unrolls import UnrollStore
+
+Int64Array = npt.NDArray[np.int64]
+
+_LINKS, _PRIORITIES, _NUMBERS = "links.npy", "priorities.npy", "numbers.json"
+# Inserted at a time, which bounds the memory of looking at what acting kept of them.
+_LARGEST_INSERT = 256
+
+
+def count_unrolls(layout: StoreLayout, config: ReplayConfig) -> int:
+    """Unrolls that replay can hold, by `capacity_rows` or `capacity_gib`.
+
+    Args:
+        layout: The store's, `num_pages` being those that it needs besides replay's own.
+        config: The capacity.
+
+    Raises:
+        ConfigError: where not exactly one of them is given, or it is too small.
+    """
+    if (config.capacity_rows > 0) == (config.capacity_gib > 0):
+        raise ConfigError(
+            f"replay.capacity_rows = {config.capacity_rows}, replay.capacity_gib = "
+            f"{config.capacity_gib}: give one of the two, and leave the other 0"
+        )
+    length = layout.unroll_length
+    unrolls = config.capacity_rows // length
+    given = f"replay.capacity_rows = {config.capacity_rows}"
+    if config.capacity_gib > 0:
+        unrolls = int(config.capacity_gib * 2**30) // layout.page_nbytes - layout.num_pages
+        given = f"replay.capacity_gib = {config.capacity_gib}"
+    least = max(1, math.ceil(config.min_rows / length))
+    if unrolls < least:
+        raise ConfigError(
+            f"{given}: holds {max(0, unrolls)} unrolls of {length} rows, expected at least {least} "
+            f"(replay.min_rows = {config.min_rows}); the store needs {layout.num_pages} pages of "
+            f"{layout.page_nbytes} bytes besides, by inference.max_envs and learner.batch_size"
+        )
+    return unrolls
+
+
+class Replay:
+    """A source of batches: unrolls by priority, each row `ratio` times in the mean.
+
+    With n unrolls inserted since the first `min_rows` rows and m sampled since then, 0 <= ratio n -
+    m < batch_size + ratio holds at every time: what would break it waits, be it a batch or, in the
+    store's queue and at last in the environments, an insert.
+    """
+
+    def __init__(
+        self,
+        store: UnrollStore,
+        batch_size: int,
+        config: ReplayConfig,
+        initial_priorities: Callable[[Unroll], Tensor] | None = None,
+    ) -> None:
+        """Empty; for as many unrolls as the store's layout has `replay_unrolls`."""
+        self._store = store
+        self._capacity = capacity = store.layout.replay_unrolls
+        self._batch_size = batch_size
+        self._config = config
+        self._initial_priorities = initial_priorities
+        self._priorities = Priorities(capacity, config.priority_exponent, store.device)
+        # Links of the unroll with number i in row i % capacity; on the host to be evicted by, ...
+        self._host_links = np.zeros((capacity, 3), np.int64)
+        # ... on the device to be gathered by. [capacity, 3] int64
+        self._links = torch.zeros(capacity, 3, dtype=torch.int64, device=store.device)
+        self._warm_up = math.ceil(config.min_rows / store.layout.unroll_length)
+        self._inserted = 0
+        self._sampled = 0
+
+    def __len__(self) -> int:
+        """Unrolls that can be sampled now."""
+        return len(self._priorities)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Inserts what has come until enough has for another batch."""
+        deadline_s = time.monotonic() + timeout_s
+        while (due := self._inserts_due()) > 0:
+            self._evict(self._store.take_shortage())
+            limit = min(due, self._capacity, _LARGEST_INSERT)
+            pages = self._store.take_some(limit, max(0.0, deadline_s - time.monotonic()))
+            if not pages:
+                return False
+            self._insert(pages)
+        return True
+
+    def next_batch(self) -> Batch:
+        """Unrolls sampled by priority, with their burn-in and importance weights."""
+        drawn = self._priorities.sample(self._batch_size)
+        unroll = self._store.gather(self._links[drawn.numbers % self._capacity])
+        weights = importance_weights(
+            drawn.probabilities, len(self), self._config.importance_exponent
+        )
+        self._sampled += self._batch_size
+        return Batch(dataclasses.replace(unroll, importance=weights), drawn.numbers)
+
+    def update_priorities(self, numbers: Tensor, priorities: Tensor) -> None:
+        """Priorities `[B] float32` that an update found for the unrolls with these numbers."""
+        device = self._store.device
+        self._priorities.update_priorities(numbers.to(device), priorities.to(device))
+
+    def scalars(self) -> dict[str, float]:
+        """Unrolls held, and how often each inserted one has been sampled since learning began."""
+        figures = {"replay_unrolls": float(len(self))}
+        learned_from = self._inserted - self._warm_up
+        if learned_from > 0:
+            figures["replay_ratio"] = self._sampled / learned_from
+        return figures
+
+    def save(self, folder: Path) -> None:
+        """Writes all of it into a new folder, for `load` in a later process."""
+        folder.mkdir()
+        slots = np.arange(self._priorities.begin, self._priorities.end) % self._capacity
+        links = write_pages(folder, self._store, self._host_links[slots])
+        np.save(folder / _LINKS, links)
+        np.save(folder / _PRIORITIES, self._priorities.priorities().cpu().numpy())
+        counts = {"inserted": self._inserted, "sampled": self._sampled}
+        (folder / _NUMBERS).write_text(json.dumps({**self._form(), **counts}))
+
+    def load(self, folder: Path) -> None:
+        """Takes over what `save` wrote; this replay is empty, and inference has not started.
+
+        Where the capacity is smaller now, the oldest unrolls are left out.
+
+        Raises:
+            UnfitReplay: where it is of another form than this store's.
+        """
+        numbers = json.loads((folder / _NUMBERS).read_text())
+        form = {name: numbers[name] for name in self._form()}
+        if form != self._form():
+            raise UnfitReplay(f"{folder} is of {form}, expected {self._form()}")
+        links = np.load(folder / _LINKS, allow_pickle=False)[-self._capacity :]
+        priorities = np.load(folder / _PRIORITIES, allow_pickle=False)[-self._capacity :]
+        self._insert_links(read_pages(folder, self._store, links), torch.from_numpy(priorities))
+        self._inserted, self._sampled = numbers["inserted"], numbers["sampled"]
+
+    def _form(self) -> dict[str, int]:
+        """What must be the same for pages to mean the same."""
+        layout = self._store.layout
+        return {"unroll_length": layout.unroll_length, "burn_in": layout.burn_in}
+
+    def _inserts_due(self) -> int:
+        """Inserts before the next batch; 0 or less where it may be sampled now."""
+        missing = max(self._warm_up - self._inserted, 1 - len(self))
+        if missing > 0:
+            return missing
+        owed = self._config.ratio * (self._inserted - self._warm_up) - self._sampled
+        return math.ceil((self._batch_size - owed) / self._config.ratio)
+
+    def _insert(self, pages: list[PageLinks]) -> None:
+        self._evict(len(self) + len(pages) - self._capacity)
+        links = np.array(pages, np.int64)
+        self._insert_links(links, self._first_priorities(links))
+        self._inserted += len(pages)
+
+    def _insert_links(self, links: Int64Array, priorities: Tensor) -> None:
+        slots = (self._priorities.end + np.arange(len(links))) % self._capacity
+        device = self._store.device
+        self._host_links[slots] = links
+        self._links[torch.from_numpy(slots).to(device)] = torch.from_numpy(links).to(device)
+        self._priorities.insert(priorities.to(device))
+
+    @torch.no_grad()
+    def _first_priorities(self, links: Int64Array) -> Tensor:
+        if self._initial_priorities is None:
+            return torch.ones(len(links))
+        return self._initial_priorities(self._store.gather_acts(links))
+
+    def _evict(self, count: int) -> None:
+        """Takes the oldest unrolls out and hands their pages back."""
+        count = min(count, len(self))
+        if count <= 0:
+            return
+        if self._store.device.type == "cuda":
+            # The copies of the last batch must be complete before its pages are written again.
+            torch.cuda.current_stream(self._store.device).synchronize()
+        slots = (self._priorities.begin + np.arange(count)) % self._capacity
+        self._priorities.evict(count)
+        self._store.release([PageLinks(*links) for links in self._host_links[slots].tolist()])

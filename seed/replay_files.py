@@ -1,0 +1,114 @@
+"""The replay's part of a checkpoint: rows of the store, column by column, as plain NumPy files.
+
+They can be far larger than all else in a checkpoint, so they are copied in pieces: nothing is ever
+in memory twice.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from seed.pages import NO_PAGE
+from seed.unrolls import UnrollStore
+
+Int64Array = npt.NDArray[np.int64]
+
+_PIECE_BYTES = 64 * 2**20
+
+
+class UnfitReplay(Exception):
+    """Files that this store cannot go on with; the text says why."""
+
+
+def write_pages(folder: Path, store: UnrollStore, links: Int64Array) -> Int64Array:
+    """Writes every page that unrolls with these links need into a folder, a file per column.
+
+    Args:
+        folder: Where the files go.
+        store: Whose pages they are.
+        links: Predecessor, page and successor of each unroll. `[n, 3] int64`
+
+    Returns:
+        The same links as positions among the pages written; NO_PAGE as it is. `[n, 3] int64`
+    """
+    pages = np.unique(links[links != NO_PAGE])
+    for name, column in store.columns.items():
+        _write_column(folder / f"{name}.npy", column, _rows_of(store, column, pages))
+    return np.where(links == NO_PAGE, NO_PAGE, np.searchsorted(pages, links))
+
+
+def read_pages(folder: Path, store: UnrollStore, links: Int64Array) -> Int64Array:
+    """Puts what `write_pages` wrote into free pages of a store that nobody uses yet.
+
+    Args:
+        folder: Where the files are.
+        store: Gets the pages; it keeps them until the unrolls are released.
+        links: As `write_pages` returned them. `[n, 3] int64`
+
+    Returns:
+        The links in this store. `[n, 3] int64`
+
+    Raises:
+        UnfitReplay: where the files are not there or of another form.
+    """
+    positions, uses = np.unique(links[links != NO_PAGE], return_counts=True)
+    files = {
+        name: _open_column(folder / f"{name}.npy", column)
+        for name, column in store.columns.items()
+    }
+    pages = store.adopt(uses)
+    for name, column in store.columns.items():
+        source = _rows_of(store, column, positions).cpu()
+        for start, piece in _pieces(column, _rows_of(store, column, pages)):
+            taken = np.array(files[name][source[start : start + len(piece)].numpy()])
+            column.index_copy_(0, piece, torch.from_numpy(taken).to(column.device))
+    place = np.zeros(positions.max(initial=0) + 1, np.int64)
+    place[positions] = pages
+    return np.where(links == NO_PAGE, NO_PAGE, place[links])
+
+
+def _rows_of(store: UnrollStore, column: Tensor, pages: Int64Array) -> Tensor:
+    """Indices of all rows of these pages in a column, `[n] int64` on the column's device."""
+    # Recurrent states have one row per page, all else one per step.
+    length = (len(column) - 1) // store.layout.num_pages
+    rows = pages[:, None] * length + np.arange(length)
+    return torch.from_numpy(rows.reshape(-1)).to(column.device)
+
+
+def _numpy_dtype(column: Tensor) -> np.dtype[Any]:
+    return np.dtype(str(column.dtype).removeprefix("torch."))
+
+
+def _write_column(path: Path, column: Tensor, rows: Tensor) -> None:
+    file = np.lib.format.open_memmap(
+        path, mode="w+", dtype=_numpy_dtype(column), shape=(len(rows), *column.shape[1:])
+    )
+    for start, piece in _pieces(column, rows):
+        file[start : start + len(piece)] = column.index_select(0, piece).cpu().numpy()
+    file.flush()
+
+
+def _open_column(path: Path, column: Tensor) -> npt.NDArray[Any]:
+    try:
+        file: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UnfitReplay(f"{path} cannot be read ({error})") from None
+    if file.shape[1:] != column.shape[1:] or file.dtype != _numpy_dtype(column):
+        raise UnfitReplay(
+            f"{path} holds {file.dtype} {list(file.shape[1:])} a row, expected "
+            f"{_numpy_dtype(column)} {list(column.shape[1:])}"
+        )
+    return file
+
+
+def _pieces(column: Tensor, rows: Tensor) -> list[tuple[int, Tensor]]:
+    """The rows in pieces of bounded size, each with its place among all."""
+    row_nbytes = max(1, column[:1].nbytes)
+    length = max(1, _PIECE_BYTES // row_nbytes)
+    return [(start, rows[start : start + length]) for start in range(0, len(rows), length)]

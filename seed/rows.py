@@ -1,0 +1,78 @@
+"""Rows and unrolls: the tensors that inference, the store, algorithms and the learner share."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What an agent sees. Leading dimensions `[T, B]`; in inference T is 1.
+
+    Attributes:
+        observations: `[T, B, *shape]`, or `[T, B, stack, *shape]` with the newest frame last.
+        previous_actions: Chosen at the row before; zero at the first row of an episode.
+        rewards: Arrived with the observation, as the environment gave them. `[T, B] float32`
+        terminated: The episode ended here, and what follows is worth zero. `[T, B] bool`
+        truncated: The episode was cut off here, and what follows has a value. `[T, B] bool`
+        first: First row of an episode, or of a history that broke. `[T, B] bool`
+    """
+
+    observations: Tensor
+    previous_actions: Tensor
+    rewards: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    first: Tensor
+
+    def between(self, start: int, stop: int | None = None) -> Rows:
+        """Rows `start` to `stop` (exclusive; None for the end) in time, without copying."""
+        fields = dataclasses.fields(self)
+        return Rows(**{field.name: getattr(self, field.name)[start:stop] for field in fields})
+
+
+@dataclass(frozen=True)
+class Unroll:
+    """B unrolls as the learner sees them; T + 1 rows, row T only for the bootstrap value.
+
+    Replay may put K rows of burn-in before row 0 (Kapturowski et al. 2019), for the recurrent
+    state alone: nothing is learned from them. The queue has none: K = 0.
+
+    Attributes:
+        rows: `[K + T + 1, B, ...]`
+        actions: Chosen from each row's observation. `[K + T + 1, B, ...]`
+        behaviour: What the acting policy said at each row, by name. `[K + T + 1, B, ...]`
+        policy_versions: Version of the weights that acted. `[K + T + 1, B] int64`
+        agent_state: Recurrent state before the first of these rows. `[B, S] float32`
+        importance: Factor on each unroll's loss: importance weights from replay, ones from the
+            queue. `[B] float32`
+        burn_in: K.
+    """
+
+    rows: Rows
+    actions: Tensor
+    behaviour: dict[str, Tensor]
+    policy_versions: Tensor
+    agent_state: Tensor
+    importance: Tensor
+    burn_in: int
+
+
+class Arrived(NamedTuple):
+    """What environments sent for one row each, all on the store's device.
+
+    Attributes:
+        observations: `[n, *shape]`
+        rewards: `[n] float32`
+        terminated: `[n] bool`
+        truncated: `[n] bool`
+    """
+
+    observations: Tensor
+    rewards: Tensor
+    terminated: Tensor
+    truncated: Tensor
