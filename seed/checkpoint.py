@@ -1,8 +1,9 @@
 """Checkpoints: written whole or not at all, checked before they are believed, free of pickle.
 
-A checkpoint is a folder `checkpoints/frames-NNN` with `state.safetensors` (every tensor),
-`state.json` (everything else) and `manifest.json` (their SHA-256), and, where asked for, a folder
-`replay`. It is written under another name and renamed last, so a folder of that name is complete.
+A checkpoint is a folder `checkpoints/frames-NNN-updates-NNN` with `state.safetensors` (every
+tensor), `state.json` (everything else) and `manifest.json` (their SHA-256), and, where asked for, a
+folder `replay`. It is written under another name and renamed last, so a folder of that name is
+complete.
 """
 
 from __future__ import annotations

@@ -79,6 +79,9 @@ class NetworkConfig:
     """Widths of the layers of the "mlp" torso."""
     lstm_size: int = 0
     """Units of the LSTM after the torso; 0 for none."""
+    lstm_forget_bias: float = 1.0
+    """Added to the forget gate's bias at the start: 1 lets a memory fade within a few rows, 3
+    within some 20."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ class ReplayConfig:
     capacity_gib: float = 0.0
     """Memory of the whole store in GiB (1024^3 bytes); or give `capacity_rows`."""
     device: str = "auto"
-    """"cpu", "cuda", "cuda:1" for all rows and priorities; "auto" takes inference's device."""
+    """"cpu", "cuda", "cuda:1" for all rows; "auto" takes inference's device."""
     burn_in: int = 0
     """Rows before each unroll that only bring the recurrent state up to date (K)."""
     min_rows: int = 0
@@ -258,10 +261,12 @@ def _check_ranges(config: Config) -> None:
     share = config.inference.evaluation_share
     if not 0 <= share <= 1:
         raise ConfigError(f"inference.evaluation_share = {share}: expected from 0 to 1")
-    if not math.isfinite(config.learner.queue_batches):
-        raise ConfigError(
-            f"learner.queue_batches = {config.learner.queue_batches}: expected a finite number"
-        )
+    for name, number in (
+        ("learner.queue_batches", config.learner.queue_batches),
+        ("replay.capacity_gib", config.replay.capacity_gib),
+    ):
+        if not math.isfinite(number):
+            raise ConfigError(f"{name} = {number}: expected a finite number")
     if config.optimizer.kind == "rmsprop_tf" and config.optimizer.epsilon == 0:
         raise ConfigError("optimizer.epsilon = 0.0: rmsprop_tf divides by it; expected more than 0")
     if min(config.network.hidden_sizes, default=1) < 1:

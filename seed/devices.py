@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import sys
 from pathlib import Path
@@ -12,8 +13,24 @@ from torch import Tensor
 
 from seed.config import ConfigError
 
+# M_MMAP_THRESHOLD and M_TRIM_THRESHOLD: nothing is large enough to be given back. M_ARENA_MAX: one
+# arena for all threads, as those of single threads are given back whatever their size.
+_MALLOC_OPTIONS = ((-3, 2**30), (-1, 2**31 - 1), (-8, 1))
 _MEMORY = Path("/proc/meminfo")
 _CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+def keep_freed_memory() -> None:
+    """Keeps what large tensors free for the next ones; to be called before there are threads.
+
+    The C library gives it back to the system, and every update pays for it anew, page by page: more
+    than half of a large update on a CPU (`python -m tools.bench.freed_memory`). Does nothing where
+    the library is not glibc.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for option, value in _MALLOC_OPTIONS:
+            mallopt(option, value)
 
 
 def resolve_device(name: str, field: str) -> torch.device:

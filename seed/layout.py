@@ -81,3 +81,8 @@ class StoreLayout:
     def page_nbytes(self) -> int:
         """Bytes of one page: its rows and its recurrent state."""
         return self.unroll_length * self.row_nbytes + 4 * self.state_size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole store: its pages, and the zero row of every column."""
+        return self.num_pages * self.page_nbytes + self.row_nbytes + 4 * self.state_size

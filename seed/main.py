@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 from types import FrameType
 
+import numpy as np
 import torch
 from rich.logging import RichHandler
-from torch import nn
 
 from envservers.environments import InvalidEnvironment, describe
 from seed import checkpoint
@@ -25,7 +25,7 @@ from seed.contract import (
     load_algorithm,
     load_algorithm_config,
 )
-from seed.devices import resolve_device
+from seed.devices import keep_freed_memory, resolve_device
 from seed.display import CONSOLE, Display
 from seed.inference import Inference
 from seed.learner import Diverged, Learner, Progress
@@ -33,7 +33,7 @@ from seed.local_servers import LocalServerError, LocalServers, server_command, s
 from seed.metrics import Window, Writer
 from seed.replay import Replay
 from seed.replay_files import UnfitReplay
-from seed.serving import make_agent, make_inference, make_store, queue_limit
+from seed.serving import make_agent, make_inference, make_store, plan_store, queue_limit
 from seed.sources import QueueSource, Source
 from seed.spaces import Spaces
 from seed.threads import Crew
@@ -78,6 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(
         level=logging.INFO, format="%(message)s", handlers=[_log_handler()], force=True
     )
+    keep_freed_memory()
     try:
         command = parse_command_line(sys.argv[1:] if argv is None else argv, load_algorithm_config)
         if command.dry_run:
@@ -110,8 +111,11 @@ def _dry_run(config: Config) -> str:
     spaces = _describe(config)
     acting = resolve_device(config.inference.device, "inference.device")
     learning = resolve_device(config.learner.device, "learner.device")
-    agent = make_agent(_load_algorithm(config), config, spaces, torch.device("cpu"))
+    algorithm = _load_algorithm(config)
+    agent = make_agent(algorithm, config, spaces, torch.device("cpu"))
     weights = sum(parameter.numel() for parameter in agent.parameters())
+    storing, replay = _store_device(algorithm, config, acting), _has_replay(algorithm)
+    store = plan_store(algorithm, config, spaces, agent, storing, replay=replay)
     lines = [
         f"observations: {spaces.observation}",
         f"actions: {spaces.action}",
@@ -119,6 +123,8 @@ def _dry_run(config: Config) -> str:
         f"acting on {acting}, learning on {learning}",
         f"from {loaded.state['env_frames']:,} frames on" if loaded else "from the first frame on",
         f"a queue of {queue_limit(config)} unrolls of {config.learner.unroll_length} steps",
+        f"a store of {store.nbytes / 2**30:.3g} GiB on {storing}"
+        + (f", for a replay of {store.replay_unrolls:,} unrolls" if replay else ""),
         f"{server_count(config)} local environment servers: "
         + " ".join(server_command(config.local, config.inference.address)),
     ]
@@ -196,7 +202,10 @@ def _assemble(config: Config, loaded: Checkpoint | None) -> Run:
     learning_device = resolve_device(config.learner.device, "learner.device")
     agent = make_agent(algorithm, config, spaces, learning_device)
     acting = make_agent(algorithm, config, spaces, acting_device)
-    store = _make_store(algorithm, config, spaces, acting, acting_device)
+    store = make_store(
+        algorithm, config, spaces, acting, _store_device(algorithm, config, acting_device),
+        replay=_has_replay(algorithm),
+    )  # fmt: skip
     slot = WeightSlot()
     start = Progress()
     if loaded is not None:
@@ -206,7 +215,7 @@ def _assemble(config: Config, loaded: Checkpoint | None) -> Run:
         algorithm, config, spaces, store, acting, slot, store.publish, seed=seed
     )
     run: Run
-    source = _make_source(algorithm, config, store)
+    source = _make_source(algorithm, config, store, np.random.default_rng(seed))
     kept = source if isinstance(source, Replay) and config.replay.in_checkpoint else None
     learner = Learner(
         config, algorithm, agent, source, slot, lambda: run.progress(),
@@ -230,24 +239,30 @@ def _load_algorithm(config: Config) -> Algorithm:
     return algorithm
 
 
-def _make_store(
-    algorithm: Algorithm, config: Config, spaces: Spaces, agent: nn.Module, device: torch.device
-) -> UnrollStore:
-    """The store for training: on inference's device, or on replay's where that is another."""
-    replay = algorithm.DATA_SOURCE == "replay"
-    if replay and config.replay.device != "auto":
-        device = resolve_device(config.replay.device, "replay.device")
-    return make_store(algorithm, config, spaces, agent, device, replay=replay)
+def _has_replay(algorithm: Algorithm) -> bool:
+    return algorithm.DATA_SOURCE == "replay"
 
 
-def _make_source(algorithm: Algorithm, config: Config, store: UnrollStore) -> Source:
-    if algorithm.DATA_SOURCE == "queue":
+def _store_device(
+    algorithm: Algorithm, config: Config, acting_device: torch.device
+) -> torch.device:
+    """Where the store is: on inference's device, or on replay's where that is another."""
+    if _has_replay(algorithm) and config.replay.device != "auto":
+        return resolve_device(config.replay.device, "replay.device")
+    return acting_device
+
+
+def _make_source(
+    algorithm: Algorithm, config: Config, store: UnrollStore, rng: np.random.Generator
+) -> Source:
+    if not _has_replay(algorithm):
         return QueueSource(store, config.learner.batch_size)
     initial = find_initial_priorities(algorithm)
     return Replay(
         store,
         config.learner.batch_size,
         config.replay,
+        rng,
         initial and (lambda unroll: initial(unroll, config.algorithm)),
     )
 

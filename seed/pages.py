@@ -7,6 +7,7 @@ this page's last rows). A count of those needs per page decides; nothing is ever
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +31,10 @@ class PageLinks(NamedTuple):
     predecessor: int
     page: int
     successor: int
+
+
+# Links of B pages; an array is `[B, 3] int64`.
+Links = Sequence[PageLinks] | Int64Array
 
 
 class Placed(NamedTuple):
@@ -116,7 +121,7 @@ class PageTable:
         self._needs[whole] += 1
         links = np.stack([self.predecessors[whole], whole, new[follows]], axis=1)  # [k, 3] int64
         unread = self._evaluation[env_ids[follows]]
-        self._consume(links[unread])
+        self.consume(links[unread])
         return [PageLinks(*row) for row in links[~unread].tolist()]
 
     def drop(self, env_ids: Int64Array) -> None:
@@ -140,12 +145,9 @@ class PageTable:
         self._needs[pages] = needs
         return pages
 
-    def consume(self, pages: list[PageLinks]) -> None:
+    def consume(self, pages: Links) -> None:
         """The unrolls of these pages have been read for the last time."""
-        self._consume(np.array(pages, np.int64).reshape(-1, 3))
-
-    def _consume(self, links: Int64Array) -> None:
-        """The same for links `[k, 3]`."""
+        links = np.asarray(pages, np.int64).reshape(-1, 3)  # [k, 3] int64
         for column in links.T:
             self._unneed(column)
 

@@ -1,17 +1,21 @@
 """Which of the items in replay is sampled, and how often (Schaul et al. 2016, proportional).
 
-Numbers only: what an item is, is its owner's affair. Sampling takes one prefix sum over all
-weights and a binary search for each draw. A sum-tree on the host is somewhat faster where
-priorities are in its memory (`python -m tools.bench.replay_sampling` measures both), but would stop
-a GPU for every batch. Nothing but the weights is kept, so that no sum drifts.
+Numbers only: what an item is, is its owner's affair. A sum-tree on the host, with one NumPy array
+for each level, so that whatever is done to many items at once takes a few operations per level.
+`python -m tools.bench.replay_sampling` measures it against a prefix sum in torch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
+
+Int64Array = npt.NDArray[np.int64]
+Float32Array = npt.NDArray[np.float32]
+Float64Array = npt.NDArray[np.float64]
 
 # Smaller priorities count as this one, so that an item without any error can be sampled again.
 PRIORITY_FLOOR = 1e-6
@@ -27,8 +31,8 @@ class Sampled(NamedTuple):
         probabilities: With which each of them was drawn: P(i). `[count] float64`
     """
 
-    numbers: Tensor
-    probabilities: Tensor
+    numbers: Int64Array
+    probabilities: Float64Array
 
 
 class Priorities:
@@ -38,8 +42,6 @@ class Priorities:
     whose priority is NaN, infinite or negative is never sampled, until an update gives it a usable
     one; priorities below `PRIORITY_FLOOR`, 0 too, count as that floor.
 
-    All tensors, given and returned, are on one device. On CUDA nothing here waits for it.
-
     Owned by one thread.
 
     Attributes:
@@ -47,13 +49,13 @@ class Priorities:
         end: Number that the next item inserted will get.
     """
 
-    def __init__(self, capacity: int, exponent: float, device: torch.device) -> None:
+    def __init__(self, capacity: int, exponent: float, rng: np.random.Generator) -> None:
         """Without items.
 
         Args:
             capacity: Items at most.
             exponent: From 0 (all alike) to 7; R2D2 takes 0.9.
-            device: Where priorities live and numbers are drawn.
+            rng: Draws the samples.
 
         Raises:
             ValueError: where capacity or exponent is out of range.
@@ -69,17 +71,20 @@ class Priorities:
         self.end = 0
         self._capacity = capacity
         self._exponent = exponent
-        self._device = device
-        # Item i is in slot i % capacity. One slot more takes the updates that come too late.
-        self._priorities = torch.zeros(capacity + 1, device=device)  # [capacity + 1] float32
-        # priority^exponent; 0 where there is nothing to sample. [capacity + 1] float64
-        self._weights = torch.zeros(capacity + 1, dtype=torch.float64, device=device)
+        self._rng = rng
+        # Item i is in slot i % capacity. [capacity] float32
+        self._priorities = np.zeros(capacity, np.float32)
+        depth = (capacity - 1).bit_length()
+        # From the root, `[1]`, to the leaves, `[2**depth]`, all float64. A leaf is its slot's
+        # priority^exponent, 0 where there is nothing to sample; every other node is the sum of the
+        # two below it, made anew with each change: no sum drifts.
+        self._levels = [np.zeros(2**level) for level in range(depth + 1)]
 
     def __len__(self) -> int:
         """Items that are there, those that are never sampled included."""
         return self.end - self.begin
 
-    def insert(self, priorities: Tensor) -> None:
+    def insert(self, priorities: Float32Array) -> None:
         """Adds items with these priorities `[n] float32`; numbers `end` to `end + n - 1`.
 
         Raises:
@@ -91,9 +96,10 @@ class Priorities:
                 f"expected at most {self._capacity - len(self)} items, of {self._capacity} in all, "
                 f"got {count}; evict first"
             )
-        slots = self._slots(self.end, count)
-        self._priorities[slots] = priorities
-        self._weights[slots] = self._weigh(priorities)
+        weights = self._weigh(priorities)
+        for slots, part in self._spans(self.end, count):
+            self._priorities[slots] = priorities[part]
+            self._set_span(slots, weights[part])
         self.end += count
 
     def evict(self, count: int) -> None:
@@ -104,38 +110,36 @@ class Priorities:
         """
         if not 0 <= count <= len(self):
             raise ValueError(f"expected to evict 0 to {len(self)} items, as are there, got {count}")
-        self._weights.index_fill_(0, self._slots(self.begin, count), 0.0)
+        for slots, _ in self._spans(self.begin, count):
+            self._set_span(slots, 0.0)
         self.begin += count
 
     def sample(self, count: int) -> Sampled:
-        """Draws `count` items, with torch's generator of the device.
+        """Draws `count` items.
 
         Raises:
-            ValueError: where there is no item, or no usable priority. To see the latter on CUDA
-                would mean to wait for it; there all probabilities are NaN instead, and the numbers
-                without meaning.
+            ValueError: where there is no item, or none with a usable priority.
         """
-        if len(self) == 0:
-            raise ValueError("expected at least 1 item to sample from, got none; insert first")
-        sums = self._weights[: self._capacity].cumsum(0)  # [capacity] float64
-        total = sums[-1]
-        if self._device.type == "cpu" and total.item() == 0:
+        total = self._levels[0][0]
+        if not total > 0:
             raise ValueError(
-                f"expected a usable priority, got none in {len(self)} items: all are NaN, infinite "
-                "or negative; look for what made the errors so"
+                f"expected a usable priority, got none in {len(self)} items; insert some, or look "
+                "for what made their errors NaN, infinite or negative"
             )
-        draws = torch.rand(count, dtype=torch.float64, device=self._device) * total
-        # With right=True a draw that equals a sum belongs to the next slot that adds to it, ...
-        slots = torch.searchsorted(sums, draws, right=True)  # [count] int64
-        # ... and a draw of 0 to the first item with a weight. That one stands in where rounding
-        # carries a draw past the end, or onto weight 0 (sums made in parallel need not agree there
-        # in their last bit).
-        first_usable = torch.searchsorted(sums, sums.new_zeros(1), right=True)
-        slots = torch.where(self._weights[slots] > 0, slots, first_usable)
+        # What each draw has beyond all that is to the left of its node. [count] float64
+        rest = self._rng.random(count) * total
+        slots = np.zeros(count, np.int64)
+        for level in self._levels[1:]:
+            slots *= 2
+            left = level[slots]
+            # Rounding may leave a rest as large as both children: not into one without weight.
+            right = (rest >= left) & (level[slots + 1] > 0)
+            rest -= left * right
+            slots += right
         numbers = (slots - self.begin) % self._capacity + self.begin  # [count] int64
-        return Sampled(numbers, self._weights[slots] / total)
+        return Sampled(numbers, self._levels[-1][slots] / total)
 
-    def update_priorities(self, numbers: Tensor, priorities: Tensor) -> None:
+    def update_priorities(self, numbers: Int64Array, priorities: Float32Array) -> None:
         """Sets priorities `[n] float32` of the items `[n] int64`, but not of those evicted.
 
         Numbers come from `sample`; one that is there twice has the same priority twice.
@@ -145,28 +149,49 @@ class Priorities:
         """
         if numbers.shape != priorities.shape:
             raise ValueError(
-                f"numbers and priorities must be [n] both, got {tuple(numbers.shape)} and "
-                f"{tuple(priorities.shape)}; give each item one priority"
+                f"numbers and priorities must be [n] both, got {numbers.shape} and "
+                f"{priorities.shape}; give each item one priority"
             )
         live = numbers >= self.begin
-        slots = torch.where(live, numbers % self._capacity, self._capacity)
+        slots, priorities = numbers[live] % self._capacity, priorities[live]
         self._priorities[slots] = priorities
-        # What the spare slot takes weighs nothing.
-        self._weights[slots] = self._weigh(priorities).masked_fill_(~live, 0.0)
+        self._levels[-1][slots] = self._weigh(priorities)
+        for parents, children in self._upwards():
+            slots = slots >> 1
+            parents[slots] = children[2 * slots] + children[2 * slots + 1]
 
-    def priorities(self) -> Tensor:
+    def priorities(self) -> Float32Array:
         """Priorities as they were given, the oldest item's first. `[len(self)] float32`
 
         Inserted into an empty one they make the same items, numbered from 0.
         """
-        return self._priorities[self._slots(self.begin, len(self))]
+        return self._priorities[np.arange(self.begin, self.end) % self._capacity]
 
-    def _slots(self, begin: int, count: int) -> Tensor:
-        """Slots of `count` items, `begin` the number of the first. `[count] int64`"""
-        return torch.arange(begin, begin + count, device=self._device) % self._capacity
-
-    def _weigh(self, priorities: Tensor) -> Tensor:
+    def _weigh(self, priorities: Float32Array) -> Float64Array:
         """Each priority to the power of the exponent, 0 where it is unusable. `[n] float64`"""
-        usable = (priorities >= 0) & (priorities < torch.inf)
-        powers = priorities.double().clamp_(min=PRIORITY_FLOOR).pow_(self._exponent)
-        return powers.masked_fill_(~usable, 0.0)
+        usable = (priorities >= 0) & (priorities < np.inf)
+        powers = np.maximum(priorities, PRIORITY_FLOOR, dtype=np.float64) ** self._exponent
+        weights: Float64Array = np.where(usable, powers, 0.0)
+        return weights
+
+    def _spans(self, begin: int, count: int) -> list[tuple[slice, slice]]:
+        """Neighbouring slots of `count` items from number `begin`, with the items' own places."""
+        first = begin % self._capacity
+        head = min(count, self._capacity - first)
+        spans = [(slice(first, first + head), slice(0, head))]
+        if head < count:
+            spans.append((slice(0, count - head), slice(head, count)))
+        return spans
+
+    def _set_span(self, slots: slice, weights: Float64Array | float) -> None:
+        """Sets the leaves in these slots, and every sum that they are part of."""
+        begin, end = slots.start, slots.stop
+        self._levels[-1][slots] = weights
+        for parents, children in self._upwards():
+            begin, end = begin >> 1, (end + 1) >> 1
+            pairs = children[2 * begin : 2 * end]
+            np.add(pairs[::2], pairs[1::2], out=parents[begin:end])
+
+    def _upwards(self) -> Iterator[tuple[Float64Array, Float64Array]]:
+        """Each level and the one below it, the lowest first."""
+        return zip(self._levels[-2::-1], self._levels[:0:-1], strict=True)

@@ -27,12 +27,13 @@ from seed.layout import StoreLayout
 from seed.ops.importance import importance_weights
 from seed.pages import PageLinks
 from seed.priorities import Priorities
-from seed.replay_files import UnfitReplay, read_pages, write_pages
+from seed.replay_files import UnfitReplay, count_pages, read_pages, write_pages
 from seed.rows import Unroll
 from seed.sources import Batch
 from seed.unrolls import UnrollStore
 
 Int64Array = npt.NDArray[np.int64]
+Float32Array = npt.NDArray[np.float32]
 
 _LINKS, _PRIORITIES, _NUMBERS = "links.npy", "priorities.npy", "numbers.json"
 # Inserted at a time, which bounds the memory of looking at what acting kept of them.
@@ -58,7 +59,7 @@ def count_unrolls(layout: StoreLayout, config: ReplayConfig) -> int:
     unrolls = config.capacity_rows // length
     given = f"replay.capacity_rows = {config.capacity_rows}"
     if config.capacity_gib > 0:
-        unrolls = int(config.capacity_gib * 2**30) // layout.page_nbytes - layout.num_pages
+        unrolls = (int(config.capacity_gib * 2**30) - layout.nbytes) // layout.page_nbytes
         given = f"replay.capacity_gib = {config.capacity_gib}"
     least = max(1, math.ceil(config.min_rows / length))
     if unrolls < least:
@@ -83,19 +84,26 @@ class Replay:
         store: UnrollStore,
         batch_size: int,
         config: ReplayConfig,
+        rng: np.random.Generator,
         initial_priorities: Callable[[Unroll], Tensor] | None = None,
     ) -> None:
-        """Empty; for as many unrolls as the store's layout has `replay_unrolls`."""
+        """Empty; for as many unrolls as the store's layout has `replay_unrolls`.
+
+        Args:
+            store: Holds their rows.
+            batch_size: Unrolls of a batch.
+            config: Ratio, warm-up and exponents.
+            rng: Draws the batches.
+            initial_priorities: Gives new unrolls their priorities `[B] float32`; without it 1.
+        """
         self._store = store
         self._capacity = capacity = store.layout.replay_unrolls
         self._batch_size = batch_size
         self._config = config
         self._initial_priorities = initial_priorities
-        self._priorities = Priorities(capacity, config.priority_exponent, store.device)
-        # Links of the unroll with number i in row i % capacity; on the host to be evicted by, ...
-        self._host_links = np.zeros((capacity, 3), np.int64)
-        # ... on the device to be gathered by. [capacity, 3] int64
-        self._links = torch.zeros(capacity, 3, dtype=torch.int64, device=store.device)
+        self._priorities = Priorities(capacity, config.priority_exponent, rng)
+        # Links of the unroll with number i are in row i % capacity. [capacity, 3] int64
+        self._links = np.zeros((capacity, 3), np.int64)
         self._warm_up = math.ceil(config.min_rows / store.layout.unroll_length)
         self._inserted = 0
         self._sampled = 0
@@ -110,26 +118,27 @@ class Replay:
         while (due := self._inserts_due()) > 0:
             self._evict(self._store.take_shortage())
             limit = min(due, self._capacity, _LARGEST_INSERT)
-            pages = self._store.take_some(limit, max(0.0, deadline_s - time.monotonic()))
-            if not pages:
+            left_s = deadline_s - time.monotonic()
+            pages = self._store.take_some(limit, max(0.0, left_s))
+            if pages:
+                self._insert(pages)
+            elif left_s <= 0:
                 return False
-            self._insert(pages)
         return True
 
     def next_batch(self) -> Batch:
         """Unrolls sampled by priority, with their burn-in and importance weights."""
         drawn = self._priorities.sample(self._batch_size)
-        unroll = self._store.gather(self._links[drawn.numbers % self._capacity])
         weights = importance_weights(
-            drawn.probabilities, len(self), self._config.importance_exponent
-        )
+            torch.from_numpy(drawn.probabilities), len(self), self._config.importance_exponent
+        ).to(self._store.device)
+        unroll = self._store.gather(self._links[drawn.numbers % self._capacity])
         self._sampled += self._batch_size
         return Batch(dataclasses.replace(unroll, importance=weights), drawn.numbers)
 
-    def update_priorities(self, numbers: Tensor, priorities: Tensor) -> None:
+    def update_priorities(self, numbers: Int64Array, priorities: Tensor) -> None:
         """Priorities `[B] float32` that an update found for the unrolls with these numbers."""
-        device = self._store.device
-        self._priorities.update_priorities(numbers.to(device), priorities.to(device))
+        self._priorities.update_priorities(numbers, priorities.cpu().numpy())
 
     def scalars(self) -> dict[str, float]:
         """Unrolls held, and how often each inserted one has been sampled since learning began."""
@@ -143,16 +152,17 @@ class Replay:
         """Writes all of it into a new folder, for `load` in a later process."""
         folder.mkdir()
         slots = np.arange(self._priorities.begin, self._priorities.end) % self._capacity
-        links = write_pages(folder, self._store, self._host_links[slots])
+        links = write_pages(folder, self._store, self._links[slots])
         np.save(folder / _LINKS, links)
-        np.save(folder / _PRIORITIES, self._priorities.priorities().cpu().numpy())
+        np.save(folder / _PRIORITIES, self._priorities.priorities())
         counts = {"inserted": self._inserted, "sampled": self._sampled}
-        (folder / _NUMBERS).write_text(json.dumps({**self._form(), **counts}))
+        (folder / _NUMBERS).write_text(json.dumps({**self._form(), **self._pace(), **counts}))
 
     def load(self, folder: Path) -> None:
         """Takes over what `save` wrote; this replay is empty, and inference has not started.
 
-        Where the capacity is smaller now, the oldest unrolls are left out.
+        Where the store is smaller now, the oldest unrolls are left out. Where the replay ratio or
+        the warm-up is another, it holds from here on, whatever was sampled before.
 
         Raises:
             UnfitReplay: where it is of another form than this store's.
@@ -162,14 +172,23 @@ class Replay:
         if form != self._form():
             raise UnfitReplay(f"{folder} is of {form}, expected {self._form()}")
         links = np.load(folder / _LINKS, allow_pickle=False)[-self._capacity :]
-        priorities = np.load(folder / _PRIORITIES, allow_pickle=False)[-self._capacity :]
-        self._insert_links(read_pages(folder, self._store, links), torch.from_numpy(priorities))
-        self._inserted, self._sampled = numbers["inserted"], numbers["sampled"]
+        while (lacking := count_pages(links) - self._store.layout.num_pages) > 0:
+            links = links[lacking:]
+        priorities = np.load(folder / _PRIORITIES, allow_pickle=False)
+        priorities = priorities[len(priorities) - len(links) :]
+        self._insert_links(read_pages(folder, self._store, links), priorities)
+        self._inserted = min(len(self), self._warm_up)
+        if all(numbers[name] == value for name, value in self._pace().items()):
+            self._inserted, self._sampled = numbers["inserted"], numbers["sampled"]
 
     def _form(self) -> dict[str, int]:
         """What must be the same for pages to mean the same."""
         layout = self._store.layout
         return {"unroll_length": layout.unroll_length, "burn_in": layout.burn_in}
+
+    def _pace(self) -> dict[str, float]:
+        """What must be the same for the counts to go on."""
+        return {"ratio": self._config.ratio, "warm_up": self._warm_up}
 
     def _inserts_due(self) -> int:
         """Inserts before the next batch; 0 or less where it may be sampled now."""
@@ -185,18 +204,16 @@ class Replay:
         self._insert_links(links, self._first_priorities(links))
         self._inserted += len(pages)
 
-    def _insert_links(self, links: Int64Array, priorities: Tensor) -> None:
+    def _insert_links(self, links: Int64Array, priorities: Float32Array) -> None:
         slots = (self._priorities.end + np.arange(len(links))) % self._capacity
-        device = self._store.device
-        self._host_links[slots] = links
-        self._links[torch.from_numpy(slots).to(device)] = torch.from_numpy(links).to(device)
-        self._priorities.insert(priorities.to(device))
+        self._links[slots] = links
+        self._priorities.insert(priorities)
 
     @torch.no_grad()
-    def _first_priorities(self, links: Int64Array) -> Tensor:
+    def _first_priorities(self, links: Int64Array) -> Float32Array:
         if self._initial_priorities is None:
-            return torch.ones(len(links))
-        return self._initial_priorities(self._store.gather_acts(links))
+            return np.ones(len(links), np.float32)
+        return self._initial_priorities(self._store.gather_acts(links)).cpu().numpy()
 
     def _evict(self, count: int) -> None:
         """Takes the oldest unrolls out and hands their pages back."""
@@ -208,4 +225,4 @@ class Replay:
             torch.cuda.current_stream(self._store.device).synchronize()
         slots = (self._priorities.begin + np.arange(count)) % self._capacity
         self._priorities.evict(count)
-        self._store.release([PageLinks(*links) for links in self._host_links[slots].tolist()])
+        self._store.release(self._links[slots])

@@ -26,6 +26,11 @@ class UnfitReplay(Exception):
     """Files that this store cannot go on with; the text says why."""
 
 
+def count_pages(links: Int64Array) -> int:
+    """Pages that unrolls with these links `[n, 3] int64` need together."""
+    return len(np.unique(links[links != NO_PAGE]))
+
+
 def write_pages(folder: Path, store: UnrollStore, links: Int64Array) -> Int64Array:
     """Writes every page that unrolls with these links need into a folder, a file per column.
 
@@ -86,12 +91,16 @@ def _numpy_dtype(column: Tensor) -> np.dtype[Any]:
 
 
 def _write_column(path: Path, column: Tensor, rows: Tensor) -> None:
-    file = np.lib.format.open_memmap(
-        path, mode="w+", dtype=_numpy_dtype(column), shape=(len(rows), *column.shape[1:])
-    )
-    for start, piece in _pieces(column, rows):
-        file[start : start + len(piece)] = column.index_select(0, piece).cpu().numpy()
-    file.flush()
+    form = {
+        "descr": np.lib.format.dtype_to_descr(_numpy_dtype(column)),
+        "fortran_order": False,
+        "shape": (len(rows), *column.shape[1:]),
+    }
+    # Not mapped into memory, where a full disk would end the process without a word.
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, form)
+        for _, piece in _pieces(column, rows):
+            file.write(column.index_select(0, piece).cpu().numpy().data)
 
 
 def _open_column(path: Path, column: Tensor) -> npt.NDArray[Any]:

@@ -42,7 +42,7 @@ def make_agent(
     return agent.to(device)
 
 
-def make_store(
+def plan_store(
     algorithm: Algorithm,
     config: Config,
     spaces: Spaces,
@@ -50,8 +50,8 @@ def make_store(
     device: torch.device,
     *,
     replay: bool = False,
-) -> UnrollStore:
-    """A store that holds what this agent's acting leaves behind, and the replay if asked for.
+) -> StoreLayout:
+    """The form of a store for what this agent's acting leaves, and for the replay if asked for.
 
     Its size never blocks the learner: for each environment an open page, the one before as its
     context and one in the queue, and two batches, besides replay's own pages.
@@ -68,13 +68,27 @@ def make_store(
             burn_in=config.replay.burn_in,
             replay_unrolls=unrolls,
         )
-    needed, available = layout.num_pages * layout.page_nbytes, available_bytes(device)
-    if needed > available:
+    available = available_bytes(device)
+    if layout.nbytes > available:
         raise ConfigError(
             f"{_describe_size(config, replay)}: the store's {layout.num_pages} pages of "
-            f"{layout.unroll_length} rows take {needed / 2**30:.1f} GiB, and {device} has "
+            f"{layout.unroll_length} rows take {layout.nbytes / 2**30:.1f} GiB, and {device} has "
             f"{available / 2**30:.1f} GiB free; make it smaller or choose another device"
         )
+    return layout
+
+
+def make_store(
+    algorithm: Algorithm,
+    config: Config,
+    spaces: Spaces,
+    agent: nn.Module,
+    device: torch.device,
+    *,
+    replay: bool = False,
+) -> UnrollStore:
+    """The store that `plan_store` describes, with its memory on the device; same arguments."""
+    layout = plan_store(algorithm, config, spaces, agent, device, replay=replay)
     # Rows on their way between host and GPU are copied without waiting only if pinned.
     pinned = device.type == "cpu" and _device_of(agent, device).type == "cuda"
     return UnrollStore(layout, device, pinned=pinned)

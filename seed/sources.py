@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from seed.pages import PageLinks
 from seed.rows import Unroll
 from seed.unrolls import UnrollStore
+
+Int64Array = npt.NDArray[np.int64]
 
 
 class Batch(NamedTuple):
@@ -21,7 +25,7 @@ class Batch(NamedTuple):
     """
 
     unroll: Unroll
-    numbers: Tensor | None = None
+    numbers: Int64Array | None = None
 
 
 class Source(Protocol):
@@ -33,7 +37,7 @@ class Source(Protocol):
     def next_batch(self) -> Batch:
         """The batch that `wait` has promised."""
 
-    def update_priorities(self, numbers: Tensor, priorities: Tensor) -> None:
+    def update_priorities(self, numbers: Int64Array, priorities: Tensor) -> None:
         """Priorities `[B] float32` that an update found for the unrolls with these numbers."""
 
     def scalars(self) -> dict[str, float]:
@@ -65,7 +69,7 @@ class QueueSource:
         self._store.release(pages)
         return Batch(unroll)
 
-    def update_priorities(self, numbers: Tensor, priorities: Tensor) -> None:
+    def update_priorities(self, numbers: Int64Array, priorities: Tensor) -> None:
         """Does nothing: the unrolls are gone."""
 
     def scalars(self) -> dict[str, float]:

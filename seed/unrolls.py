@@ -26,13 +26,11 @@ from torch import Tensor
 
 from seed.fleet import evaluation_environments
 from seed.layout import Column, StoreLayout
-from seed.pages import PageLinks, PageTable
+from seed.pages import Links, PageLinks, PageTable
 from seed.rows import Arrived, Rows, Unroll
 
 Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
-# Links of B pages; arrays and tensors are `[B, 3] int64`.
-Links = Sequence[PageLinks] | Int64Array | Tensor
 
 
 class NewRows(NamedTuple):
@@ -71,7 +69,7 @@ class UnrollStore:
         self._table = PageTable(layout.num_pages, length, self.evaluation)
         self._ready: deque[PageLinks] = deque()
         self._became_ready = threading.Condition()
-        self._released: queue.SimpleQueue[list[PageLinks]] = queue.SimpleQueue()
+        self._released: queue.SimpleQueue[Links] = queue.SimpleQueue()
         self._pages_short = 0
 
         def zero_ended(rows: int, form: Column) -> Tensor:
@@ -119,7 +117,11 @@ class UnrollStore:
         while not self._released.empty():
             self._table.consume(self._released.get())
         self._pages_short = self._table.pages_needed(env_ids, run_ids) - self._table.num_free
-        return self._pages_short <= 0
+        if self._pages_short <= 0:
+            return True
+        with self._became_ready:
+            self._became_ready.notify()
+        return False
 
     def wait_for_release(self, timeout_s: float) -> None:
         """Returns once the learner has handed pages back, or after the timeout."""
@@ -239,9 +241,12 @@ class UnrollStore:
             return [self._ready.popleft() for _ in range(count)]
 
     def take_some(self, limit: int, timeout_s: float) -> list[PageLinks]:
-        """The oldest whole pages, `limit` at most; none where none came before the timeout."""
+        """The oldest whole pages, `limit` at most; waits until there are any.
+
+        None where none came before the timeout, or where inference lacks pages (`take_shortage`).
+        """
         with self._became_ready:
-            self._became_ready.wait_for(lambda: bool(self._ready), timeout_s)
+            self._became_ready.wait_for(lambda: self._ready or self._pages_short > 0, timeout_s)
             return [self._ready.popleft() for _ in range(min(limit, len(self._ready)))]
 
     def take_shortage(self) -> int:
@@ -249,7 +254,7 @@ class UnrollStore:
         short, self._pages_short = max(0, self._pages_short), 0
         return short
 
-    def release(self, pages: list[PageLinks]) -> None:
+    def release(self, pages: Links) -> None:
         """Hands pages back once no copy of them is needed or under way any more."""
         self._released.put(pages)
 
@@ -312,9 +317,7 @@ class UnrollStore:
             burn_in=burn_in,
         )
 
-    def _unroll_rows(
-        self, pages: Links, context: int
-    ) -> tuple[Tensor, Tensor]:
+    def _unroll_rows(self, pages: Links, context: int) -> tuple[Tensor, Tensor]:
         """Flat rows `[context + T + 1, B]` of these pages' unrolls, and the links `[B, 3]`."""
         length = self.layout.unroll_length
         links = torch.as_tensor(pages, dtype=torch.int64, device=self.device).reshape(-1, 3)

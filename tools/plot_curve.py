@@ -18,6 +18,7 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot
 
+EVALUATION = "evaluation_return_mean"
 
 def main() -> None:
     """Reads the run's folder and the picture's path from the command line."""
@@ -26,21 +27,28 @@ def main() -> None:
     parser.add_argument("picture", type=Path, help="where the PNG goes")
     arguments = parser.parse_args()
     lines = [json.loads(line) for line in (arguments.run / "metrics.jsonl").open()]
-    known = [line for line in lines if line["episode_return_mean"] is not None]
-    if not known:
+    if all(line["episode_return_mean"] is None for line in lines):
         parser.error(f"{arguments.run}: no episode has ended yet")
-    draw(known, arguments.run.name, arguments.picture)
+    draw(lines, arguments.run.name, arguments.picture)
 
 
 def draw(lines: list[dict[str, Any]], title: str, picture: Path) -> None:
-    """Writes two curves of `episode_return_mean`: over million frames and over minutes."""
-    returns = [line["episode_return_mean"] for line in lines]
+    """Writes the mean return over million frames and over minutes.
+
+    Training and, where there are any, evaluation environments have a curve each.
+    """
     figure, (by_frames, by_time) = pyplot.subplots(1, 2, figsize=(10, 4), sharey=True)
-    by_frames.plot([line["env_frames"] / 1e6 for line in lines], returns)
+    for kind, name in (("training", "episode_return_mean"), ("evaluation", EVALUATION)):
+        known = [line for line in lines if line.get(name) is not None]
+        if known:
+            returns = [line[name] for line in known]
+            by_frames.plot([line["env_frames"] / 1e6 for line in known], returns, label=kind)
+            by_time.plot([line["time_s"] / 60 for line in known], returns, label=kind)
     by_frames.set_xlabel("million frames (4 per step)")
     by_frames.set_ylabel("mean return, last 100 episodes")
-    by_time.plot([line["time_s"] / 60 for line in lines], returns)
     by_time.set_xlabel("minutes")
+    if len(by_frames.lines) > 1:
+        by_frames.legend()
     figure.suptitle(title)
     for axes in (by_frames, by_time):
         axes.grid(alpha=0.3)

@@ -90,7 +90,9 @@ class Body(nn.Module):
         self.state_size = 0
         if config.lstm_size:
             action_size = math.prod(action.shape) if action.n is None else action.n
-            self.core = LstmCore(self.output_size + action_size + 1, config.lstm_size)
+            self.core = LstmCore(
+                self.output_size + action_size + 1, config.lstm_size, config.lstm_forget_bias
+            )
             self.output_size = self.core.output_size
             self.state_size = self.core.state_size
 

@@ -6,7 +6,9 @@ import re
 import signal
 from pathlib import Path
 
-from tests.end_to_end.commands import Command, Start, read_metrics, wait_until
+import pytest
+
+from tests.end_to_end.commands import Command, Start, last_known, read_metrics, wait_until
 
 CONFIG = "configs/catch_vtrace.toml"
 
@@ -73,6 +75,23 @@ def test_terminate_exits_with_75(start: Start, tmp_path: Path) -> None:
     learner.process.send_signal(signal.SIGTERM)
     assert learner.wait(30) == 75, learner.text
     assert list((run_dir / "checkpoints").glob("frames-*"))
+
+
+def test_a_run_goes_on_with_its_replay(start: Start, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    arguments = ("seed-learner", "configs/memory_chain_r2d2.toml", "--run-dir", run_dir,
+                 "--replay.in-checkpoint", "--inference.address", "tcp://127.0.0.1:*")  # fmt: skip
+    first = start(*arguments, "--total-env-frames", 6_000)
+    assert first.wait() == 0, first.text
+    second = start(*arguments, "--total-env-frames", 9_000)
+    assert second.wait() == 0, second.text
+    held = re.search(r"replay holds (\d+) unrolls", second.text)
+    assert held is not None, second.text
+    # 2000 rows come before the first update; those of open unrolls are lost.
+    assert 2_000 <= 16 * int(held.group(1)) <= 6_000
+    lines = read_metrics(run_dir)
+    assert last_known(lines, "replay_unrolls") >= int(held.group(1))
+    assert last_known(lines, "replay_ratio") == pytest.approx(2.0, abs=0.5)
 
 
 def test_never_resume_refuses_a_used_run_directory(start: Start, tmp_path: Path) -> None:

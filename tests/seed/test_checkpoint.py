@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from pathlib import Path
 from typing import Literal
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from seed import checkpoint
-from seed.checkpoint import MANIFEST, STATE, TENSORS, Checkpoint, CheckpointError
+from seed.checkpoint import MANIFEST, REPLAY, STATE, TENSORS, Checkpoint, CheckpointError
 from seed.config import OptimizerConfig
 from seed.optimizers import make_optimizer
 
@@ -195,6 +197,67 @@ def test_says_of_every_checkpoint_why_none_can_be_loaded(tmp_path: Path) -> None
 def test_a_path_without_checkpoint_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="not a readable checkpoint"):
         checkpoint.load(tmp_path / "frames-1")
+
+
+def save_replay(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "rows.npy").write_bytes(bytes(range(200)))
+    (folder / "numbers.json").write_text("{}")
+
+
+def save_with_replay(folder: Path, number: int) -> Path:
+    name = f"frames-{number:014d}"
+    return checkpoint.save(folder, name, sample(number), keep=3, save_replay=save_replay)
+
+
+def test_a_replay_lies_in_its_checkpoint(tmp_path: Path) -> None:
+    path = save_with_replay(tmp_path, 1)
+    assert checkpoint.find_replay(path) == path / REPLAY
+    assert (path / REPLAY / "rows.npy").read_bytes() == bytes(range(200))
+    manifest = json.loads((path / MANIFEST).read_text())
+    assert sorted(manifest) == [f"{REPLAY}/numbers.json", f"{REPLAY}/rows.npy", STATE, TENSORS]
+    assert loaded_frames(tmp_path) == 1
+
+
+def test_there_may_be_no_replay(tmp_path: Path) -> None:
+    assert checkpoint.find_replay(save(tmp_path, 1)) is None
+
+
+@pytest.mark.parametrize("position", [0, 100, -1])
+def test_a_damaged_replay_is_not_believed_but_the_rest_is(tmp_path: Path, position: int) -> None:
+    path = save_with_replay(tmp_path, 1)
+    flip(path / REPLAY / "rows.npy", position)
+    with pytest.raises(CheckpointError, match=r"replay/rows.npy: not as it was written"):
+        checkpoint.find_replay(path)
+    assert loaded_frames(tmp_path) == 1
+
+
+def test_a_replay_that_lacks_a_file_is_not_believed(tmp_path: Path) -> None:
+    path = save_with_replay(tmp_path, 1)
+    (path / REPLAY / "rows.npy").unlink()
+    with pytest.raises(CheckpointError, match=r"replay: not readable \(.*rows.npy"):
+        checkpoint.find_replay(path)
+
+
+def test_every_file_is_on_the_disk_before_the_folder_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    rename = os.rename
+
+    def note(path: Path) -> None:
+        synced.append(path.name)
+
+    def check_and_rename(source: Path, target: Path) -> None:
+        parts = {path.name for path in source.rglob("*")} | {source.name}
+        assert parts == set(synced)
+        rename(source, target)
+
+    monkeypatch.setattr(checkpoint, "_sync", note)
+    monkeypatch.setattr("os.rename", check_and_rename)
+    save_with_replay(tmp_path, 1)
+    assert synced[-1] == tmp_path.name
+    assert {"rows.npy", REPLAY, TENSORS} < set(synced)
 
 
 def make_network(width: int = 3) -> nn.Module:

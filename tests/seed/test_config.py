@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
-from seed.config import AtariConfig, Config, ConfigError, EnvironmentConfig, check
+from seed.config import (
+    AtariConfig,
+    Config,
+    ConfigError,
+    EnvironmentConfig,
+    check,
+    check_source,
+)
 
 
 def change(config: Any, path: str, value: Any) -> Any:
@@ -57,6 +64,10 @@ def test_refuses_zero(path: str) -> None:
         "local_envservers",
         "log_interval_s",
         "checkpoint_interval_s",
+        "replay.capacity_rows",
+        "replay.capacity_gib",
+        "replay.burn_in",
+        "replay.min_rows",
     ],
 )
 def test_refuses_negative_numbers(path: str) -> None:
@@ -66,8 +77,10 @@ def test_refuses_negative_numbers(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["learner.queue_batches", "optimizer.learning_rate", "optimizer.momentum"]
-)
+    "path",
+    ["learner.queue_batches", "optimizer.learning_rate", "optimizer.momentum",
+     "replay.capacity_gib", "replay.priority_exponent"],
+)  # fmt: skip
 def test_refuses_nan(path: str) -> None:
     with pytest.raises(ConfigError, match=f"{path} = nan"):
         check(change(Config(), path, float("nan")))
@@ -81,9 +94,19 @@ def test_refuses_a_share_of_evaluation_environments_that_is_none(share: float) -
         check(change(Config(), "inference.evaluation_share", share))
 
 
-def test_refuses_a_queue_without_end() -> None:
-    with pytest.raises(ConfigError, match=r"queue_batches = inf: expected a finite number"):
-        check(change(Config(), "learner.queue_batches", float("inf")))
+@pytest.mark.parametrize("path", ["learner.queue_batches", "replay.capacity_gib"])
+def test_refuses_a_size_without_end(path: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{path} = inf: expected a finite number$"):
+        check(change(Config(), path, float("inf")))
+
+
+@pytest.mark.parametrize("name", ["priority_exponent", "importance_exponent"])
+@pytest.mark.parametrize("value", [-0.1, 1.1])
+def test_refuses_exponents_that_turn_sampling_around(name: str, value: float) -> None:
+    for good in (0.0, 1.0):
+        check(change(Config(), f"replay.{name}", good))
+    with pytest.raises(ConfigError, match=rf"^replay.{name} = {value}: expected from 0 to 1$"):
+        check(change(Config(), f"replay.{name}", value))
 
 
 @pytest.mark.parametrize("name", ["decay", "momentum", "beta1", "beta2"])
@@ -191,3 +214,39 @@ def test_frames_of_a_step() -> None:
     assert EnvironmentConfig(kind="gymnasium", atari=atari).frames_per_env_step == 1
     other = EnvironmentConfig(kind="function", frames_per_step=2, atari=atari)
     assert other.frames_per_env_step == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "value"), [("burn_in", 4), ("ratio", 2.0), ("capacity_rows", 1), ("device", "cpu")]
+)
+def test_refuses_a_replay_beside_the_queue(path: str, value: Any) -> None:
+    check_source(Config(), "queue")
+    config = change(Config(algorithm_name="mine"), f"replay.{path}", value)
+    check_source(config, "replay")
+    with pytest.raises(ConfigError, match=r"^replay: algorithm 'mine' learns from the queue; "):
+        check_source(config, "queue")
+
+
+@pytest.mark.parametrize("ratio", [0.0, -1.0, float("inf"), float("nan")])
+def test_refuses_a_replay_ratio_that_cannot_be_kept(ratio: float) -> None:
+    check_source(change(Config(), "replay.ratio", 0.01), "replay")
+    with pytest.raises(ConfigError, match=rf"^replay.ratio = {ratio}: expected a finite number"):
+        check_source(change(Config(), "replay.ratio", ratio), "replay")
+
+
+# The row before the burn-in says what was done there; a stack needs more of them.
+@pytest.mark.parametrize(("frame_stack", "longest"), [(1, 19), (2, 19), (4, 17), (21, 0)])
+def test_the_burn_in_must_be_in_the_page_before(frame_stack: int, longest: int) -> None:
+    config = change(Config(), "network.frame_stack", frame_stack)
+    check_source(change(config, "replay.burn_in", longest), "replay")
+    with pytest.raises(ConfigError, match=rf"burn_in = {longest + 1}: expected at most {longest},"):
+        check_source(change(config, "replay.burn_in", longest + 1), "replay")
+
+
+@pytest.mark.parametrize("source", ["queue", "replay"])
+def test_refuses_training_with_evaluation_environments_only(
+    source: Literal["queue", "replay"]
+) -> None:
+    check_source(change(Config(), "inference.evaluation_share", 0.99), source)
+    with pytest.raises(ConfigError, match=r"^inference.evaluation_share = 1.0: expected less than"):
+        check_source(change(Config(), "inference.evaluation_share", 1.0), source)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from seed.algorithms.vtrace import Config
 from seed.config import ConfigError
-from seed.contract import load_algorithm, load_algorithm_config
+from seed.contract import (
+    find_initial_priorities,
+    find_update_target,
+    load_algorithm,
+    load_algorithm_config,
+)
 
 NAMES = ("Config", "DATA_SOURCE", "make_agent", "act", "loss")
 
@@ -56,12 +62,28 @@ def test_this_package_comes_before_other_modules(folder: Path) -> None:
     assert load_algorithm("vtrace").Config is Config
 
 
-@pytest.mark.parametrize("source", ["replay", "Queue", ""])
+@pytest.mark.parametrize("source", ["queue", "replay"])
+def test_batches_come_from_the_queue_or_from_replay(folder: Path, source: str) -> None:
+    (folder / f"contract_from_{source}.py").write_text(text_of(source=source))
+    assert source == load_algorithm(f"contract_from_{source}").DATA_SOURCE
+
+
+@pytest.mark.parametrize("source", ["Replay", "Queue", ""])
 def test_refuses_an_unknown_source_of_data(folder: Path, source: str) -> None:
     name = f"contract_source_{source}"
     (folder / f"{name}.py").write_text(text_of(source=source))
-    with pytest.raises(ConfigError, match=f"DATA_SOURCE = '{source}', expected 'queue'"):
+    with pytest.raises(ConfigError, match=f"DATA_SOURCE = '{source}', expected 'queue' or 're"):
         load_algorithm(name)
+
+
+def test_a_target_network_and_initial_priorities_may_be_left_out(folder: Path) -> None:
+    (folder / "contract_optional.py").write_text(text_of())
+    without = load_algorithm("contract_optional")
+    assert find_update_target(without) is None
+    assert find_initial_priorities(without) is None
+    r2d2: Any = load_algorithm("r2d2")
+    assert find_update_target(r2d2) is r2d2.update_target
+    assert find_initial_priorities(r2d2) is r2d2.initial_priorities
 
 
 @pytest.mark.parametrize("missing", NAMES)

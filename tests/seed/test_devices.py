@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 
 from seed.config import ConfigError
-from seed.devices import prepare_thread, resolve_device
+from seed.devices import available_bytes, keep_freed_memory, prepare_thread, resolve_device
 
 
 @pytest.mark.parametrize(("has_gpu", "expected"), [(True, "cuda"), (False, "cpu")])
@@ -30,6 +32,42 @@ def test_a_device_that_is_not_here_is_named_with_its_field(name: str) -> None:
     message = str(refused.value)
     assert message.startswith(f"inference.device = {name!r}: no such device here (")
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("memory", "limit", "expected"),
+    [
+        ("MemTotal: 900 kB\nMemFree: 10 kB\nMemAvailable: 500 kB\n", None, 500 * 1024),
+        ("MemAvailable: 500 kB\n", "max\n", 500 * 1024),
+        ("MemAvailable: 500 kB\n", "400000\n", 400_000),
+        ("MemAvailable: 500 kB\n", "600000\n", 500 * 1024),
+        (None, "400000\n", 400_000),
+        ("MemTotal: 900 kB\n", "max\n", sys.maxsize),
+        (None, None, sys.maxsize),
+    ],
+)
+def test_the_memory_left_is_the_machines_or_the_containers(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    memory: str | None,
+    limit: str | None,
+    expected: int,
+) -> None:
+    for name, text in (("_MEMORY", memory), ("_CONTAINER_LIMIT", limit)):
+        monkeypatch.setattr(f"seed.devices.{name}", tmp_path / name)
+        if text is not None:
+            (tmp_path / name).write_text(text)
+    assert available_bytes(torch.device("cpu")) == expected
+
+
+def test_this_machine_has_memory_left() -> None:
+    assert available_bytes(torch.device("cpu")) > 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_memory_left_of_a_gpu_is_its_own() -> None:
+    device = torch.device("cuda")
+    assert 0 < available_bytes(device) <= torch.cuda.get_device_properties(device).total_memory
 
 
 def test_the_number_of_threads_is_each_threads_own() -> None:
@@ -64,3 +102,8 @@ def test_urgent_threads_have_a_stream_of_higher_priority() -> None:
         thread.start()
         thread.join()
     assert priorities[0] < priorities[1]
+
+
+def test_without_glibc_freed_memory_goes_where_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctypes.CDLL", lambda name: object())
+    keep_freed_memory()

@@ -169,6 +169,7 @@ def test_a_dry_run_is_a_configuration_with_comments(
     assert "\n# 1 local environment servers: " in printed
     assert "--connect tcp://127.0.0.1:* " in printed
     assert "acting on " in printed
+    assert " GiB on " in printed
     assert not (file.parent / "run").exists()
 
 
@@ -180,6 +181,8 @@ def test_a_dry_run_is_a_configuration_with_comments(
         (("--environment.id", "no.such:make"), "no.such"),
         (("--network.torso", "nature"), "network: "),
         (("--local-envservers", "9"), "local_envservers = 9"),
+        (("--replay.burn-in", "1"), "learns from the queue"),
+        (("--inference.max-envs", "100000000"), "inference.max_envs = 100000000: the store's"),
     ],
 )
 def test_a_dry_run_refuses_what_a_run_would(
@@ -283,8 +286,9 @@ class Ending:
         self.servers: Any = SimpleNamespace(check=lambda: self.check())
         records: Any = SimpleNamespace(qsize=lambda: 0)
         inference: Any = SimpleNamespace(
-            env_steps=0, records=records, num_envs=0, messages_refused=0, run=self.serve
-        )
+            env_steps=0, records=records, num_envs=0, messages_refused=0, paused_s=0.0,
+            run=self.serve,
+        )  # fmt: skip
         self.inference = inference
         learner: Any = SimpleNamespace(learner_steps=0, records=records, run=learn)
         store: Any = SimpleNamespace(num_ready=0, rows_dropped=0)

@@ -218,6 +218,21 @@ def test_an_evaluation_environment_keeps_two_pages_and_publishes_none() -> None:
     assert table.rows_dropped == 0
 
 
+def test_adopted_pages_are_free_again_once_all_their_unrolls_are_consumed() -> None:
+    table = make_table(6, 2, 2)
+    first, second, third, fourth = table.adopt(np.array([2, 3, 2, 1])).tolist()
+    assert len({first, second, third, fourth}) == 4
+    assert table.num_free == 2
+    others = advance(table, [0, 1], [1, 1]).pages.tolist()
+    assert not {first, second, third, fourth} & set(others)
+    table.consume([PageLinks(NO_PAGE, first, second)])
+    assert table.num_free == 0
+    table.consume([PageLinks(first, second, third)])
+    assert table.num_free == 1
+    table.consume([PageLinks(second, third, fourth)])
+    assert table.num_free == 4
+
+
 def test_training_environments_publish_beside_evaluation_environments() -> None:
     table = make_table(8, 1, 3, evaluation=[0, 2])
     first, second = (advance(table, [2, 1, 0], [1, 1, 1]) for _ in range(2))

@@ -11,12 +11,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seed.config import Config, ConfigError, InferenceConfig, LearnerConfig, NetworkConfig
+from seed.config import (
+    Config,
+    ConfigError,
+    InferenceConfig,
+    LearnerConfig,
+    NetworkConfig,
+    ReplayConfig,
+)
 from seed.contract import Acted, Algorithm, Fleet, load_algorithm
 from seed.inference import Inference
 from seed.layout import Column
 from seed.rows import Rows
-from seed.serving import make_agent, make_inference, make_store, queue_limit
+from seed.serving import make_agent, make_inference, make_store, plan_store, queue_limit
 from seed.spaces import Spaces, SpaceSpec
 from seed.threads import Crew
 from seed.unrolls import UnrollStore
@@ -56,9 +63,11 @@ class Acting:
         batch = rows.rewards.shape[1]
         return Acted(self.action.expand(batch, *self.action.shape), {}, agent_state)
 
-    def make_store(self, action: SpaceSpec, config: Config = CONFIG) -> UnrollStore:
+    def make_store(
+        self, action: SpaceSpec, config: Config = CONFIG, *, replay: bool = False
+    ) -> UnrollStore:
         spaces = Spaces(SPACES.observation, action)
-        return make_store(cast(Algorithm, self), config, spaces, self.agent, CPU)
+        return make_store(cast(Algorithm, self), config, spaces, self.agent, CPU, replay=replay)
 
 
 def weights(agent: nn.Module) -> list[Tensor]:
@@ -99,6 +108,70 @@ def test_the_store_has_pages_for_open_unrolls_and_two_batches(
     config = replace(CONFIG, learner=learner)
     pages = Acting(torch.tensor(1)).make_store(SPACES.action, config).layout.num_pages
     assert pages >= 2 * 6 + queue_limit(config) + 2 * batch_size
+
+
+REPLAY = replace(
+    CONFIG,
+    inference=replace(CONFIG.inference, evaluation_share=0.5),
+    replay=ReplayConfig(capacity_rows=1000, burn_in=3),
+)
+
+
+def test_replay_has_pages_of_its_own() -> None:
+    acting = Acting(torch.tensor(1))
+    plain = acting.make_store(SPACES.action, REPLAY).layout
+    layout = acting.make_store(SPACES.action, REPLAY, replay=True).layout
+    assert (plain.replay_unrolls, plain.burn_in) == (0, 0)
+    assert (layout.replay_unrolls, layout.burn_in) == (1000 // 7, 3)
+    assert layout.num_pages == plain.num_pages + 1000 // 7
+    assert plain.evaluation_share == layout.evaluation_share == 0.5
+
+
+# A replay of whole GiB has room for everything else in it.
+def test_replay_in_gib_is_the_whole_store() -> None:
+    config = replace(REPLAY, replay=ReplayConfig(capacity_gib=2.0**-10))
+    store = Acting(torch.tensor(1)).make_store(SPACES.action, config, replay=True)
+    assert 2**20 - store.layout.page_nbytes < store.nbytes <= 2**20
+
+
+@pytest.mark.parametrize(
+    ("settings", "replay", "field"),
+    [
+        (ReplayConfig(capacity_rows=1000), True, "replay.capacity_rows = 1000"),
+        (ReplayConfig(capacity_gib=0.25), True, "replay.capacity_gib = 0.25"),
+        (ReplayConfig(), False, "inference.max_envs = 6"),
+    ],
+)
+def test_refuses_a_store_that_does_not_fit(
+    monkeypatch: pytest.MonkeyPatch, settings: ReplayConfig, replay: bool, field: str
+) -> None:
+    config, acting = replace(CONFIG, replay=settings), Acting(torch.tensor(1))
+    asked: list[torch.device] = []
+    needed = acting.make_store(SPACES.action, config, replay=replay).nbytes
+
+    def available(nbytes: int) -> None:
+        def note(device: torch.device) -> int:
+            asked.append(device)
+            return nbytes
+
+        monkeypatch.setattr("seed.serving.available_bytes", note)
+
+    available(needed)
+    acting.make_store(SPACES.action, config, replay=replay)
+    available(needed - 1)
+    with pytest.raises(ConfigError, match=rf"^{field}: the store's .* cpu has .* GiB free; make"):
+        acting.make_store(SPACES.action, config, replay=replay)
+    assert asked == [CPU, CPU]
+
+
+def test_a_plan_takes_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(CONFIG, replay=ReplayConfig(capacity_rows=10**9))
+    monkeypatch.setattr("seed.serving.available_bytes", lambda device: 2**60)
+    acting = Acting(torch.tensor(1))
+    layout = plan_store(
+        cast(Algorithm, acting), config, SPACES, acting.agent, CPU, replay=True
+    )
+    assert layout.nbytes > 2**30
 
 
 @pytest.mark.parametrize(

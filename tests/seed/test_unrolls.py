@@ -1,8 +1,9 @@
-"""The store against a model that keeps every row of every history in a plain list."""
+"""The store against its model, and what it does while the learner waits or takes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,150 +14,13 @@ from hypothesis import strategies as st
 
 from seed.config import Config, InferenceConfig, LearnerConfig, NetworkConfig
 from seed.contract import load_algorithm
-from seed.layout import Column, StoreLayout
+from seed.layout import Column
 from seed.pages import PageLinks
-from seed.rows import Arrived, Rows, Unroll
+from seed.rows import Arrived
 from seed.serving import make_agent, make_store, queue_limit
 from seed.spaces import Spaces, SpaceSpec
 from seed.unrolls import UnrollStore
-
-CPU = torch.device("cpu")
-LAYOUT = StoreLayout(
-    unroll_length=3,
-    num_pages=24,
-    max_envs=24,
-    frame_stack=3,
-    state_size=2,
-    observation=Column((2,), torch.int64),
-    action=Column((), torch.int64),
-    behaviour={"logits": Column((3,), torch.float32), "value": Column((), torch.float32)},
-)
-
-
-@dataclass
-class Row:
-    """What one environment sent and what was chosen there; every number is unique."""
-
-    number: int
-    first: bool
-    reward: float
-    terminated: bool
-    truncated: bool
-
-    @property
-    def observation(self) -> list[int]:
-        return [self.number, -self.number]
-
-    @property
-    def state(self) -> list[float]:
-        return [self.number + 0.25, self.number + 0.5]
-
-
-class Model:
-    """Drives a store and remembers everything that went in."""
-
-    def __init__(self, layout: StoreLayout) -> None:
-        self.layout = layout
-        self.store = UnrollStore(layout, CPU)
-        self.run_ids = dict.fromkeys(range(layout.max_envs), 1)
-        self.histories: dict[int, list[Row]] = {}
-        self.queue: list[list[Row]] = []
-        self.versions: dict[int, int] = {}
-        self.count = 0
-
-    def drop(self, env_ids: list[int]) -> None:
-        self.store.drop(np.array(env_ids, np.int64))
-        for env_id in env_ids:
-            self.histories.pop(env_id, None)
-
-    def break_history(self, env_id: int) -> None:
-        self.run_ids[env_id] += 1
-        self.histories.pop(env_id, None)
-
-    def write(self, env_ids: list[int], ends: list[int]) -> None:
-        """One row of each environment, if the store has room; ends: 1 terminated, 2 truncated."""
-        run_ids = np.array([self.run_ids[env_id] for env_id in env_ids], np.uint64)
-        if not self.store.has_room(np.array(env_ids), run_ids):
-            return
-        rows = [self.add_row(env_id, end) for env_id, end in zip(env_ids, ends, strict=True)]
-        arrived = Arrived(
-            torch.tensor([row.observation for row in rows]),
-            torch.tensor([row.reward for row in rows]),
-            torch.tensor([row.terminated for row in rows]),
-            torch.tensor([row.truncated for row in rows]),
-        )
-        first = np.array([row.first for row in rows])
-        new, seen = self.store.write(np.array(env_ids), run_ids, first, arrived)
-        self.check_seen(seen, env_ids)
-        numbers = torch.tensor([row.number for row in rows])
-        behaviour = {
-            "logits": numbers[:, None] + torch.tensor([0.0, 0.1, 0.2]),
-            "value": numbers + 0.75,
-        }
-        states = torch.tensor([row.state for row in rows])
-        self.store.write_acts(new, numbers * 10, behaviour, states, int(numbers[0]))
-        for row in rows:
-            self.versions[row.number] = int(numbers[0])
-        self.store.publish(new.complete)
-
-    def add_row(self, env_id: int, end: int) -> Row:
-        """The next row of an environment; the first where its history or episode begins."""
-        history = self.histories.setdefault(env_id, [])
-        first = bool(history) and (history[-1].terminated or history[-1].truncated)
-        self.count += 1
-        row = Row(self.count, first, self.count / 8, end == 1, end == 2)
-        history.append(row)
-        if len(history) > 1 and (len(history) - 1) % self.layout.unroll_length == 0:
-            self.queue.append(list(history))
-        return row
-
-    def stack(self, history: list[Row], index: int) -> list[list[int]]:
-        """The newest observations up to a row, zeros before its episode."""
-        start = max(i for i in range(index + 1) if history[i].first or i == 0)
-        oldest = index - self.layout.frame_stack + 1
-        return [history[i].observation if i >= start else [0, 0] for i in range(oldest, index + 1)]
-
-    def check_seen(self, seen: Rows, env_ids: list[int]) -> None:
-        histories = [self.histories[env_id] for env_id in env_ids]
-        self.check_rows(seen, [[(history, len(history) - 1) for history in histories]])
-
-    def check_rows(self, rows: Rows, places: list[list[tuple[list[Row], int]]]) -> None:
-        """Compares rows [T, B] with the histories' rows at these indices."""
-        for t, batch in enumerate(places):
-            for b, (history, index) in enumerate(batch):
-                row = history[index]
-                begins = row.first or index == 0
-                stack = self.stack(history, index)
-                observation = stack if self.layout.frame_stack > 1 else row.observation
-                assert rows.observations[t, b].tolist() == observation
-                expected_action = 0 if begins else history[index - 1].number * 10
-                assert rows.previous_actions[t, b] == expected_action
-                assert rows.rewards[t, b] == row.reward
-                assert rows.terminated[t, b] == row.terminated
-                assert rows.truncated[t, b] == row.truncated
-                assert rows.first[t, b] == begins
-
-    def check_unroll(self, unroll: Unroll, histories: list[list[Row]]) -> None:
-        """Compares a gathered batch with the ends of these histories."""
-        length = self.layout.unroll_length
-        start = [len(history) - 1 - length for history in histories]
-        places = [
-            [(history, begin + t) for history, begin in zip(histories, start, strict=True)]
-            for t in range(length + 1)
-        ]
-        assert unroll.actions.shape == (length + 1, len(histories))
-        self.check_rows(unroll.rows, places)
-        for t, batch in enumerate(places):
-            for b, (history, index) in enumerate(batch):
-                number = history[index].number
-                assert unroll.actions[t, b] == number * 10
-                expected = torch.tensor(number) + torch.tensor([0.0, 0.1, 0.2])
-                assert torch.equal(unroll.behaviour["logits"][t, b], expected)
-                assert unroll.behaviour["value"][t, b] == number + 0.75
-                assert unroll.policy_versions[t, b] == self.versions[number]
-        states = [history[begin].state for history, begin in zip(histories, start, strict=True)]
-        assert unroll.agent_state.tolist() == states
-
+from tests.seed.store_model import CPU, LAYOUT, Model, Row
 
 OPERATION: st.SearchStrategy[Any] = st.one_of(
     st.tuples(
@@ -175,6 +39,7 @@ OPERATION: st.SearchStrategy[Any] = st.one_of(
     operations=st.lists(OPERATION, min_size=30, max_size=120),
     unroll_length=st.integers(1, 4),
     frame_stack=st.integers(1, 5),
+    burn_in=st.integers(0, 3),
     num_pages=st.integers(14, 40),
     batch_size=st.integers(1, 3),
 )
@@ -182,14 +47,17 @@ def test_follows_the_model(
     operations: list[tuple[str, list[int], list[int]]],
     unroll_length: int,
     frame_stack: int,
+    burn_in: int,
     num_pages: int,
     batch_size: int,
 ) -> None:
+    frame_stack = min(frame_stack, unroll_length + 1)
     # As many environments as pages, so that `has_room` can tell whether all pages are free.
     model = Model(
         replace(
             LAYOUT, unroll_length=unroll_length, num_pages=num_pages, max_envs=num_pages,
-            frame_stack=min(frame_stack, unroll_length + 1),
+            frame_stack=frame_stack,
+            burn_in=min(burn_in, unroll_length - max(1, frame_stack - 1)),
         )
     )  # fmt: skip
     held: list[tuple[list[PageLinks], list[list[Row]]]] = []
@@ -221,6 +89,8 @@ def take(model: Model, held: list[Any], count: int) -> None:
 
 def check_and_release(model: Model, pages: list[PageLinks], histories: list[list[Row]]) -> None:
     model.check_unroll(model.store.gather(pages), histories)
+    acts = model.store.gather_acts(np.array(pages))
+    model.check_acts(acts, model.places(histories, burn_in=0), observed=False)
     model.store.release(pages)
 
 
@@ -272,10 +142,42 @@ def test_gathered_tensors_have_the_promised_dtypes() -> None:
     assert unroll.agent_state.shape == (1, 2)
 
 
-def test_a_gathered_batch_is_a_copy() -> None:
-    model = make_model()
-    write_rows(model, 4)
-    pages = model.store.take(1, 0) or []
+def test_burn_in_is_the_end_of_the_page_before() -> None:
+    model = make_model(burn_in=1)
+    write_rows(model, 7)
+    unroll = model.store.gather(model.store.take(2, 0))
+    model.check_unroll(unroll, model.queue)
+    newest = unroll.rows.observations[:, :, -1, 0]  # [K + T + 1, B] int64
+    assert newest.tolist() == [[0, 3], [1, 4], [2, 5], [3, 6], [4, 7]]
+    assert unroll.rows.first[:, 0].tolist() == [True, True, False, False, False]
+    assert unroll.agent_state.tolist() == [[0.0, 0.0], [3 * 2.5, 3 * 3.5]]
+
+
+@pytest.mark.parametrize("burn_in", [0, 1])
+def test_links_may_be_a_list_or_an_array(burn_in: int) -> None:
+    model = make_model(burn_in=burn_in)
+    write_rows(model, 10, {4: 1})
+    pages = model.store.take(3, 0)
+    for links in (pages, np.array(pages)):
+        model.check_unroll(model.store.gather(links), model.queue)
+        acts = model.store.gather_acts(links)
+        model.check_acts(acts, model.places(model.queue, burn_in=0), observed=False)
+
+
+def test_gathered_acts_leave_out_all_that_is_large() -> None:
+    model = make_model(burn_in=1)
+    write_rows(model, 7)
+    unroll = model.store.gather_acts(model.store.take(2, 0))
+    assert unroll.burn_in == 0
+    assert unroll.rows.observations.shape == (4, 2, 0)
+    assert unroll.agent_state.shape == (2, 0)
+
+
+@pytest.mark.parametrize("burn_in", [0, 1])
+def test_a_gathered_batch_is_a_copy(burn_in: int) -> None:
+    model = make_model(burn_in=burn_in)
+    write_rows(model, 7)
+    pages = model.store.take(2, 0)
     histories, model.queue = model.queue, []
     unroll = model.store.gather(pages)
     model.store.release(pages)
@@ -301,6 +203,40 @@ def test_waiting_for_a_release_makes_room() -> None:
     model.store.release(model.store.take(2, 0) or [])
     model.store.wait_for_release(0.0)
     assert model.store.has_room(env, run)
+
+
+def test_take_some_gives_the_oldest_that_are_there() -> None:
+    model = make_model()
+    write_rows(model, 16)
+    pages = [model.store.take_some(limit, 0.0) for limit in (3, 10)]
+    assert [len(taken) for taken in pages] == [3, 2]
+    model.check_unroll(model.store.gather(pages[0] + pages[1]), model.queue)
+    assert model.store.take_some(10, 0.0) == []
+
+
+def test_take_some_waits_for_the_first() -> None:
+    model = make_model()
+    write_rows(model, 3)
+    taken: list[PageLinks] = []
+    thread = threading.Thread(target=lambda: taken.extend(model.store.take_some(5, 20.0)))
+    thread.start()
+    write_rows(model, 1)
+    thread.join()
+    assert len(taken) == 1
+
+
+def test_tells_once_how_many_pages_were_lacking() -> None:
+    model = make_model(num_pages=5, max_envs=5, unroll_length=2, frame_stack=1)
+    write_rows(model, 6)
+    envs, runs = np.arange(5), np.ones(5, np.uint64)
+    assert model.store.take_shortage() == 0
+    # Two are free; the new page of environment 0 and four open ones are needed.
+    assert not model.store.has_room(envs, runs)
+    assert [model.store.take_shortage() for _ in range(2)] == [3, 0]
+    assert not model.store.has_room(envs[:3], runs[:3])
+    assert model.store.take_shortage() == 1
+    assert model.store.has_room(envs[:2], runs[:2])
+    assert model.store.take_shortage() == 0
 
 
 def test_an_image_column_is_stored_once() -> None:

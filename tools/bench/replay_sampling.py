@@ -1,10 +1,12 @@
-"""Measures replay's sampling: the prefix sum of `seed.priorities` against a sum-tree in NumPy.
+"""Measures replay's sampling: the sum-tree of `seed.priorities` against a prefix sum in torch.
 
     python -m tools.bench.replay_sampling
 
 A round is what replay does for one batch, once it is full: evict the oldest unrolls, insert as
-many, sample a batch and update its priorities. Both are measured in turns in the same process;
-figures are medians. torch has one thread.
+many, sample a batch and update its priorities. Priorities come from the device and what was drawn
+goes there; to bring them to the host and back is part of the tree's time, while all of the prefix
+sum is on the device. Both are measured in turns in the same process; figures are medians. torch
+has one thread.
 """
 
 from __future__ import annotations
@@ -13,41 +15,72 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from seed.priorities import PRIORITY_FLOOR, Priorities, Sampled
-
-FloatArray = npt.NDArray[np.float64]
-Float32Array = npt.NDArray[np.float32]
+from seed.config import ConfigError
+from seed.devices import resolve_device
+from seed.priorities import PRIORITY_FLOOR, Priorities
 
 
 class Contender(Protocol):
-    """What is measured: `seed.priorities.Priorities`, or what does the same."""
+    """What is measured; all tensors are on the device."""
 
     def insert(self, priorities: Tensor) -> None:
         """Adds items with these priorities `[n] float32`."""
 
-    def evict(self, count: int) -> None:
-        """Takes the oldest items out."""
+    def play_round(self, new: Tensor, changed: Tensor) -> None:
+        """Evicts the oldest items, inserts as many, samples, and updates what was sampled.
 
-    def sample(self, count: int) -> Sampled:
-        """Draws items by their priorities."""
-
-    def update_priorities(self, numbers: Tensor, priorities: Tensor) -> None:
-        """Sets priorities `[n] float32` of the items `[n] int64`, but not of those evicted."""
+        Args:
+            new: Priorities of the new items. `[n] float32`
+            changed: Priorities of those sampled. `[batch] float32`
+        """
 
 
 class SumTree:
-    """A binary tree whose nodes hold the sums of their leaves, one NumPy array for each level.
+    """`seed.priorities.Priorities` with what replay needs to use it from a device."""
 
-    Takes and returns tensors of the device, and does all that `Priorities` does but to refuse.
+    def __init__(self, capacity: int, exponent: float, device: torch.device) -> None:
+        """Without items."""
+        self._priorities = Priorities(capacity, exponent, np.random.default_rng(0))
+        self._device = device
+
+    def insert(self, priorities: Tensor) -> None:
+        """Adds items with these priorities `[n] float32`."""
+        self._priorities.insert(priorities.cpu().numpy())
+
+    def play_round(self, new: Tensor, changed: Tensor) -> None:
+        """Evicts, inserts, samples and updates."""
+        self._priorities.evict(len(new))
+        self.insert(new)
+        drawn = self._priorities.sample(len(changed))
+        for array in drawn:
+            torch.from_numpy(array).to(self._device)
+        self._priorities.update_priorities(drawn.numbers, changed.cpu().numpy())
+
+
+class Drawn(NamedTuple):
+    """Items drawn independently.
+
+    Attributes:
+        numbers: `[count] int64`
+        probabilities: `[count] float64`
+    """
+
+    numbers: Tensor
+    probabilities: Tensor
+
+
+class PrefixSum:
+    """One prefix sum over all weights and a binary search for each draw.
+
+    Does all that `seed.priorities.Priorities` does but to refuse, and never waits for a GPU.
     """
 
     def __init__(self, capacity: int, exponent: float, device: torch.device) -> None:
@@ -57,87 +90,61 @@ class SumTree:
         self._capacity = capacity
         self._exponent = exponent
         self._device = device
-        self._rng = np.random.default_rng(0)
-        self._priorities = np.zeros(capacity, np.float32)
-        depth = (capacity - 1).bit_length()
-        # From the root, `[1]`, to the leaves, `[2**depth]`.
-        self._levels: list[FloatArray] = [np.zeros(2**level) for level in range(depth + 1)]
+        # Item i is in slot i % capacity. One slot more takes the updates that come too late.
+        self._priorities = torch.zeros(capacity + 1, device=device)  # [capacity + 1] float32
+        # priority^exponent; 0 where there is nothing to sample. [capacity + 1] float64
+        self._weights = torch.zeros(capacity + 1, dtype=torch.float64, device=device)
 
     def insert(self, priorities: Tensor) -> None:
         """Adds items with these priorities `[n] float32`."""
-        given = priorities.cpu().numpy()
-        weights = self._weigh(given)
-        for slots, part in self._spans(self._end, len(given)):
-            self._priorities[slots] = given[part]
-            self._write_span(slots, weights[part])
-        self._end += len(given)
+        slots = self._slots(self._end, len(priorities))
+        self._priorities[slots] = priorities
+        self._weights[slots] = self._weigh(priorities)
+        self._end += len(priorities)
 
     def evict(self, count: int) -> None:
         """Takes the oldest items out."""
-        for slots, _ in self._spans(self._begin, count):
-            self._write_span(slots, 0.0)
+        self._weights.index_fill_(0, self._slots(self._begin, count), 0.0)
         self._begin += count
 
-    def sample(self, count: int) -> Sampled:
+    def sample(self, count: int) -> Drawn:
         """Draws items by their priorities."""
-        total = self._levels[0][0]
-        rest = self._rng.random(count) * total
-        slots = np.zeros(count, np.int64)
-        for level in self._levels[1:]:
-            slots *= 2
-            left = level[slots]
-            right = rest >= left
-            rest -= left * right
-            slots += right
-        weights = self._levels[-1][slots]
-        slots = np.where(weights > 0, slots, slots[weights.argmax()])
-        numbers = (slots - self._begin) % self._capacity + self._begin
-        probabilities = self._levels[-1][slots] / total
-        return Sampled(
-            torch.from_numpy(numbers).to(self._device),
-            torch.from_numpy(probabilities).to(self._device),
-        )
+        sums = self._weights[: self._capacity].cumsum(0)  # [capacity] float64
+        draws = torch.rand(count, dtype=torch.float64, device=self._device) * sums[-1]
+        # With right=True a draw that equals a sum belongs to the next slot that adds to it, ...
+        slots = torch.searchsorted(sums, draws, right=True)  # [count] int64
+        # ... and a draw of 0 to the first item with a weight. That one stands in where rounding
+        # carries a draw past the end, or onto weight 0 (sums made in parallel need not agree there
+        # in their last bit).
+        first_usable = torch.searchsorted(sums, sums.new_zeros(1), right=True)
+        slots = torch.where(self._weights[slots] > 0, slots, first_usable)
+        numbers = (slots - self._begin) % self._capacity + self._begin  # [count] int64
+        return Drawn(numbers, self._weights[slots] / sums[-1])
 
     def update_priorities(self, numbers: Tensor, priorities: Tensor) -> None:
         """Sets priorities `[n] float32` of the items `[n] int64`, but not of those evicted."""
-        asked, given = numbers.cpu().numpy(), priorities.cpu().numpy()
-        live = asked >= self._begin
-        slots, given = asked[live] % self._capacity, given[live]
-        self._priorities[slots] = given
-        self._levels[-1][slots] = self._weigh(given)
-        for parents, children in self._upwards():
-            slots = slots >> 1
-            parents[slots] = children[2 * slots] + children[2 * slots + 1]
+        live = numbers >= self._begin
+        slots = torch.where(live, numbers % self._capacity, self._capacity)
+        self._priorities[slots] = priorities
+        # What the spare slot takes weighs nothing.
+        self._weights[slots] = self._weigh(priorities).masked_fill_(~live, 0.0)
 
-    def _weigh(self, priorities: Float32Array) -> FloatArray:
-        usable = (priorities >= 0) & (priorities < np.inf)
-        powers = np.maximum(priorities, PRIORITY_FLOOR, dtype=np.float64) ** self._exponent
-        weights: FloatArray = np.where(usable, powers, 0.0)
-        return weights
+    def play_round(self, new: Tensor, changed: Tensor) -> None:
+        """Evicts, inserts, samples and updates."""
+        self.evict(len(new))
+        self.insert(new)
+        self.update_priorities(self.sample(len(changed)).numbers, changed)
 
-    def _spans(self, begin: int, count: int) -> list[tuple[slice, slice]]:
-        """Neighbouring slots of `count` items from number `begin`, with the items' own places."""
-        first = begin % self._capacity
-        head = min(count, self._capacity - first)
-        spans = [(slice(first, first + head), slice(0, head))]
-        if head < count:
-            spans.append((slice(0, count - head), slice(head, count)))
-        return spans
+    def _slots(self, begin: int, count: int) -> Tensor:
+        return torch.arange(begin, begin + count, device=self._device) % self._capacity
 
-    def _write_span(self, slots: slice, weights: FloatArray | float) -> None:
-        begin, end = slots.start, slots.stop
-        self._levels[-1][slots] = weights
-        for parents, children in self._upwards():
-            begin, end = begin >> 1, (end + 1) >> 1
-            pairs = children[2 * begin : 2 * end]
-            np.add(pairs[::2], pairs[1::2], out=parents[begin:end])
-
-    def _upwards(self) -> Iterator[tuple[FloatArray, FloatArray]]:
-        """Each level and the one below it, the lowest first."""
-        return zip(self._levels[-2::-1], self._levels[:0:-1], strict=True)
+    def _weigh(self, priorities: Tensor) -> Tensor:
+        usable = (priorities >= 0) & (priorities < torch.inf)
+        powers = priorities.double().clamp(min=PRIORITY_FLOOR).pow_(self._exponent)
+        return powers.masked_fill_(~usable, 0.0)
 
 
-def time_rounds_us(contender: Contender, inserted: Tensor, updated: Tensor) -> float:
+def time_round_us(contender: Contender, inserted: Tensor, updated: Tensor) -> float:
     """Returns the mean time of a round, in microseconds; the device has finished the last one.
 
     Args:
@@ -147,21 +154,17 @@ def time_rounds_us(contender: Contender, inserted: Tensor, updated: Tensor) -> f
     """
     started_s = time.perf_counter()
     for new, changed in zip(inserted, updated, strict=True):
-        contender.evict(len(new))
-        contender.insert(new)
-        drawn = contender.sample(len(changed))
-        contender.update_priorities(drawn.numbers, changed)
+        contender.play_round(new, changed)
     if inserted.is_cuda:
         torch.cuda.synchronize(inserted.device)
     return (time.perf_counter() - started_s) * 1e6 / len(inserted)
 
 
-def measure(items: int, arguments: argparse.Namespace) -> dict[str, float]:
+def measure(items: int, device: torch.device, arguments: argparse.Namespace) -> dict[str, float]:
     """Returns the medians of both at this size, in microseconds, by name."""
-    device = torch.device(arguments.device)
     contenders: dict[str, Contender] = {
-        "prefix_sum": Priorities(items, arguments.exponent, device),
         "sum_tree": SumTree(items, arguments.exponent, device),
+        "prefix_sum": PrefixSum(items, arguments.exponent, device),
     }
     for contender in contenders.values():
         contender.insert(torch.rand(items, device=device))
@@ -172,52 +175,63 @@ def measure(items: int, arguments: argparse.Namespace) -> dict[str, float]:
         inserted = torch.rand(arguments.rounds, inserts, device=device)
         updated = torch.rand(arguments.rounds, arguments.batch, device=device)
         for name, contender in contenders.items():
-            time_us = time_rounds_us(contender, inserted, updated)
+            time_us = time_round_us(contender, inserted, updated)
             if repetition > 0:
                 times_us[name].append(time_us)
     return {name: statistics.median(times) for name, times in times_us.items()}
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Reads the command line."""
+def _count(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected at least 1")
+    return int(text)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Returns the command line."""
     parser = argparse.ArgumentParser(
-        description="Measures rounds of evict, insert, sample and update: the prefix sum of "
-        "seed.priorities against a sum-tree in NumPy. torch has one thread.",
+        description="Measures rounds of evict, insert, sample and update: the sum-tree of "
+        "seed.priorities, on the host, against a prefix sum in torch. torch has one thread.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
-        "--items", type=int, nargs="+", default=[1_000, 10_000, 100_000, 1_000_000],
+        "--items", type=_count, nargs="+", default=[1_000, 10_000, 100_000, 1_000_000],
         help="items in replay; several sizes are measured one after another",
     )  # fmt: skip
-    parser.add_argument("--batch", type=int, default=64, help="items sampled and updated per round")
-    parser.add_argument("--inserts", type=int, default=85, help="items replaced per round")
+    parser.add_argument("--batch", type=_count, default=64, help="items sampled per round")
+    parser.add_argument("--inserts", type=_count, default=85, help="items replaced per round")
     parser.add_argument("--exponent", type=float, default=0.9, help="power of the priorities")
-    parser.add_argument("--rounds", type=int, default=100, help="rounds timed together")
-    parser.add_argument("--repetitions", type=int, default=21, help="timings per median")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda; the tree stays on the host")
+    parser.add_argument("--rounds", type=_count, default=100, help="rounds timed together")
+    parser.add_argument("--repetitions", type=_count, default=21, help="timings per median")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, of all but the tree")
     parser.add_argument("--json", type=Path, help="file for the figures, too")
-    return parser.parse_args()
+    return parser
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Prints the table, in microseconds per round."""
-    arguments = parse_arguments()
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    try:
+        device = resolve_device(arguments.device, "--device")
+    except ConfigError as error:
+        parser.error(str(error))
     print(
-        f"{arguments.device}, torch {torch.__version__}, 1 thread; {arguments.inserts} evicted and "
+        f"{device}, torch {torch.__version__}, 1 thread; {arguments.inserts} evicted and "
         f"inserted, {arguments.batch} sampled and updated per round"
     )
-    print(f"{'items':>9}  {'prefix sum us':>14}  {'sum-tree us':>11}  {'tree / prefix':>13}")
+    print(f"{'items':>9}  {'sum-tree us':>11}  {'prefix sum us':>13}  {'prefix / tree':>13}")
     rows: list[dict[str, Any]] = []
     for items in arguments.items:
-        medians_us = measure(items, arguments)
-        prefix_us, tree_us = medians_us["prefix_sum"], medians_us["sum_tree"]
-        ratio = tree_us / prefix_us
+        medians_us = measure(items, device, arguments)
+        tree_us, prefix_us = medians_us["sum_tree"], medians_us["prefix_sum"]
+        ratio = prefix_us / tree_us
         rows.append({"items": items, "median_us": medians_us, "ratio": ratio})
-        print(f"{items:>9}  {prefix_us:>14.1f}  {tree_us:>11.1f}  {ratio:>13.2f}")
+        print(f"{items:>9}  {tree_us:>11.1f}  {prefix_us:>13.1f}  {ratio:>13.2f}")
     if arguments.json is not None:
-        settings = {name: str(value) for name, value in vars(arguments).items() if name != "json"}
+        settings = {name: value for name, value in vars(arguments).items() if name != "json"}
         figures = {"torch": torch.__version__, "settings": settings, "rows": rows}
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
 

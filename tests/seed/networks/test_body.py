@@ -111,6 +111,12 @@ def test_without_lstm_there_is_no_state() -> None:
     assert state.shape == (5, 0)
 
 
+def test_forget_bias_is_the_configured_one() -> None:
+    core = Body(VECTOR, DISCRETE, replace(LSTM, lstm_forget_bias=30.0)).core
+    assert core is not None
+    assert core.input.bias[5:10].min() > 29
+
+
 def test_initial_state_is_zeros() -> None:
     state = Body(VECTOR, DISCRETE, LSTM).initial_state(6)
     assert torch.equal(state, torch.zeros(6, 10))

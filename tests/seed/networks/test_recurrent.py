@@ -81,9 +81,9 @@ def test_leaves_the_given_state_alone() -> None:
     assert torch.equal(state, torch.ones(2, 6))
 
 
-def test_forget_gate_starts_open() -> None:
-    core = LstmCore(2, 16)
+@pytest.mark.parametrize(("given", "added"), [((), 1.0), ((3.0,), 3.0)])
+def test_forget_gate_starts_open(given: tuple[float, ...], added: float) -> None:
+    core = LstmCore(2, 16, *given)
     input_bias, forget_bias, *_ = core.input.bias.detach().chunk(4)
     assert input_bias.abs().max() <= 0.25
-    assert forget_bias.min() >= 0.75
-    assert forget_bias.max() <= 1.25
+    assert (forget_bias - added).abs().max() <= 0.25
