@@ -80,7 +80,8 @@ def test_terminate_exits_with_75(start: Start, tmp_path: Path) -> None:
 def test_a_run_goes_on_with_its_replay(start: Start, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     arguments = ("seed-learner", "configs/memory_chain_r2d2.toml", "--run-dir", run_dir,
-                 "--replay.in-checkpoint", "--inference.address", "tcp://127.0.0.1:*")  # fmt: skip
+                 "--replay.in-checkpoint", "--replay.ratio", 2,
+                 "--inference.address", "tcp://127.0.0.1:*")  # fmt: skip
     first = start(*arguments, "--total-env-frames", 6_000)
     assert first.wait() == 0, first.text
     second = start(*arguments, "--total-env-frames", 9_000)

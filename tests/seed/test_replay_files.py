@@ -114,10 +114,11 @@ def test_as_many_as_fit_are_kept_of_the_newest(tmp_path: Path, capacity: int) ->
 
 
 # As where there are fewer environments now, and so fewer pages to spare for broken histories.
-def test_what_needs_more_pages_than_there_are_is_left_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lacking", [1, 3])
+def test_what_needs_more_pages_than_there_are_is_left_out(tmp_path: Path, lacking: int) -> None:
     setup = filled(breaks=0.1)
     pages = count_pages(setup.replay._links)
-    layout = replace(LAYOUT, num_pages=pages - 3)
+    layout = replace(LAYOUT, num_pages=pages - lacking)
     other = move(setup, tmp_path, layout)
     kept = len(other.replay)
     assert 0 < kept < len(setup.replay)
