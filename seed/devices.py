@@ -16,6 +16,7 @@ from seed.config import ConfigError
 # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD: nothing is large enough to be given back. M_ARENA_MAX: one
 # arena for all threads, as those of single threads are given back whatever their size.
 _MALLOC_OPTIONS = ((-3, 2**30), (-1, 2**31 - 1), (-8, 1))
+_GPU_RESERVE_BYTES = 4 * 2**30
 _MEMORY = Path("/proc/meminfo")
 _CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
@@ -30,7 +31,9 @@ def keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         for option, value in _MALLOC_OPTIONS:
-            mallopt(option, value)
+            # An old glibc refuses the first; with the second alone every large block is given back.
+            if not mallopt(option, value):
+                return
 
 
 def resolve_device(name: str, field: str) -> torch.device:
@@ -51,13 +54,14 @@ def resolve_device(name: str, field: str) -> torch.device:
 
 
 def available_bytes(device: torch.device) -> int:
-    """Bytes that can still be taken there: of the GPU, or of this machine and container.
+    """Bytes that can still be taken there: of this machine and container, or of the GPU.
 
-    Where the system does not say (it is not Linux), that counts as no limit.
+    Of a GPU, what networks and batches need is left out. Where the system does not say (it is not
+    Linux), that counts as no limit.
     """
     if device.type == "cuda":
         free: int = torch.cuda.mem_get_info(device)[0]
-        return free
+        return max(0, free - _GPU_RESERVE_BYTES)
     limits = [sys.maxsize]
     if _MEMORY.exists():
         lines = [line.split() for line in _MEMORY.read_text().splitlines()]

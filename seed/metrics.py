@@ -19,6 +19,8 @@ from seed.learner import Learner, Progress, UpdateRecord
 from seed.unrolls import UnrollStore
 
 RETURN_WINDOW = 100
+# Few environments evaluate: 100 of their episodes would reach far back into the training.
+EVALUATION_WINDOW = 20
 
 Line = dict[str, float | int | None]
 T = TypeVar("T")
@@ -37,7 +39,7 @@ class Window:
         self._returns: deque[float] = deque(maxlen=RETURN_WINDOW)
         self._lengths: deque[float] = deque(maxlen=RETURN_WINDOW)
         self._episodes = 0
-        self._evaluation_returns: deque[float] = deque(maxlen=RETURN_WINDOW)
+        self._evaluation_returns: deque[float] = deque(maxlen=EVALUATION_WINDOW)
         self._evaluation_episodes = 0
         self._paused_s = 0.0
         self._scalars: Line = {}

@@ -89,9 +89,8 @@ def make_store(
 ) -> UnrollStore:
     """The store that `plan_store` describes, with its memory on the device; same arguments."""
     layout = plan_store(algorithm, config, spaces, agent, device, replay=replay)
-    # Rows on their way between host and GPU are copied without waiting only if pinned.
-    pinned = device.type == "cpu" and _device_of(agent, device).type == "cuda"
-    return UnrollStore(layout, device, pinned=pinned)
+    to_gpu = device.type == "cpu" and _device_of(agent, device).type == "cuda"
+    return UnrollStore(layout, device, pinned=to_gpu)
 
 
 def _describe_size(config: Config, replay: bool) -> str:

@@ -55,7 +55,10 @@ class UnrollStore:
     def __init__(
         self, layout: StoreLayout, device: torch.device, *, pinned: bool = False
     ) -> None:
-        """Reserves the memory; `pinned` host memory is what a GPU copies from fastest."""
+        """Reserves the memory; `pinned` gathers to where a GPU copies from without waiting.
+
+        Only that: torch rounds pinned blocks up to powers of two, which could double the store.
+        """
         self.layout = layout
         self.device = device
         length = layout.unroll_length
@@ -71,12 +74,11 @@ class UnrollStore:
         self._became_ready = threading.Condition()
         self._released: queue.SimpleQueue[Links] = queue.SimpleQueue()
         self._pages_short = 0
+        self._pinned = pinned
 
         def zero_ended(rows: int, form: Column) -> Tensor:
             # Empty, so that pages never used take no memory on the CPU.
-            column = torch.empty(
-                rows + 1, *form.shape, dtype=form.dtype, device=device, pin_memory=pinned
-            )
+            column = torch.empty(rows + 1, *form.shape, dtype=form.dtype, device=device)
             column[rows] = 0
             return column
 
@@ -330,5 +332,6 @@ class UnrollStore:
     def _take(self, column: str, index: Tensor) -> Tensor:
         """The rows of a column at a flat index of any shape: `[*index.shape, *row shape]`."""
         values = self._columns[column]
-        taken = values.index_select(0, index.reshape(-1))
+        taken = values.new_empty(index.numel(), *values.shape[1:], pin_memory=self._pinned)
+        torch.index_select(values, 0, index.reshape(-1), out=taken)
         return taken.view(*index.shape, *values.shape[1:])

@@ -45,7 +45,7 @@ def draw(lines: list[dict[str, Any]], title: str, picture: Path) -> None:
             by_frames.plot([line["env_frames"] / 1e6 for line in known], returns, label=kind)
             by_time.plot([line["time_s"] / 60 for line in known], returns, label=kind)
     by_frames.set_xlabel("million frames (4 per step)")
-    by_frames.set_ylabel("mean return, last 100 episodes")
+    by_frames.set_ylabel("mean return of the last episodes")
     by_time.set_xlabel("minutes")
     if len(by_frames.lines) > 1:
         by_frames.legend()

@@ -25,3 +25,10 @@ def test_catch_on_a_gpu(train: Train) -> None:
 def test_memory_chain_with_the_learner_on_the_cpu(train: Train) -> None:
     lines = train("configs/memory_chain_vtrace.toml", *DEVICES[:2], "--learner.device", "cpu")
     assert last_known(lines, "episode_return_mean") > 0.9
+
+
+@pytest.mark.parametrize("replay", ["cuda", "cpu"])
+def test_memory_chain_from_replay(train: Train, replay: str) -> None:
+    """Rows and recurrent states on the GPU, or in host memory with both networks on the GPU."""
+    lines = train("configs/memory_chain_r2d2.toml", *DEVICES, "--replay.device", replay)
+    assert last_known(lines, "evaluation_return_mean") > 0.9

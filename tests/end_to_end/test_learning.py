@@ -29,7 +29,7 @@ def test_cartpole(train: Train) -> None:
     _reached(train, 475, "configs/cartpole_vtrace.toml")
 
 
-LATE_WEIGHTS = ("--learner.publish-every-updates", 20)
+LATE_WEIGHTS = ("--learner.publish-every-updates", 40)
 
 
 def test_cartpole_with_late_weights(train: Train) -> None:

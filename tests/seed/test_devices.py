@@ -107,3 +107,24 @@ def test_urgent_threads_have_a_stream_of_higher_priority() -> None:
 def test_without_glibc_freed_memory_goes_where_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ctypes.CDLL", lambda name: object())
     keep_freed_memory()
+
+
+def test_a_glibc_that_refuses_an_option_gets_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    class Refusing:
+        @staticmethod
+        def mallopt(option: int, value: int) -> int:
+            asked.append(option)
+            return 0
+
+    monkeypatch.setattr("ctypes.CDLL", lambda name: Refusing)
+    keep_freed_memory()
+    assert len(asked) == 1
+
+
+def test_a_gpu_keeps_memory_for_networks_and_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (6 * 2**30, 80 * 2**30))
+    assert available_bytes(torch.device("cuda")) == 2 * 2**30
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (2**30, 80 * 2**30))
+    assert available_bytes(torch.device("cuda")) == 0

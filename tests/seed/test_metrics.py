@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
 
 from seed.inference import BatchRecord, EpisodeRecord
 from seed.learner import Progress, UpdateRecord
-from seed.metrics import RETURN_WINDOW, Line, Window, Writer
+from seed.metrics import EVALUATION_WINDOW, RETURN_WINDOW, Line, Window, Writer
 
 
 def put(records: list[Any]) -> queue.SimpleQueue[Any]:
@@ -77,8 +77,11 @@ def test_batches_are_of_this_line_only() -> None:
     assert close(window, Progress())["inference_batch_mean"] is None
 
 
-@pytest.mark.parametrize(("evaluation", "name"), [(False, "episode"), (True, "evaluation")])
-def test_returns_are_of_the_newest_episodes(evaluation: bool, name: str) -> None:
+@pytest.mark.parametrize(
+    ("evaluation", "name", "newest"),
+    [(False, "episode", RETURN_WINDOW), (True, "evaluation", EVALUATION_WINDOW)],
+)
+def test_returns_are_of_the_newest_episodes(evaluation: bool, name: str, newest: int) -> None:
     def played(*returns: float) -> list[BatchRecord | EpisodeRecord]:
         return [EpisodeRecord(0, value, 1, evaluation) for value in returns]
 
@@ -88,9 +91,9 @@ def test_returns_are_of_the_newest_episodes(evaluation: bool, name: str) -> None
     assert line[f"{name}_return_count"] == 2
     # Without new episodes, the old ones stand.
     assert close(window, Progress())[f"{name}_return_mean"] == 3.0
-    line = close(window, Progress(), played(*[8.0] * RETURN_WINDOW))
-    assert line[f"{name}_return_mean"] == 8.0
-    assert line[f"{name}_return_count"] == 2 + RETURN_WINDOW
+    line = close(window, Progress(), played(*[8.0] * (newest - 1)))
+    assert line[f"{name}_return_mean"] == pytest.approx(8.0 - 4.0 / newest)
+    assert line[f"{name}_return_count"] == newest + 1
 
 
 def test_evaluation_environments_count_apart() -> None:

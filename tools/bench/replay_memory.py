@@ -27,7 +27,7 @@ from envservers.environments import InvalidEnvironment, describe
 from seed.config import Config, ConfigError, check, check_source
 from seed.config_loading import from_tables, read_toml
 from seed.contract import Algorithm, load_algorithm, load_algorithm_config
-from seed.devices import resolve_device
+from seed.devices import keep_freed_memory, resolve_device
 from seed.layout import Column, StoreLayout
 from seed.ops.importance import importance_weights
 from seed.pages import Links, PageLinks
@@ -359,6 +359,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser()
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
+    keep_freed_memory()
     try:
         config = make_config(arguments)
         device = resolve_device(arguments.device, "--device")
