@@ -209,6 +209,7 @@ def _assemble(config: Config, loaded: Checkpoint | None) -> Run:
     slot = WeightSlot()
     start = Progress()
     if loaded is not None:
+        _check_environment(config, loaded)
         start = Progress(loaded.state["env_steps"], 0, loaded.state["time_s"])
     seed = (config.seed, start.env_steps)
     inference = make_inference(
@@ -219,7 +220,8 @@ def _assemble(config: Config, loaded: Checkpoint | None) -> Run:
     kept = source if isinstance(source, Replay) and config.replay.in_checkpoint else None
     learner = Learner(
         config, algorithm, agent, source, slot, lambda: run.progress(),
-        {"spaces": spaces.to_map()}, kept.save if kept is not None else None,
+        {"spaces": spaces.to_map(), "environment": _environment(config)},
+        kept.save if kept is not None else None,
     )  # fmt: skip
     if loaded is not None:
         learner.restore(loaded)
@@ -237,6 +239,21 @@ def _load_algorithm(config: Config) -> Algorithm:
     algorithm = load_algorithm(config.algorithm_name)
     check_source(config, algorithm.DATA_SOURCE)
     return algorithm
+
+
+def _environment(config: Config) -> str:
+    """What a run is about, as its checkpoints say it."""
+    return f"{config.environment.kind} {config.environment.id}"
+
+
+def _check_environment(config: Config, loaded: Checkpoint) -> None:
+    """Refuses to go on with the training of another environment, whose spaces may be the same."""
+    trained = loaded.state.get("environment", _environment(config))
+    if trained != _environment(config):
+        raise ConfigError(
+            f"environment: {config.run_dir} is a run of {trained!r}, not of "
+            f"{_environment(config)!r}; choose another run_dir"
+        )
 
 
 def _has_replay(algorithm: Algorithm) -> bool:

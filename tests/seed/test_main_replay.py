@@ -243,3 +243,10 @@ def test_a_dry_run_says_how_much_replay_holds(file: Path) -> None:
     (line,) = [line for line in text.splitlines() if "a store of" in line]
     assert line.startswith("# a store of 0.0")
     assert line.endswith(" GiB on cpu, for a replay of 12,000 unrolls")
+
+
+def test_a_run_of_another_environment_is_refused(assemble: Assemble) -> None:
+    learn(assemble())
+    with pytest.raises(ConfigError, match=r"is a run of 'function envservers\.tasks\.catch:make'"):
+        assemble("--environment.id", "envservers.tasks.memory_chain:make")
+    assert len(replay_of(assemble())) > 0
