@@ -170,16 +170,20 @@ def _write_config(config: Config, run_dir: Path) -> None:
 def _find_checkpoint(config: Config) -> Checkpoint | None:
     """The checkpoint to go on from, by `resume`."""
     folder = Path(config.run_dir) / "checkpoints"
+    if config.resume == "never":
+        if checkpoint.names(folder):
+            raise ConfigError(
+                f"resume = 'never': {config.run_dir} has checkpoints already; choose another "
+                "run_dir, or delete it"
+            )
+        return None
     if config.resume == "auto":
-        return checkpoint.load_newest(folder)
-    if config.resume != "never":
-        return _load_given(Path(config.resume), folder)
-    if checkpoint.names(folder):
-        raise ConfigError(
-            f"resume = 'never': {config.run_dir} has checkpoints already; choose another "
-            "run_dir, or delete it"
-        )
-    return None
+        loaded = checkpoint.load_newest(folder)
+    else:
+        loaded = _load_given(Path(config.resume), folder)
+    if loaded is not None:
+        _check_environment(config, loaded)
+    return loaded
 
 
 def _load_given(path: Path, folder: Path) -> Checkpoint:
@@ -192,6 +196,21 @@ def _load_given(path: Path, folder: Path) -> Checkpoint:
             "start would take; choose another run_dir, or delete the newer ones"
         )
     return loaded
+
+
+def _environment(config: Config) -> str:
+    """What a run is about, as its checkpoints say it."""
+    return f"{config.environment.kind} {config.environment.id}"
+
+
+def _check_environment(config: Config, loaded: Checkpoint) -> None:
+    """Refuses to go on with the training of another environment, whose spaces may be the same."""
+    trained = loaded.state.get("environment", _environment(config))
+    if trained != _environment(config):
+        raise ConfigError(
+            f"environment: the checkpoint {loaded.path} is a run of {trained!r}, not of "
+            f"{_environment(config)!r}; choose another run_dir, or another checkpoint to resume"
+        )
 
 
 def _assemble(config: Config, loaded: Checkpoint | None) -> Run:
@@ -209,7 +228,6 @@ def _assemble(config: Config, loaded: Checkpoint | None) -> Run:
     slot = WeightSlot()
     start = Progress()
     if loaded is not None:
-        _check_environment(config, loaded)
         start = Progress(loaded.state["env_steps"], 0, loaded.state["time_s"])
     seed = (config.seed, start.env_steps)
     inference = make_inference(
@@ -239,21 +257,6 @@ def _load_algorithm(config: Config) -> Algorithm:
     algorithm = load_algorithm(config.algorithm_name)
     check_source(config, algorithm.DATA_SOURCE)
     return algorithm
-
-
-def _environment(config: Config) -> str:
-    """What a run is about, as its checkpoints say it."""
-    return f"{config.environment.kind} {config.environment.id}"
-
-
-def _check_environment(config: Config, loaded: Checkpoint) -> None:
-    """Refuses to go on with the training of another environment, whose spaces may be the same."""
-    trained = loaded.state.get("environment", _environment(config))
-    if trained != _environment(config):
-        raise ConfigError(
-            f"environment: {config.run_dir} is a run of {trained!r}, not of "
-            f"{_environment(config)!r}; choose another run_dir"
-        )
 
 
 def _has_replay(algorithm: Algorithm) -> bool:
