@@ -195,7 +195,7 @@ class Config:
     """Folder of the run: config.toml, metrics.jsonl, tensorboard/, checkpoints/."""
     resume: str = "auto"
     """"auto" goes on from the run's newest checkpoint, "never" refuses a run that has one, or
-    the folder of a checkpoint to start from."""
+    the folder of a checkpoint of the same environment to start from."""
     seed: int = 1
     """Seed of network, action sampling and environments."""
     total_env_frames: int = 10_000_000
@@ -308,9 +308,9 @@ def check_source(config: Config, source: Literal["queue", "replay"]) -> None:
     context = max(1, config.network.frame_stack - 1)
     if replay.burn_in + context > length:
         raise ConfigError(
-            f"replay.burn_in = {replay.burn_in}: expected at most {length - context}, so that it "
-            f"and the {context} rows before it (network.frame_stack) are in the page before: "
-            f"learner.unroll_length = {length}"
+            f"replay.burn_in = {replay.burn_in}: expected at most {length - context}, as it and "
+            f"{context} more for the previous action and network.frame_stack must be in the page "
+            f"before: learner.unroll_length = {length}"
         )
 
 

@@ -49,7 +49,7 @@ class LossResult(NamedTuple):
     Attributes:
         loss: To be minimized. `[]`
         metrics: Scalars for the log, by name, detached. `[]` each.
-        priorities: For replay, per unroll, without gradient; None for queue algorithms. `[B]`
+        priorities: For replay, per unroll, without gradient; None leaves them as they are. `[B]`
     """
 
     loss: Tensor

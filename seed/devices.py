@@ -61,7 +61,7 @@ def available_bytes(device: torch.device) -> int:
     """
     if device.type == "cuda":
         free: int = torch.cuda.mem_get_info(device)[0]
-        return max(0, free - _GPU_RESERVE_BYTES)
+        return max(free // 2, free - _GPU_RESERVE_BYTES)
     limits = [sys.maxsize]
     if _MEMORY.exists():
         lines = [line.split() for line in _MEMORY.read_text().splitlines()]

@@ -208,7 +208,7 @@ def _check_environment(config: Config, loaded: Checkpoint) -> None:
     trained = loaded.state.get("environment", _environment(config))
     if trained != _environment(config):
         raise ConfigError(
-            f"environment: the checkpoint {loaded.path} is a run of {trained!r}, not of "
+            f"environment: what {loaded.path} holds is a run of {trained!r}, not of "
             f"{_environment(config)!r}; choose another run_dir, or another checkpoint to resume"
         )
 

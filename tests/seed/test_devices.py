@@ -124,7 +124,7 @@ def test_a_glibc_that_refuses_an_option_gets_no_other(monkeypatch: pytest.Monkey
 
 
 def test_a_gpu_keeps_memory_for_networks_and_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (6 * 2**30, 80 * 2**30))
-    assert available_bytes(torch.device("cuda")) == 2 * 2**30
-    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (2**30, 80 * 2**30))
-    assert available_bytes(torch.device("cuda")) == 0
+    for free_gib, available_gib in ((60, 56), (6, 3), (1, 0.5)):
+        free = free_gib * 2**30
+        monkeypatch.setattr("torch.cuda.mem_get_info", lambda device, free=free: (free, 0))
+        assert available_bytes(torch.device("cuda")) == available_gib * 2**30
