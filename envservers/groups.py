@@ -70,11 +70,12 @@ class EpisodeTracker:
     def __init__(self, num_envs: int) -> None:
         self._returns = np.zeros(num_envs, np.float64)
         self._lengths_steps = np.zeros(num_envs, np.int64)
-        self._starting = np.ones(num_envs, np.bool_)
+        # Of environments whose next row is the first of a game. [k] int64
+        self._starting = np.arange(num_envs)
 
     def reset(self) -> None:
         """Forgets all running games; the next row starts new ones."""
-        self._starting[:] = True
+        self._starting = np.arange(len(self._returns))
 
     def add(self, rewards: Array, ended: Array) -> Array:
         """Counts one row of every environment.
@@ -86,12 +87,15 @@ class EpisodeTracker:
         Returns:
             A record per ended game: index, steps taken, sum of rewards. `[k] EPISODE_DTYPE`
         """
-        self._returns = np.where(self._starting, 0.0, self._returns + rewards)
-        self._lengths_steps = np.where(self._starting, 0, self._lengths_steps + 1)
-        self._starting = ended.copy()
-        indices = np.flatnonzero(ended)
+        self._returns += rewards
+        self._lengths_steps += 1
+        if self._starting.size:
+            self._returns[self._starting] = 0.0
+            self._lengths_steps[self._starting] = 0
+        self._starting = indices = np.flatnonzero(ended)
         episodes = np.zeros(len(indices), EPISODE_DTYPE)
-        episodes["index"] = indices
-        episodes["length_steps"] = self._lengths_steps[indices]
-        episodes["episode_return"] = self._returns[indices]
+        if indices.size:
+            episodes["index"] = indices
+            episodes["length_steps"] = self._lengths_steps[indices]
+            episodes["episode_return"] = self._returns[indices]
         return episodes

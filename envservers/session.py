@@ -82,7 +82,10 @@ class Session:
         return np.split(per_environment, ends[:-1])
 
     def _step(self, index: int, row: GroupRow) -> Step:
-        flags = TERMINATED * row.terminated + TRUNCATED * row.truncated + FIRST * row.first
+        terminated, truncated, first = (
+            ended.view(np.uint8) for ended in (row.terminated, row.truncated, row.first)
+        )
+        flags = TERMINATED * terminated + TRUNCATED * truncated + FIRST * first  # [n] uint8
         arrays = StepArrays(
             self._run_ids[index], row.observations, row.rewards, flags, row.episodes
         )

@@ -6,18 +6,20 @@ import ctypes
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from seed.config import ConfigError
+from seed.graphs import capture_lock
 
 # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD: nothing is large enough to be given back. M_ARENA_MAX: one
 # arena for all threads, as those of single threads are given back whatever their size.
 _MALLOC_OPTIONS = ((-3, 2**30), (-1, 2**31 - 1), (-8, 1))
 _GPU_RESERVE_BYTES = 4 * 2**30
 _MEMORY = Path("/proc/meminfo")
+_CPU_FLAGS = Path("/proc/cpuinfo")
 _CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -53,6 +55,22 @@ def resolve_device(name: str, field: str) -> torch.device:
     return device
 
 
+def resolve_precision(
+    precision: Literal["float32", "bfloat16", "auto"], device: torch.device
+) -> Literal["float32", "bfloat16"]:
+    """The precision of a configuration; "auto" is bfloat16 where the device has its instructions.
+
+    Elsewhere bfloat16 works too, but is emulated and slower than float32.
+    """
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        native = _CPU_FLAGS.exists() and "avx512_bf16" in _CPU_FLAGS.read_text().split()
+    return "bfloat16" if native else "float32"
+
+
 def available_bytes(device: torch.device) -> int:
     """Bytes that can still be taken there: of this machine and container, or of the GPU.
 
@@ -84,7 +102,8 @@ def prepare_thread(device: torch.device, threads: int, *, urgent: bool) -> None:
     torch.set_num_threads(threads)
     if device.type == "cuda":
         # What was made before on the default stream must be complete for the new one.
-        torch.cuda.synchronize(device)
+        with capture_lock.compute():
+            torch.cuda.synchronize(device)
         stream = torch.cuda.Stream(device, priority=-1 if urgent else 0)  # type: ignore[no-untyped-call]
         torch.cuda.set_stream(stream)
 
@@ -100,3 +119,28 @@ def move(value: Any, device: torch.device) -> Any:
         return value
     fields = {f.name: move(getattr(value, f.name), device) for f in dataclasses.fields(value)}
     return type(value)(**fields)
+
+
+def overwrite(destination: Any, source: Any) -> None:
+    """Copies the tensors of a dataclass or dictionary into those of another of the same form.
+
+    Raises:
+        ValueError: where there are more or fewer of them, or of other shapes.
+    """
+    for old, new in zip(_tensors(destination), _tensors(source), strict=True):
+        if old.shape != new.shape:
+            raise ValueError(f"a tensor of shape {list(new.shape)}, expected {list(old.shape)}")
+        old.copy_(new, non_blocking=old.device.type == "cuda")
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """All tensors of a dataclass or dictionary, in the order of its fields."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        parts = list(value.values())
+    elif dataclasses.is_dataclass(value):
+        parts = [getattr(value, field.name) for field in dataclasses.fields(value)]
+    else:
+        return []
+    return [tensor for part in parts for tensor in _tensors(part)]

@@ -23,7 +23,7 @@ from seed.config import ConfigError, InferenceConfig
 from seed.forward import ForwardPass, GroupStep
 from seed.pages import PageLinks
 from seed.sessions import Refused, Session, SessionTable
-from seed.sockets import bind
+from seed.sockets import bind, receive, send
 from seed.unrolls import UnrollStore
 from seed.weights import WeightSlot
 
@@ -93,8 +93,7 @@ class Offer:
             ) from None
 
 
-@dataclass(frozen=True)
-class _Pending:
+class _Pending(NamedTuple):
     """A checked STEP that waits for its batch."""
 
     session: Session
@@ -107,8 +106,8 @@ class _Pending:
 class Inference:
     """The ROUTER socket and everything that happens between a STEP and its ACTIONS.
 
-    Other threads may read `env_steps`, `endpoint`, `num_envs`, `paused_s` and the queue `records`.
-    `paused_s` counts the seconds in which rows waited for the learner to make room.
+    Other threads may read `env_steps`, `endpoint`, `num_envs`, `paused_s`, `phases` and the queue
+    `records`. `paused_s` counts the seconds in which rows waited for the learner to make room.
     """
 
     def __init__(
@@ -141,6 +140,7 @@ class Inference:
         self.records: queue.SimpleQueue[BatchRecord | EpisodeRecord] = queue.SimpleQueue()
         self.messages_refused = 0
         self.paused_s = 0.0
+        self.phases = forward.phases
         self._config = config
         self._offer = offer
         self._forward = forward
@@ -182,10 +182,10 @@ class Inference:
         # A connection closed with unread messages is reset, and the goodbye would be lost with it.
         deadline_s = time.monotonic() + _LONGEST_FAREWELL_S
         while time.monotonic() < deadline_s and self._socket.poll(_FAREWELL_MS):
-            self._socket.recv_multipart(copy=False)
+            receive(self._socket)
 
     def _poll_ms(self) -> int:
-        """How long the socket may be waited for: not at all while there is work."""
+        """How long the first message may be waited for: not at all while there is work."""
         if not self._pending:
             return _IDLE_POLL_MS
         # Down to whole milliseconds: what is left of `max_wait_us` is too short to sleep.
@@ -194,20 +194,28 @@ class Inference:
     def _take_weights(self) -> None:
         weights = self._slot.take()
         if weights is not None:
+            self.phases.enter("weights")
             self._forward.load_weights(weights)
 
     # --- receiving -------------------------------------------------------------------------------
 
     def _receive(self, timeout_ms: int) -> None:
         """Reads everything that has arrived, up to a full batch; waits only for the first."""
-        if not self._socket.poll(timeout_ms):
-            return
+        self.phases.enter("receiving")
         while self._pending_rows < self._config.max_batch:
-            try:
-                identity, *frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
+            message = receive(self._socket)
+            if message is not None:
+                self._handle(*message)
+            elif not timeout_ms or not self._wait(timeout_ms):
                 return
-            self._handle(identity.bytes, [frame.buffer for frame in frames])
+            timeout_ms = 0
+
+    def _wait(self, timeout_ms: int) -> bool:
+        """Whether a message came before the timeout."""
+        self.phases.enter("waiting")
+        arrived = bool(self._socket.poll(timeout_ms))
+        self.phases.enter("receiving")
+        return arrived
 
     def _handle(self, identity: bytes, frames: list[wire.Frame]) -> None:
         """Acts on one message; a bad one is refused and never ends anything but itself."""
@@ -287,6 +295,7 @@ class Inference:
 
     def _next_batch(self) -> list[_Pending]:
         """The oldest waiting groups that fit one batch; empty while it is better to wait."""
+        self.phases.enter("batching")
         if not self._pending or self._spare_s() > 0:
             return []
         batch: list[_Pending] = []
@@ -304,6 +313,8 @@ class Inference:
         return batch
 
     def _pause(self) -> None:
+        """Waits for the learner to take or hand back pages; messages are read in between."""
+        self.phases.enter("paused")
         start_s = time.monotonic()
         self._store.wait_for_release(_IDLE_POLL_MS / 1e3)
         self.paused_s += time.monotonic() - start_s
@@ -324,23 +335,26 @@ class Inference:
     def _serve(self, batch: list[_Pending]) -> None:
         """Runs one batch and sends its actions."""
         actions, complete = self._forward.run([pending.step for pending in batch])
+        self.phases.enter("replying")
         end = 0
         for pending in batch:
             start, end = end, end + len(pending.step.env_ids)
             self._reply(pending, actions[start:end])
-            self._record(pending)
+            if len(pending.step.arrays.episodes):
+                self._record_episodes(pending)
+        flags = np.concatenate([pending.step.arrays.flags for pending in batch])
+        self.env_steps += end - int(np.count_nonzero(flags & wire.FIRST))
         self._publish(complete)
         self.records.put(BatchRecord(end, time.monotonic() - batch[0].arrived_s))
 
     def _reply(self, pending: _Pending, actions: npt.NDArray[Any]) -> None:
-        frame = np.ascontiguousarray(actions).tobytes()
+        frame = actions.tobytes()
         message = wire.Actions(pending.session.number, pending.group, pending.seq, frame)
         if not self._send(pending.session.identity, message):
             self._close(pending.session, "the connection is gone")
 
-    def _record(self, pending: _Pending) -> None:
+    def _record_episodes(self, pending: _Pending) -> None:
         arrays = pending.step.arrays
-        self.env_steps += int(np.count_nonzero((arrays.flags & wire.FIRST) == 0))
         for index, length_steps, episode_return in arrays.episodes.tolist():
             env_id = int(pending.step.env_ids[index])
             evaluation = bool(self._store.evaluation[env_id])
@@ -350,13 +364,7 @@ class Inference:
 
     def _send(self, identity: bytes, message: wire.Message) -> bool:
         """False where the connection is gone or its peer has stopped reading."""
-        try:
-            self._socket.send_multipart([identity, *wire.encode(message)], zmq.NOBLOCK)
-        except zmq.ZMQError as error:
-            if error.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
-                return False
-            raise
-        return True
+        return send(self._socket, identity, wire.encode(message))
 
     def _close(self, session: Session, reason: str) -> None:
         if self._sessions.find(session.number, session.identity) is None:

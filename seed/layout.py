@@ -7,7 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
+
+# At the end of every column, after the pages: one of zeros, and one for what nobody reads.
+SPARE_ROWS = 2
 
 
 class Column(NamedTuple):
@@ -38,6 +43,8 @@ class StoreLayout:
         burn_in: Rows before an unroll that `gather` puts before its row 0 (K).
         replay_unrolls: Unrolls that replay may hold; `num_pages` has room for them.
         evaluation_share: Share of the environments whose pages the learner never gets.
+        staggered: Whether environments end their unrolls at different times, as `first_offsets`
+            says.
     """
 
     unroll_length: int
@@ -51,11 +58,46 @@ class StoreLayout:
     burn_in: int = 0
     replay_unrolls: int = 0
     evaluation_share: float = 0.0
+    staggered: bool = False
 
     @property
     def context_rows(self) -> int:
         """Rows of the predecessor that an unroll needs: burn-in, frame stack, previous action."""
         return self.burn_in + max(1, self.frame_stack - 1)
+
+    @property
+    def first_offsets(self) -> npt.NDArray[np.int64]:
+        """Row of its first page at which a history of each environment begins. `[max_envs] int64`
+
+        Environments that are stepped together would end all their unrolls together, and the
+        learner would get them in bursts. What is left of a first page is still all the context
+        that the page after it needs.
+        """
+        numbers = np.arange(self.max_envs, dtype=np.int64)
+        return numbers % (self.unroll_length - self.context_rows + 1) * self.staggered
+
+    @property
+    def zero_row(self) -> int:
+        """Flat row of zeros, which stands in for what lies before an episode's start."""
+        return self.num_pages * self.unroll_length
+
+    @property
+    def scratch_row(self) -> int:
+        """Flat row for what nobody reads."""
+        return self.zero_row + 1
+
+    @property
+    def scratch_page(self) -> int:
+        """Page for recurrent states that nobody reads; the one before is zero."""
+        return self.num_pages + 1
+
+    @property
+    def state_row(self) -> int:
+        """Row of a page at which it keeps the recurrent state.
+
+        Where its successor's burn-in starts, or, without burn-in, its own row 0.
+        """
+        return (self.unroll_length - self.burn_in) % self.unroll_length
 
     @property
     def columns(self) -> dict[str, Column]:
@@ -84,5 +126,6 @@ class StoreLayout:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the whole store: its pages, and the zero row of every column."""
-        return self.num_pages * self.page_nbytes + self.row_nbytes + 4 * self.state_size
+        """Bytes of the whole store: its pages, and the spare rows of every column."""
+        spare_nbytes = SPARE_ROWS * (self.row_nbytes + 4 * self.state_size)
+        return self.num_pages * self.page_nbytes + spare_nbytes

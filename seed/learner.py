@@ -12,17 +12,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from seed import checkpoint
 from seed.checkpoint import CheckpointError
 from seed.config import Config
 from seed.contract import Algorithm, find_update_target
-from seed.devices import move, prepare_thread
+from seed.devices import prepare_thread
+from seed.graphs import can_capture
 from seed.optimizers import linear_learning_rate, make_optimizer
-from seed.rows import Unroll
-from seed.sources import Batch, Source
+from seed.phases import Phases
+from seed.sources import Source
+from seed.update import Update
 from seed.weights import WeightSlot
 
 _WAIT_TIMEOUT_S = 0.1
@@ -62,7 +63,11 @@ class UpdateRecord(NamedTuple):
 
 
 class Learner:
-    """Owns the learning network and its optimizer; other threads read `learner_steps`, `records`.
+    """Owns the learning network and its optimizer.
+
+    Other threads may read `learner_steps`, `phases` and the queue `records`. The phase "waiting"
+    includes inserting into replay what has come meanwhile. On a GPU, phases are of the host: work
+    that it does not wait for counts where it waits next.
 
     Checkpoints are written between updates, by this thread, so that they are of one moment.
     """
@@ -92,6 +97,7 @@ class Learner:
         """
         self.learner_steps = 0
         self.records: queue.SimpleQueue[UpdateRecord] = queue.SimpleQueue()
+        self.phases = Phases()
         self._config = config
         self._algorithm = algorithm
         self._agent = agent
@@ -101,9 +107,14 @@ class Learner:
         self._kept_state = kept_state
         self._save_replay = save_replay
         self._device = next(agent.parameters()).device
-        self._optimizer = make_optimizer(agent.parameters(), config.optimizer)
+        self._optimizer = make_optimizer(
+            agent.parameters(),
+            config.optimizer,
+            capturable=config.learner.cuda_graphs and can_capture(self._device),
+        )
         self._update_target = find_update_target(algorithm)
         self._target = _copy(agent) if self._update_target else None
+        self._update = Update(config, algorithm, agent, self._target, self._optimizer)
         self._frames_per_step = config.environment.frames_per_env_step
         self._checkpoints = Path(config.run_dir) / "checkpoints"
         self._saved_s = time.monotonic()
@@ -137,6 +148,7 @@ class Learner:
             self._learn_once()
             self._save_if_due()
         self._save()
+        self.phases.leave()
 
     def _env_frames(self) -> int:
         return self._progress().env_steps * self._frames_per_step
@@ -144,41 +156,41 @@ class Learner:
     def _learn_once(self) -> None:
         """One update, or a short wait where there are not enough unrolls yet."""
         asked_s = time.monotonic()
+        self.phases.enter("waiting")
         ready = self._source.wait(_WAIT_TIMEOUT_S)
         began_s = time.monotonic()
-        scalars = self._update(self._source.next_batch()) if ready else {}
+        scalars = self._learn() if ready else {}
         busy_s = time.monotonic() - began_s if ready else 0.0
+        self.phases.enter("bookkeeping")
         scalars |= self._source.scalars()
         self.records.put(UpdateRecord(scalars, began_s - asked_s, busy_s))
 
-    def _update(self, batch: Batch) -> dict[str, float]:
+    def _learn(self) -> dict[str, float]:
         """One gradient step; returns the metrics."""
+        self.phases.enter("gather")
+        batch = self._source.next_batch()
         rate = linear_learning_rate(
             self._config.optimizer, self._env_frames() / self._config.total_env_frames
         )
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        unroll: Unroll = move(batch.unroll, self._device)
-        result = self._algorithm.loss(self._agent, self._target, unroll, self._config.algorithm)
-        self._optimizer.zero_grad()
-        result.loss.backward()  # type: ignore[no-untyped-call]
-        limit = self._config.optimizer.clip_norm or float("inf")
-        grad_norm = nn.utils.clip_grad_norm_(self._agent.parameters(), limit)
-        measured = {"loss": result.loss.detach(), "grad_norm": grad_norm, **result.metrics}
-        scalars = self._check_finite(_to_floats(measured))
-        self._optimizer.step()
+        self._update.take(batch.unroll)
+        self.phases.enter("loss")
+        outcome = self._update.measure()
+        scalars = self._check_finite(outcome.scalars)
+        lag = self.learner_steps - scalars.pop("policy_version_mean")
+        self.phases.enter("optimizer")
+        self._update.apply(rate)
         self.learner_steps += 1
-        if batch.numbers is not None and result.priorities is not None:
-            self._source.update_priorities(batch.numbers, result.priorities)
+        self.phases.enter("bookkeeping")
+        if batch.numbers is not None and outcome.priorities is not None:
+            self._source.update_priorities(batch.numbers, outcome.priorities)
         if self._update_target is not None and self._target is not None:
             self._update_target(
                 self._agent, self._target, self.learner_steps, self._config.algorithm
             )
         if self.learner_steps % self._config.learner.publish_every_updates == 0:
+            self.phases.enter("publish")
             self.publish()
-        acted = unroll.policy_versions[unroll.burn_in : -1]  # [T, B] int64
-        lag = self.learner_steps - 1 - acted.float().mean()
-        return {"learning_rate": rate, **scalars, "policy_lag_mean": lag.item()}
+        return {"learning_rate": rate, **scalars, "policy_lag_mean": lag}
 
     def _check_finite(self, scalars: dict[str, float]) -> dict[str, float]:
         """The same scalars; raises Diverged where loss or gradient are no finite numbers."""
@@ -195,6 +207,7 @@ class Learner:
             self._save()
 
     def _save(self) -> None:
+        self.phases.enter("checkpoint")
         progress = self._progress()
         env_frames = progress.env_steps * self._frames_per_step
         state = {
@@ -221,9 +234,3 @@ class Learner:
 def _copy(agent: nn.Module) -> nn.Module:
     """A target network: the same weights, never trained."""
     return copy.deepcopy(agent).requires_grad_(False)
-
-
-def _to_floats(scalars: dict[str, Tensor]) -> dict[str, float]:
-    """All values in one transfer from the device."""
-    stacked = torch.stack([value.float() for value in scalars.values()])
-    return dict(zip(scalars, stacked.tolist(), strict=True))

@@ -16,6 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from seed.inference import BatchRecord, Inference
 from seed.learner import Learner, Progress, UpdateRecord
+from seed.phases import Phases
 from seed.unrolls import UnrollStore
 
 RETURN_WINDOW = 100
@@ -42,6 +43,8 @@ class Window:
         self._evaluation_returns: deque[float] = deque(maxlen=EVALUATION_WINDOW)
         self._evaluation_episodes = 0
         self._paused_s = 0.0
+        # By thread and phase.
+        self._phase_seconds: dict[str, dict[str, float]] = {"inference": {}, "learner": {}}
         self._scalars: Line = {}
 
     def close(
@@ -80,7 +83,18 @@ class Window:
             "num_envs": inference.num_envs,
             "rows_dropped": store.rows_dropped,
             "messages_refused": inference.messages_refused,
+            **self._shares("inference", inference.phases, elapsed_s),
+            **self._shares("learner", learner.phases, elapsed_s),
             **self._scalars,
+        }
+
+    def _shares(self, thread: str, phases: Phases, elapsed_s: float) -> Line:
+        """Each phase's share of this line's time."""
+        before, seconds = self._phase_seconds[thread], phases.seconds
+        self._phase_seconds[thread] = seconds
+        return {
+            f"{thread}_share_{name}": (spent_s - before.get(name, 0.0)) / elapsed_s
+            for name, spent_s in seconds.items()
         }
 
     def _take_inference(self, inference: Inference) -> list[BatchRecord]:

@@ -23,7 +23,8 @@ class RmsPropTf(torch.optim.Optimizer):
     torch's own RMSprop starts mean_square at zero and adds epsilon outside the root, so the
     same settings give far larger first steps there.
 
-    learning_rate: read anew at every step from `param_groups[i]["lr"]`.
+    learning_rate: read anew at every step from `param_groups[i]["lr"]`. A tensor `[] float32` on
+    the parameters' device lets a captured step (`seed.graphs`) follow its changes.
 
     Raises ValueError when a setting is out of its range.
     """
@@ -31,7 +32,7 @@ class RmsPropTf(torch.optim.Optimizer):
     def __init__(
         self,
         parameters: Iterable[Tensor],
-        learning_rate: float,
+        learning_rate: float | Tensor,
         *,
         decay: float = 0.99,
         momentum: float = 0.0,
@@ -73,12 +74,17 @@ class RmsPropTf(torch.optim.Optimizer):
         torch._foreach_addcmul_(mean_squares, gradients, gradients, 1 - group["decay"])
         roots = torch._foreach_add(mean_squares, group["epsilon"])
         torch._foreach_sqrt_(roots)
+        rate = group["lr"]
+        if isinstance(rate, Tensor):
+            # Below it would be read back to the host. A rate of 0 makes the roots infinite.
+            torch._foreach_div_(roots, rate)
+            rate = 1.0
         if group["momentum"] == 0:
-            torch._foreach_addcdiv_(parameters, gradients, roots, -group["lr"])
+            torch._foreach_addcdiv_(parameters, gradients, roots, -rate)
             return
         momentum_buffers = self._buffers("momentum_buffer", parameters, 0.0)
         torch._foreach_mul_(momentum_buffers, group["momentum"])
-        torch._foreach_addcdiv_(momentum_buffers, gradients, roots, group["lr"])
+        torch._foreach_addcdiv_(momentum_buffers, gradients, roots, rate)
         torch._foreach_sub_(parameters, momentum_buffers)
 
     def _buffers(self, name: str, parameters: list[Tensor], start: float) -> list[Tensor]:
@@ -89,27 +95,46 @@ class RmsPropTf(torch.optim.Optimizer):
         return [self.state[parameter][name] for parameter in parameters]
 
 
-def make_optimizer(parameters: Iterable[Tensor], config: OptimizerConfig) -> torch.optim.Optimizer:
+def make_optimizer(
+    parameters: Iterable[Tensor], config: OptimizerConfig, *, capturable: bool = False
+) -> torch.optim.Optimizer:
     """Return the optimizer that `config.kind` names, at the starting learning rate.
 
     "rmsprop_tf" reads decay, momentum and epsilon; "adam" reads beta1, beta2 and epsilon. To
-    change the learning rate, set `param_groups[i]["lr"]`. Clipping is left to the learner.
+    change the learning rate, call `set_learning_rate`. Clipping is left to the learner.
+
+    capturable: whether its steps may be captured on a GPU; the parameters are there.
     """
+    parameters = list(parameters)
+    rate: float | Tensor = config.learning_rate
+    if capturable:
+        rate = torch.tensor(rate, device=parameters[0].device)  # [] float32
     if config.kind == "rmsprop_tf":
         return RmsPropTf(
             parameters,
-            config.learning_rate,
+            rate,
             decay=config.decay,
             momentum=config.momentum,
             epsilon=config.epsilon,
         )
     return torch.optim.Adam(
         parameters,
-        lr=config.learning_rate,
+        lr=rate,
         betas=(config.beta1, config.beta2),
         eps=config.epsilon,
         fused=True,
+        capturable=capturable,
     )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Set the learning rate of all parameters, for the next step on."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            # In place: a captured step reads it where it is.
+            group["lr"].fill_(learning_rate)
+        else:
+            group["lr"] = learning_rate
 
 
 def linear_learning_rate(config: OptimizerConfig, progress: float) -> float:

@@ -54,23 +54,37 @@ class Placed(NamedTuple):
 class PageTable:
     """Bookkeeping over page numbers only; it holds no rows. Owned by the inference thread."""
 
-    def __init__(self, num_pages: int, unroll_length: int, evaluation: BoolArray) -> None:
+    def __init__(
+        self,
+        num_pages: int,
+        unroll_length: int,
+        evaluation: BoolArray,
+        first_offsets: Int64Array | None = None,
+    ) -> None:
         """All pages are free and no environment writes.
 
         Args:
             num_pages: Pages in all.
             unroll_length: Rows of a page.
             evaluation: Environments whose whole pages nobody reads. `[max_envs] bool`
+            first_offsets: Row of its first page at which a history of each environment begins; 0
+                everywhere where not given. Such a page is no unroll, only context of the next
+                one. `[max_envs] int64`
         """
         self.unroll_length = unroll_length
         self._evaluation = evaluation
         max_envs = len(evaluation)
+        if first_offsets is None:
+            first_offsets = np.zeros(max_envs, np.int64)
+        self._first_offsets = first_offsets
         # Pages are taken from the end: the most recently freed is the warmest in the caches.
         self._free = np.arange(num_pages - 1, -1, -1, dtype=np.int64)
         self.num_free = num_pages
         self.rows_dropped = 0
         self._needs = np.zeros(num_pages, np.int64)
         self.predecessors = np.full(num_pages, NO_PAGE, np.int64)
+        # Row of each page that was written first.
+        self._starts = np.zeros(num_pages, np.int64)
         self._open_pages = np.full(max_envs, NO_PAGE, np.int64)
         self._lengths = np.zeros(max_envs, np.int64)
         self._run_ids = np.zeros(max_envs, np.uint64)
@@ -112,15 +126,16 @@ class PageTable:
         """Opens a page per environment after page `before`; returns what the learner gets."""
         self.num_free -= len(env_ids)
         new = self._free[self.num_free : self.num_free + len(env_ids)].copy()
-        self._open_pages[env_ids] = new
-        self._lengths[env_ids] = 0
-        self.predecessors[new] = before
         follows = before != NO_PAGE
+        starts = np.where(follows, 0, self._first_offsets[env_ids])
+        self._open_pages[env_ids] = new
+        self._lengths[env_ids] = self._starts[new] = starts
+        self.predecessors[new] = before
         self._needs[new] = 1 + follows
         whole = before[follows]
         self._needs[whole] += 1
         links = np.stack([self.predecessors[whole], whole, new[follows]], axis=1)  # [k, 3] int64
-        unread = self._evaluation[env_ids[follows]]
+        unread = self._evaluation[env_ids[follows]] | (self._starts[whole] > 0)
         self.consume(links[unread])
         return [PageLinks(*row) for row in links[~unread].tolist()]
 
@@ -133,7 +148,8 @@ class PageTable:
         self._open_pages[env_ids] = NO_PAGE
         self._unneed(pages)
         self._unneed(self.predecessors[pages])
-        self.rows_dropped += int(self._lengths[env_ids[~self._evaluation[env_ids]]].sum())
+        rows = self._lengths[env_ids] - self._starts[pages]
+        self.rows_dropped += int(rows[~self._evaluation[env_ids]].sum())
 
     def adopt(self, needs: Int64Array) -> Int64Array:
         """Takes a free page for each of these numbers of unrolls that need it. `[k] int64` both.

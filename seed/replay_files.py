@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from seed.layout import SPARE_ROWS
 from seed.pages import NO_PAGE
 from seed.unrolls import UnrollStore
 
@@ -81,7 +82,7 @@ def read_pages(folder: Path, store: UnrollStore, links: Int64Array) -> Int64Arra
 def _rows_of(store: UnrollStore, column: Tensor, pages: Int64Array) -> Tensor:
     """Indices of all rows of these pages in a column, `[n] int64` on the column's device."""
     # Recurrent states have one row per page, all else one per step.
-    length = (len(column) - 1) // store.layout.num_pages
+    length = (len(column) - SPARE_ROWS) // store.layout.num_pages
     rows = pages[:, None] * length + np.arange(length)
     return torch.from_numpy(rows.reshape(-1)).to(column.device)
 

@@ -66,13 +66,13 @@ class Arrived(NamedTuple):
     """What environments sent for one row each, all on the store's device.
 
     Attributes:
-        observations: `[n, *shape]`
+        observations: `[n, *shape]`; None where they are in the store already.
         rewards: `[n] float32`
         terminated: `[n] bool`
         truncated: `[n] bool`
     """
 
-    observations: Tensor
+    observations: Tensor | None
     rewards: Tensor
     terminated: Tensor
     truncated: Tensor

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from seed.config import Config, ConfigError
 from seed.contract import Acted, Algorithm, Fleet
-from seed.devices import available_bytes
+from seed.devices import available_bytes, resolve_precision
 from seed.forward import ForwardPass
 from seed.inference import Inference, Offer
 from seed.layout import Column, StoreLayout
@@ -32,10 +32,12 @@ def make_agent(
     algorithm: Algorithm, config: Config, spaces: Spaces, device: torch.device
 ) -> nn.Module:
     """An agent with weights drawn from the run's seed, the same at every call."""
+    precision = resolve_precision(config.network.precision, device)
+    network = dataclasses.replace(config.network, precision=precision)
     torch.manual_seed(config.seed)
     try:
         agent = algorithm.make_agent(
-            spaces.observation, spaces.action, config.network, config.algorithm
+            spaces.observation, spaces.action, network, config.algorithm
         )
     except ValueError as error:
         raise ConfigError(f"network: {error}") from None
@@ -126,6 +128,7 @@ def _layout(
             for name, values in acted.behaviour.items()
         },
         evaluation_share=config.inference.evaluation_share,
+        staggered=True,
     )
 
 
@@ -147,8 +150,9 @@ def make_inference(
         ConfigError: where the address cannot be bound.
     """
     forward = ForwardPass(
-        algorithm, config.algorithm, agent.eval(), store, config.inference.max_batch, greedy=greedy
-    )
+        algorithm, config.algorithm, agent.eval(), store, config.inference.max_batch,
+        greedy=greedy, cuda_graphs=config.inference.cuda_graphs,
+    )  # fmt: skip
     offer = Offer(dataclasses.asdict(config.environment), spaces.observation, spaces.action, seed)
     return Inference(
         config.inference, offer, forward, store, slot,

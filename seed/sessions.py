@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -56,9 +57,11 @@ class SessionTable:
         """No session yet; a group may have `max_group` environments."""
         self._max_envs = max_envs
         self._max_group = max_group
-        # In descending order: the lowest is taken off the end.
-        self._free_env_ids = list(range(max_envs - 1, -1, -1))
+        # A heap: the lowest is taken first.
+        self._free_env_ids = list(range(max_envs))
+        self._taken = np.zeros(max_envs, np.bool_)
         self._sessions: dict[int, Session] = {}
+        self._by_server: dict[int, Session] = {}
 
     def __iter__(self) -> Iterator[Session]:
         """The sessions, oldest first, safe against `close` on the way."""
@@ -72,7 +75,7 @@ class SessionTable:
     @property
     def env_ids(self) -> Int64Array:
         """Numbers of the environments of all sessions, in ascending order. `[num_envs] int64`"""
-        return np.setdiff1d(np.arange(self._max_envs), self._free_env_ids)
+        return np.flatnonzero(self._taken)
 
     def find(self, number: int, identity: bytes) -> Session | None:
         """The session with this number if it belongs to this connection."""
@@ -81,10 +84,7 @@ class SessionTable:
 
     def predecessor(self, hello: wire.Hello) -> Session | None:
         """The session that the same server process opened earlier, if it still stands."""
-        for session in self._sessions.values():
-            if session.hello.server_id == hello.server_id:
-                return session
-        return None
+        return self._by_server.get(hello.server_id)
 
     def open(self, hello: wire.Hello, identity: bytes, now_s: float) -> Session:
         """A session for the server that said hello, with the lowest env_ids that are free.
@@ -111,16 +111,19 @@ class SessionTable:
                 retry=hello.num_envs <= self._max_envs,
             )
         env_ids = [
-            np.array([self._free_env_ids.pop() for _ in range(size)], np.int64)
+            np.array([heapq.heappop(self._free_env_ids) for _ in range(size)], np.int64)
             for size in hello.group_sizes
         ]
         number = secrets.randbits(63)
         session = Session(identity, number, hello, env_ids, now_s, [0] * len(env_ids))
-        self._sessions[number] = session
+        self._sessions[number] = self._by_server[hello.server_id] = session
+        self._taken[session.all_env_ids] = True
         return session
 
     def close(self, session: Session) -> None:
         """Forgets the session; its env_ids are free again."""
         del self._sessions[session.number]
-        self._free_env_ids.extend(session.all_env_ids.tolist())
-        self._free_env_ids.sort(reverse=True)
+        del self._by_server[session.hello.server_id]
+        self._taken[session.all_env_ids] = False
+        for env_id in session.all_env_ids.tolist():
+            heapq.heappush(self._free_env_ids, env_id)

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import zmq
 
 from seed.config import ConfigError
+from seed.wire import Frame
+
+# Plain integers: pyzmq's flags cost more to combine than small frames to send.
+_AT_ONCE = int(zmq.NOBLOCK)
+_MORE_AT_ONCE = _AT_ONCE | int(zmq.SNDMORE)
+# Larger frames stay in ZeroMQ's memory.
+_LARGEST_COPY_BYTES = 4096
 
 
 def bind(address: str, largest_frame_bytes: int) -> zmq.Socket[bytes]:
@@ -36,3 +45,31 @@ def bind(address: str, largest_frame_bytes: int) -> zmq.Socket[bytes]:
             "is another learner running there?"
         ) from None
     return socket
+
+
+def receive(socket: zmq.Socket[bytes]) -> tuple[bytes, list[Frame]] | None:
+    """A message that has arrived and the identity of its connection; None where there is none."""
+    try:
+        identity = socket.recv(_AT_ONCE, copy=False)
+    except zmq.Again:
+        return None
+    frames: list[Frame] = []
+    frame = identity
+    while frame.more:
+        frame = socket.recv(_AT_ONCE, copy=False)
+        frames.append(frame.bytes if len(frame) <= _LARGEST_COPY_BYTES else frame.buffer)
+    return identity.bytes, frames
+
+
+def send(socket: zmq.Socket[bytes], identity: bytes, frames: Sequence[Frame]) -> bool:
+    """Sends a message at once; False where the connection is gone or its peer does not read."""
+    try:
+        socket.send(identity, _MORE_AT_ONCE)
+    except zmq.ZMQError as error:
+        if error.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+            return False
+        raise
+    for frame in frames[:-1]:
+        socket.send(frame, _MORE_AT_ONCE)
+    socket.send(frames[-1], _AT_ONCE)
+    return True

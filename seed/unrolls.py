@@ -1,11 +1,11 @@
 """The paged store: rows in, unrolls out, every row stored once.
 
 One page is T consecutive rows of one environment. Row (page, t) lies at flat index page * T + t of
-each column; one more row, all zeros, stands in for what lies before an episode's start. An unroll
-is a page, the first row of its successor (for the bootstrap value), and as context the last rows
-of its predecessor (burn-in, frame stacks, the previous action). Each page keeps one recurrent
-state: the one before the row at which its successor's burn-in starts, or, without burn-in, before
-its own row 0.
+each column; one more row, all zeros, stands in for what lies before an episode's start, and the
+last one, the scratch row, takes what nobody will read. An unroll is a page, the first row of its
+successor (for the bootstrap value), and as context the last rows of its predecessor (burn-in, frame
+stacks, the previous action). Each page keeps one recurrent state: the one before the row at which
+its successor's burn-in starts, or, without burn-in, before its own row 0.
 
 The inference thread writes and owns the page table. The learner's thread gets the links of whole
 pages from `take`, copies their rows with `gather`, and hands the pages back with `release`.
@@ -17,7 +17,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +25,9 @@ import torch
 from torch import Tensor
 
 from seed.fleet import evaluation_environments
-from seed.layout import Column, StoreLayout
+from seed.layout import SPARE_ROWS, Column, StoreLayout
 from seed.pages import Links, PageLinks, PageTable
+from seed.places import Places, fill_places, places_size, split_places
 from seed.rows import Arrived, Rows, Unroll
 
 Int64Array = npt.NDArray[np.int64]
@@ -34,18 +35,14 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 class NewRows(NamedTuple):
-    """The places of one inference batch's rows.
+    """What `write` has placed.
 
     Attributes:
-        places: Flat row of each. `[n] int64`
-        kept_states: Places in the batch of the rows whose recurrent state is kept. `[k] int64`
-        kept_pages: The pages of those rows. `[k] int64`
+        places: On the store's device.
         complete: Pages that are whole once this batch has been written.
     """
 
-    places: Tensor
-    kept_states: Tensor
-    kept_pages: Tensor
+    places: Places[Tensor]
     complete: list[PageLinks]
 
 
@@ -62,34 +59,42 @@ class UnrollStore:
         self.layout = layout
         self.device = device
         length = layout.unroll_length
-        self._zero_row = layout.num_pages * length
-        # Where its successor's burn-in starts, or its own row 0.
-        self._state_row = (length - layout.burn_in) % length
+        self._zero_row = layout.zero_row
         # Rows back in time from a frame stack's oldest to its newest. [stack] int64
         self._back = torch.arange(layout.frame_stack - 1, -1, -1, device=device)
         # [max_envs] bool
         self.evaluation = evaluation_environments(layout.max_envs, layout.evaluation_share)
-        self._table = PageTable(layout.num_pages, length, self.evaluation)
+        self._table = PageTable(
+            layout.num_pages, length, self.evaluation, layout.first_offsets
+        )
         self._ready: deque[PageLinks] = deque()
         self._became_ready = threading.Condition()
         self._released: queue.SimpleQueue[Links] = queue.SimpleQueue()
+        self._learner_moved = threading.Event()
         self._pages_short = 0
         self._pinned = pinned
 
         def zero_ended(rows: int, form: Column) -> Tensor:
             # Empty, so that pages never used take no memory on the CPU.
-            column = torch.empty(rows + 1, *form.shape, dtype=form.dtype, device=device)
-            column[rows] = 0
+            column = torch.empty(rows + SPARE_ROWS, *form.shape, dtype=form.dtype, device=device)
+            column[rows:] = 0
             return column
 
-        # Each [pages * T + 1, *shape]
-        self._columns = {
-            name: zero_ended(self._zero_row, form) for name, form in layout.columns.items()
-        }
-        # [pages + 1, S] float32
+        # [pages + 2, S] float32
         self._page_states = zero_ended(
             layout.num_pages, Column((layout.state_size,), torch.float32)
         )
+        # Each [pages * T + 2, *shape], and the recurrent states
+        self._columns = {
+            name: zero_ended(self._zero_row, form) for name, form in layout.columns.items()
+        }
+        self._columns["agent_states"] = self._page_states
+        # The same memory for NumPy, which copies whole rows where torch copies element by element.
+        self._host_columns = {
+            name: column.numpy()
+            for name, column in self._columns.items()
+            if device.type == "cpu" and column.dtype != torch.bfloat16
+        }
 
     @property
     def nbytes(self) -> int:
@@ -98,11 +103,11 @@ class UnrollStore:
 
     @property
     def columns(self) -> dict[str, Tensor]:
-        """All that is stored, by name: `[pages * T + 1, *shape]`, `agent_states` `[pages + 1, S]`.
+        """All that is stored, by name: `[pages * T + 2, *shape]`, `agent_states` `[pages + 2, S]`.
 
-        The last row of each is zero.
+        The last row but one of each is zero, the last one scratch.
         """
-        return {**self._columns, "agent_states": self._page_states}
+        return dict(self._columns)
 
     def adopt(self, uses: Int64Array) -> Int64Array:
         """Free pages for unrolls of an earlier process, before inference starts. `[k] int64`
@@ -116,8 +121,7 @@ class UnrollStore:
 
     def has_room(self, env_ids: Int64Array, run_ids: npt.NDArray[np.uint64]) -> bool:
         """Whether a new row of each of these environments can be stored now."""
-        while not self._released.empty():
-            self._table.consume(self._released.get())
+        self._consume_released()
         self._pages_short = self._table.pages_needed(env_ids, run_ids) - self._table.num_free
         if self._pages_short <= 0:
             return True
@@ -126,11 +130,60 @@ class UnrollStore:
         return False
 
     def wait_for_release(self, timeout_s: float) -> None:
-        """Returns once the learner has handed pages back, or after the timeout."""
-        try:
-            self._table.consume(self._released.get(timeout=timeout_s))
-        except queue.Empty:
-            return
+        """Returns once the learner has taken or handed back pages since the last call, or later."""
+        self._learner_moved.wait(timeout_s)
+        self._learner_moved.clear()
+        self._consume_released()
+
+    def _consume_released(self) -> None:
+        while not self._released.empty():
+            self._table.consume(self._released.get())
+
+    def place(
+        self,
+        env_ids: Int64Array,
+        run_ids: npt.NDArray[np.uint64],
+        first: BoolArray,
+        places: Places[Int64Array],
+    ) -> list[PageLinks]:
+        """Gives one new row of each environment its place.
+
+        The environments are all different and `has_room` holds. A run_id other than the
+        environment's last one breaks its history: the open page is dropped.
+
+        Args:
+            env_ids: `[n] int64`
+            run_ids: `[n] uint64`
+            first: Rows that start an episode. `[n] bool`
+            places: Filled in, for n rows or more; the others become scratch.
+
+        Returns:
+            Pages that are whole once these rows have been written.
+        """
+        placed = self._table.advance(env_ids, run_ids, first)
+        predecessors = self._table.predecessors[placed.pages]
+        fill_places(places, self.layout, placed, self._table.ages[env_ids], predecessors)
+        return placed.complete
+
+    def put_observations(self, rows: Int64Array, observations: npt.NDArray[Any]) -> None:
+        """Copies observations `[n, *shape]` to their flat rows `[n]`; for a store on the CPU."""
+        self._host_columns["observations"][rows] = observations
+
+    def fill(self, places: Places[Tensor], arrived: Arrived) -> None:
+        """Writes what arrived to its places, one row of each environment."""
+        self._put(places.rows, {**arrived._asdict(), "ages": places.ages.to(torch.uint8)})
+
+    def seen(self, places: Places[Tensor], arrived: Arrived) -> Rows:
+        """What the agent sees at rows that have been filled: `[1, n, ...]`."""
+        seen = places.seen if self.layout.frame_stack > 1 else places.rows
+        return Rows(
+            observations=self._take("observations", seen)[None],
+            previous_actions=self._take("actions", places.previous)[None],
+            rewards=arrived.rewards[None],
+            terminated=arrived.terminated[None],
+            truncated=arrived.truncated[None],
+            first=(places.ages == 0)[None],
+        )
 
     def write(
         self,
@@ -139,78 +192,47 @@ class UnrollStore:
         first: BoolArray,
         arrived: Arrived,
     ) -> tuple[NewRows, Rows]:
-        """Stores what arrived, one row of each environment, and returns what the agent sees.
-
-        The environments are all different and `has_room` holds. A run_id other than the
-        environment's last one breaks its history: the open page is dropped.
-
-        Returns:
-            The rows' places, to be passed to `write_acts`, and the rows `[1, n, ...]`.
-        """
-        length = self.layout.unroll_length
-        placed = self._table.advance(env_ids, run_ids, first)
-        kept_states = np.flatnonzero(placed.offsets == self._state_row)
-        # [5, n] int64: one transfer for all that the device must know of the places
-        places = torch.from_numpy(
-            np.stack([
-                placed.pages * length + placed.offsets, placed.offsets, self._table.ages[env_ids],
-                self._table.predecessors[placed.pages] * length + length, placed.pages,
-            ])
-        ).to(self.device)  # fmt: skip
-        index, offsets, ages, predecessor_ends, pages = places
-        kept_at = torch.from_numpy(kept_states).to(self.device)
-        for name, values in arrived._asdict().items():
-            self._columns[name].index_copy_(0, index, values)
-        self._columns["ages"].index_copy_(0, index, ages.to(torch.uint8))
-        new = NewRows(index, kept_at, pages[kept_at], placed.complete)
-        return new, self._seen(arrived, index, offsets, ages, predecessor_ends)
-
-    def _seen(
-        self, arrived: Arrived, index: Tensor, offsets: Tensor, ages: Tensor, ends: Tensor
-    ) -> Rows:
-        def rows_back(back: Tensor) -> Tensor:
-            """Flat rows `back` rows before each; the zero row beyond the episode's start."""
-            inside = index[:, None] - back
-            outside = ends[:, None] + offsets[:, None] - back
-            rows = torch.where(offsets[:, None] >= back, inside, outside)
-            return torch.where(ages[:, None] >= back, rows, self._zero_row)
-
-        observations = arrived.observations
-        if self.layout.frame_stack > 1:
-            observations = self._take("observations", rows_back(self._back))
-        previous = rows_back(torch.ones(1, dtype=torch.int64, device=self.device))[:, 0]
-        return Rows(
-            observations=observations[None],
-            previous_actions=self._take("actions", previous)[None],
-            rewards=arrived.rewards[None],
-            terminated=arrived.terminated[None],
-            truncated=arrived.truncated[None],
-            first=(ages == 0)[None],
-        )
+        """Places and fills rows, and returns what the agent sees there."""
+        block = np.empty(places_size(self.layout) * len(env_ids), np.int64)
+        complete = self.place(env_ids, run_ids, first, split_places(block, self.layout))
+        places = split_places(torch.from_numpy(block).to(self.device), self.layout)
+        self.fill(places, arrived)
+        return NewRows(places, complete), self.seen(places, arrived)
 
     def write_acts(
         self,
-        new: NewRows,
+        places: Places[Tensor],
         actions: Tensor,
         behaviour: Mapping[str, Tensor],
         agent_states: Tensor,
-        policy_version: int,
+        policy_version: int | Tensor,
     ) -> None:
-        """Stores what the agent did at rows that `write` has placed.
+        """Stores what the agent did at rows that have been filled.
 
         Args:
-            new: From `write`.
+            places: Of those rows.
             actions: `[n, ...]`
             behaviour: `[n, ...]` each.
             agent_states: Recurrent state before each row. `[n, S] float32`
-            policy_version: Version of the weights that acted.
+            policy_version: Version of the weights that acted. `[]`
         """
-        self._columns["actions"].index_copy_(0, new.places, actions)
-        for name, values in behaviour.items():
-            self._columns[f"behaviour.{name}"].index_copy_(0, new.places, values)
-        self._columns["policy_versions"].index_fill_(0, new.places, policy_version)
+        versions = torch.as_tensor(policy_version, dtype=torch.int32, device=self.device)
+        values = {f"behaviour.{name}": value for name, value in behaviour.items()}
+        values |= {"actions": actions, "policy_versions": versions.expand(len(places.rows))}
+        self._put(places.rows, values)
         if self.layout.state_size:
-            self._page_states.index_copy_(0, new.kept_pages, agent_states[new.kept_states])
+            self._put(places.state_pages, {"agent_states": agent_states})
+
+    def _put(self, rows: Tensor, values: Mapping[str, Tensor | None]) -> None:
+        """Copies values `[n, *shape]` to these rows `[n] int64` of their columns, where given."""
+        host_rows = rows.numpy() if self._host_columns else None
+        for name, value in values.items():
+            if value is None:
+                continue
+            if name in self._host_columns:
+                self._host_columns[name][host_rows] = value.numpy()
+            else:
+                self._columns[name].index_copy_(0, rows, value)
 
     def publish(self, complete: Sequence[PageLinks]) -> None:
         """Queues whole pages for the learner; the device has finished writing their rows."""
@@ -240,7 +262,9 @@ class UnrollStore:
         with self._became_ready:
             if not self._became_ready.wait_for(lambda: len(self._ready) >= count, timeout_s):
                 return []
-            return [self._ready.popleft() for _ in range(count)]
+            taken = [self._ready.popleft() for _ in range(count)]
+        self._learner_moved.set()
+        return taken
 
     def take_some(self, limit: int, timeout_s: float) -> list[PageLinks]:
         """The oldest whole pages, `limit` at most; waits until there are any.
@@ -249,7 +273,9 @@ class UnrollStore:
         """
         with self._became_ready:
             self._became_ready.wait_for(lambda: self._ready or self._pages_short > 0, timeout_s)
-            return [self._ready.popleft() for _ in range(min(limit, len(self._ready)))]
+            taken = [self._ready.popleft() for _ in range(min(limit, len(self._ready)))]
+        self._learner_moved.set()
+        return taken
 
     def take_shortage(self) -> int:
         """Pages that inference lacked when it last asked for room; says so once."""
@@ -259,6 +285,7 @@ class UnrollStore:
     def release(self, pages: Links) -> None:
         """Hands pages back once no copy of them is needed or under way any more."""
         self._released.put(pages)
+        self._learner_moved.set()
 
     def gather(self, pages: Links) -> Unroll:
         """Copies the unrolls of B pages out of the store, with burn-in and frame stacks.

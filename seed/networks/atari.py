@@ -119,7 +119,15 @@ class ScaledConv2d(nn.Conv2d):
         """Return the convolution [N, C', H', W'] float32 of `input` [N, C, H, W]."""
         # Scaling the small weight spares a pass over the large images.
         weight = self.weight * (1 / 255) if input.dtype == torch.uint8 else self.weight
-        images = input.to(self.weight.dtype)
+        kind = input.device.type
+        if torch.is_autocast_enabled(kind):
+            # At once to what the convolution computes in: no pass over large float32 images.
+            images = input.to(torch.get_autocast_dtype(kind))
+        elif torch.is_grad_enabled():
+            # Gradients of float32 images are faster this way, forward passes alone are slower.
+            images = input.to(self.weight.dtype, memory_format=torch.channels_last)
+        else:
+            images = input.to(self.weight.dtype)
         return functional.conv2d(images, weight, self.bias, self.stride, self.padding)
 
 

@@ -64,6 +64,9 @@ class Body(nn.Module):
     is) and the previous reward, as in IMPALA and R2D2. Torso "auto" is "nature" for images
     large enough for it (36x36) and "mlp" for all else. Each part states its initialisation.
 
+    With precision "bfloat16" the products are computed in it (torch's autocast); weights,
+    features and state are float32 all the same. "auto" must have been resolved before.
+
     output_size: the size of the features. state_size: the size of the recurrent state, 0
     without LSTM.
 
@@ -75,6 +78,7 @@ class Body(nn.Module):
         self._observation_shape = observation.shape
         self._frame_stack = config.frame_stack
         self._num_actions = action.n
+        self._bfloat16 = config.precision == "bfloat16"
         layout = image_layout(observation)
         name = _automatic_torso(layout) if config.torso == "auto" else config.torso
         self.torso: MlpTorso | NatureTorso | ImpalaShallowTorso | ImpalaDeepTorso
@@ -118,14 +122,13 @@ class Body(nn.Module):
         and its previous action and reward count as zeros.
         state: [B, state_size] float32, the state before row 0.
         """
-        features = self.torso(self._arrange(observations)).unflatten(0, first.shape)
-        if self.core is None:
-            return features, state
-        previous = self._encode_previous(previous_actions, previous_rewards, first)
-        outputs: tuple[Tensor, Tensor] = self.core(
-            torch.cat([features, previous], dim=-1), first, state
-        )
-        return outputs
+        with torch.autocast(observations.device.type, torch.bfloat16, enabled=self._bfloat16):
+            features = self.torso(self._arrange(observations)).unflatten(0, first.shape)
+            if self.core is None:
+                return features.float(), state
+            previous = self._encode_previous(previous_actions, previous_rewards, first)
+            features, state = self.core(torch.cat([features, previous], dim=-1), first, state)
+            return features.float(), state.float()
 
     def _arrange(self, observations: Tensor) -> Tensor:
         """Return the observations as the torso reads them: [T * B, ...], images [N, C, H, W]."""

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from seed.networks.lstm_sequence import lstm_sequence
+
 
 class LstmCore(nn.Module):
     """An LSTM (Hochreiter and Schmidhuber 1997) over rows, in torch's own equations:
@@ -42,18 +44,20 @@ class LstmCore(nn.Module):
         first: [T, B] bool, true where row t starts an episode; the state is zero before it.
         state: [B, 2 * hidden_size] float32, the state before row 0.
         """
-        # One large product for all rows; only the product with h must wait for its row.
-        projections = self.input(features).unbind()  # T of [B, 4H] float32
-        keeps = first.logical_not().to(state.dtype).unsqueeze(-1).unbind()  # T of [B, 1] float32
-        recurrent_weight = self.recurrent.weight.t()
+        if len(features) == 1 and not torch.is_grad_enabled():
+            # Acting: one row alone is not worth what is set up for a sequence.
+            return self._run_row(features[0], first[0], state)
+        return lstm_sequence(
+            features, first, state, self.input.weight, self.input.bias, self.recurrent.weight
+        )
+
+    def _run_row(self, features: Tensor, first: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the outputs [1, B, hidden_size] and the state after the row, without gradient."""
         size = self.output_size
-        h, c = state.chunk(2, dim=-1)
-        outputs: list[Tensor] = []
-        for projection, keep in zip(projections, keeps, strict=True):
-            gates = torch.addmm(projection, h * keep, recurrent_weight)  # [B, 4H] float32
-            input_gate, forget_gate = gates[:, : 2 * size].sigmoid().chunk(2, dim=-1)
-            candidate = gates[:, 2 * size : 3 * size].tanh()
-            c = torch.addcmul(forget_gate * (c * keep), input_gate, candidate)
-            h = gates[:, 3 * size :].sigmoid() * c.tanh()
-            outputs.append(h)
-        return torch.stack(outputs), torch.cat([h, c], dim=-1)
+        h, c = (state * first.logical_not().unsqueeze(-1)).chunk(2, dim=-1)
+        gates = torch.addmm(self.input(features), h, self.recurrent.weight.t()).to(state.dtype)
+        i_and_f = gates[:, : 2 * size].sigmoid_()  # [B, 2H] float32
+        candidate = gates[:, 2 * size : 3 * size].tanh_()
+        c = (i_and_f[:, size:] * c).addcmul_(i_and_f[:, :size], candidate)
+        h = gates[:, 3 * size :].sigmoid_() * c.tanh()
+        return h.unsqueeze(0), torch.cat([h, c], dim=-1)

@@ -32,3 +32,24 @@ def test_memory_chain_from_replay(train: Train, replay: str) -> None:
     """Rows and recurrent states on the GPU, or in host memory with both networks on the GPU."""
     lines = train("configs/memory_chain_r2d2.toml", *DEVICES, "--replay.device", replay)
     assert last_known(lines, "evaluation_return_mean") > 0.9
+
+
+@pytest.mark.parametrize(
+    ("config", "figure"),
+    [
+        ("catch_vtrace", "episode_return_mean"),
+        ("memory_chain_vtrace", "episode_return_mean"),
+        ("memory_chain_r2d2", "evaluation_return_mean"),
+    ],
+)
+def test_learns_with_updates_as_graphs(train: Train, config: str, figure: str) -> None:
+    """Captured while inference draws actions on the same GPU."""
+    lines = train(f"configs/{config}.toml", *DEVICES, "--learner.cuda-graphs")
+    assert last_known(lines, figure) > 0.9
+
+
+def test_a_checkpoint_of_graphs_goes_on_without_them(train: Train) -> None:
+    graphs = (*DEVICES, "--learner.cuda-graphs")
+    train("configs/catch_vtrace.toml", *graphs, "--total-env-frames", 20_000)
+    lines = train("configs/catch_vtrace.toml", *DEVICES)
+    assert last_known(lines, "episode_return_mean") > 0.9

@@ -49,6 +49,11 @@ def test_memory_chain(train: Train) -> None:
     _reached(train, 0.9, "configs/memory_chain_vtrace.toml")
 
 
+def test_memory_chain_in_bfloat16(train: Train) -> None:
+    """Its LSTM and torso; what it acts and learns with is as good as float32."""
+    _reached(train, 0.9, "configs/memory_chain_vtrace.toml", "--network.precision", "bfloat16")
+
+
 def test_memory_chain_fails_without_memory(train: Train) -> None:
     for seed in (1, 2):
         lines = train(

@@ -121,8 +121,11 @@ class ScriptedEmulator:
     def reset(self, seed: Any) -> tuple[Any, dict[str, Any]]:
         return np.zeros((1, 1, 84, 84), np.uint8), {}
 
-    def step(self, actions: Any) -> tuple[Any, ...]:
-        received.append(int(actions[0]))
+    def send(self, actions: list[int], strengths: list[float]) -> None:
+        received.append(*actions)
+        assert strengths == [1.0]
+
+    def recv(self) -> tuple[Any, ...]:
         step = len(received)
         terminated, lives = {1: (True, 2), 2: (False, 2), 3: (True, 0)}[step]
         reward = {1: 1, 2: 5, 3: 10}[step]

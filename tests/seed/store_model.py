@@ -101,7 +101,7 @@ class Model:
         }
         actions = torch.tensor([row.action for row in rows])
         states = torch.tensor([row.state for row in rows])
-        self.store.write_acts(new, actions, behaviour, states, rows[0].number)
+        self.store.write_acts(new.places, actions, behaviour, states, rows[0].number)
         for row in rows:
             self.versions[row.number] = rows[0].number
         self.store.publish(new.complete)

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import sys
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from seed.config import ConfigError
-from seed.devices import available_bytes, keep_freed_memory, prepare_thread, resolve_device
+from seed.devices import (
+    available_bytes,
+    keep_freed_memory,
+    overwrite,
+    prepare_thread,
+    resolve_device,
+)
+from seed.graphs import capture_lock
 
 
 @pytest.mark.parametrize(("has_gpu", "expected"), [(True, "cuda"), (False, "cpu")])
@@ -128,3 +137,55 @@ def test_a_gpu_keeps_memory_for_networks_and_batches(monkeypatch: pytest.MonkeyP
         free = free_gib * 2**30
         monkeypatch.setattr("torch.cuda.mem_get_info", lambda device, free=free: (free, 0))
         assert available_bytes(torch.device("cuda")) == available_gib * 2**30
+
+
+@dataclass
+class Inner:
+    named: dict[str, Tensor]
+
+
+@dataclass
+class Outer:
+    inner: Inner
+    count: int
+    values: Tensor
+
+
+def make_outer(value: int, count: int = 3) -> Outer:
+    named = {"a": torch.full((2,), value), "b": torch.full((), value + 1)}
+    return Outer(Inner(named), count, torch.full((2, 2), float(value)))
+
+
+def test_overwriting_reaches_every_tensor_and_keeps_its_place() -> None:
+    old, new = make_outer(1), make_outer(5)
+    tensors = [*old.inner.named.values(), old.values]
+    overwrite(old, new)
+    assert [tensor.flatten()[0].item() for tensor in tensors] == [5, 6, 5]
+    assert all(tensor is kept for tensor, kept in zip(
+        tensors, [*old.inner.named.values(), old.values], strict=True
+    ))  # fmt: skip
+    # Copies: what was copied from may be written again.
+    new.values.zero_()
+    assert old.values[0, 0].item() == 5
+
+
+def test_overwriting_refuses_another_form() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        overwrite({"a": torch.zeros(2), "b": torch.zeros(2)}, {"a": torch.ones(2)})
+    # Which copying alone would repeat.
+    with pytest.raises(ValueError, match=r"of shape \[1\], expected \[2\]"):
+        overwrite(torch.zeros(2), torch.ones(1))
+
+
+def test_no_thread_waits_for_the_gpu_while_another_captures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    computing = []
+    device = torch.device("cuda")
+    monkeypatch.setattr(
+        "torch.cuda.synchronize", lambda device: computing.append(capture_lock._computing)
+    )
+    monkeypatch.setattr("torch.cuda.Stream", lambda device, priority: None)
+    monkeypatch.setattr("torch.cuda.set_stream", lambda stream: None)
+    prepare_thread(device, 1, urgent=False)
+    assert computing == [1]

@@ -14,13 +14,13 @@ from seed import wire
 from seed.config import Config, InferenceConfig, LearnerConfig, NetworkConfig
 from seed.contract import Acted, Algorithm, Fleet, load_algorithm
 from seed.devices import move
-from seed.forward import ForwardPass, GroupStep
+from seed.forward import ForwardPass, GroupStep, bucket_sizes
 from seed.layout import Column, StoreLayout
 from seed.rows import Rows, Unroll
 from seed.serving import make_agent, make_store
 from seed.spaces import Spaces, SpaceSpec
 from seed.unrolls import UnrollStore
-from seed.weights import WeightSlot
+from seed.weights import Weights, WeightSlot
 
 CPU = torch.device("cpu")
 LAYOUT = StoreLayout(
@@ -281,6 +281,109 @@ def test_on_one_gpu_nothing_is_moved(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(forward, group([0], [5])) == [50]
 
 
+@pytest.mark.parametrize(
+    ("max_batch", "sizes"), [(1, [1]), (2, [1, 2]), (6, [1, 2, 4, 6]), (8, [1, 2, 4, 8])]
+)
+def test_buckets_are_powers_of_two_and_the_largest_batch(max_batch: int, sizes: list[int]) -> None:
+    assert bucket_sizes(max_batch) == sizes
+
+
+# As on a GPU with CUDA graphs.
+@pytest.mark.parametrize(("frame_stack", "burn_in"), [(1, 0), (2, 0), (2, 1)])
+def test_padding_changes_nothing(frame_stack: int, burn_in: int) -> None:
+    layout = replace(
+        LAYOUT, unroll_length=3, num_pages=40, frame_stack=frame_stack, burn_in=burn_in
+    )
+    both, seen = [], [Seeing(), Seeing()]
+    for algorithm in seen:
+        store = UnrollStore(layout, CPU)
+        forward = ForwardPass(cast(Algorithm, algorithm), None, nn.Linear(1, 1), store, 6)
+        forward.set_connected(np.array([0, 1, 2, 5]))
+        forward.load_weights(Weights(3, list(nn.Linear(1, 1).parameters())))
+        both.append((forward, store))
+    cast(Any, both[1][0])._sizes = bucket_sizes(6)
+    rng = np.random.default_rng(4)
+    for t in range(60):
+        envs = rng.permutation(6)[: rng.integers(1, 7)].tolist()
+        flags = int(rng.choice([0, 0, 0, wire.FIRST, wire.TERMINATED]))
+        batch = [group([env], [100 * t + env], flags=flags) for env in envs]
+        (actions, complete), (same, pages) = (forward.run(batch) for forward, _ in both)
+        assert actions.tolist() == same.tolist()
+        assert complete == pages
+        n, size = len(envs), seen[1].rows.rewards.shape[1]
+        assert size == (0, 1, 2, 4, 4, 6, 6)[n]
+        for name, value in vars(seen[0].rows).items():
+            assert torch.equal(getattr(seen[1].rows, name)[:, :n], value)
+        assert torch.equal(seen[1].fleet.places[:n], seen[0].fleet.places)
+        assert seen[1].rows.first[0, n:].all()
+        if complete:
+            assert_same(*(store.gather(complete) for _, store in both))
+        for _, store in both:
+            store.release(complete)
+            store.wait_for_release(0)
+    # What stands for the rows before an episode is still zero.
+    assert not any(column[-2].any() for column in both[1][1].columns.values())
+
+
+def assert_same(first: Unroll, second: Unroll) -> None:
+    columns = [
+        (*vars(unroll.rows).values(), *unroll.behaviour.values(), unroll.actions,
+         unroll.policy_versions, unroll.agent_state)
+        for unroll in (first, second)
+    ]  # fmt: skip
+    assert all(map(torch.equal, *columns))
+
+
+def test_a_batch_of_a_size_is_always_in_the_same_memory() -> None:
+    forward, _ = make_forward()
+    run(forward, group([4, 2], [40, 20]))
+    before = forward._block(2)
+    run(forward, group([1, 2, 3], [1, 2, 3]))
+    run(forward, group([1, 0], [1, 2]))
+    assert forward._block(2) is before
+    assert before.host_numbers[0].tolist() == [1, 0]
+
+
+def test_observations_are_not_staged_for_a_store_on_the_cpu() -> None:
+    forward, _ = make_forward()
+    run(forward, group([4, 2], [40, 20]))
+    assert forward._block(2).observations.numel() == 0
+
+
+def test_time_is_counted_by_phase() -> None:
+    forward, _ = make_forward()
+    run(forward, group([4, 2], [40, 20]))
+    assert forward.phases.seconds.keys() == {"store", "forward"}
+    assert all(seconds > 0 for seconds in forward.phases.seconds.values())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("frame_stack", [1, 2])
+def test_cuda_graphs_do_what_plain_calls_do(frame_stack: int) -> None:
+    layout = replace(LAYOUT, unroll_length=3, num_pages=40, frame_stack=frame_stack)
+    unrolls, actions = [], []
+    for cuda_graphs in (False, True):
+        store = UnrollStore(layout, torch.device("cuda"))
+        agent = nn.Linear(1, 1, device="cuda")
+        forward = ForwardPass(
+            cast(Algorithm, Seeing()), None, agent, store, 6, cuda_graphs=cuda_graphs
+        )
+        forward.enter_thread(1)
+        rng = np.random.default_rng(4)
+        for t in range(100):
+            envs = rng.permutation(6)[: rng.integers(1, 7)].tolist()
+            acted, complete = forward.run([group(envs, [100 * t + env for env in envs])])
+            actions.append(acted.tolist())
+            if complete:
+                unrolls.append(store.gather(complete))
+                store.release(complete)
+                store.wait_for_release(0)
+    assert actions[:100] == actions[100:]
+    half = len(unrolls) // 2
+    for plain, captured in zip(unrolls[:half], unrolls[half:], strict=True):
+        assert_same(plain, captured)
+
+
 def test_actions_stay_as_they_were_returned() -> None:
     forward, _ = make_forward()
     actions, _ = forward.run([group([0], [5])])
@@ -337,4 +440,7 @@ def test_learning_sees_what_acting_saw(network: NetworkConfig, action: SpaceSpec
             store.release(complete)
             store.wait_for_release(0)
             unrolls += len(complete)
-    assert unrolls == 2 * (13 + 8)
+    rows = np.array([40, 26, 40, 26])
+    offsets = store.layout.first_offsets
+    # The last row only begins a page, and pages that begin late are no unrolls.
+    assert unrolls == ((rows - 1 + offsets) // 3 - (offsets > 0)).sum()

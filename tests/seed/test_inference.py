@@ -319,6 +319,24 @@ def test_where_all_evaluate_nothing_pauses() -> None:
         assert served.store.rows_dropped == 0
 
 
+def test_time_is_counted_by_phase() -> None:
+    with central(queue_limit=1) as served:
+        dealer = served.connect()
+        dealer.hello(1)
+        for seq in range(3):
+            dealer.step(seq, [1])
+            dealer.actions(seq)
+        dealer.step(3, [1])
+        dealer.expect_silence()
+        served.slot.publish(4, nn.Linear(1, 1, bias=False))
+        served.unrolls(1)
+        dealer.actions(3)
+        wait_for(lambda: len(served.inference.phases.seconds) == 8)
+        assert served.inference.phases.seconds.keys() == {
+            "waiting", "receiving", "batching", "forward", "store", "replying", "weights", "paused"
+        }  # fmt: skip
+
+
 def test_new_weights_act() -> None:
     with central() as served:
         dealer = served.connect()

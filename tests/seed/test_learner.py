@@ -25,6 +25,7 @@ from seed.rows import Arrived, Unroll
 from seed.sources import QueueSource
 from seed.unrolls import UnrollStore
 from seed.weights import WeightSlot
+from tests.seed.recording import record_on_cpu
 
 Kind = Literal["rmsprop_tf", "adam"]
 CPU = torch.device("cpu")
@@ -83,7 +84,7 @@ class Setup:
             arrived = Arrived(torch.full((BATCH,), value), torch.zeros(BATCH), flags, flags)
             new, _ = self.store.write(env_ids, run_ids, np.zeros(BATCH, np.bool_), arrived)
             self.store.write_acts(
-                new, torch.zeros(BATCH, dtype=torch.int64), {"said": torch.zeros(BATCH)},
+                new.places, torch.zeros(BATCH, dtype=torch.int64), {"said": torch.zeros(BATCH)},
                 torch.zeros(BATCH, 0), policy_version,
             )  # fmt: skip
             self.store.publish(new.complete)
@@ -192,6 +193,20 @@ def test_policy_lag_counts_updates_since_the_rows_were_acted(tmp_path: Path) -> 
     assert [record.scalars["policy_lag_mean"] for record in run(setup)] == [0, 1, 0, 1]
 
 
+def test_every_part_of_an_update_is_a_phase(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = with_learner(total(make_config(), 20), publish_every_updates=2)
+    setup = Setup(tmp_path, replace(config, checkpoint_interval_s=3600.0))
+    setup.feed([1.0, 1.0])
+    entered: list[str] = []
+    monkeypatch.setattr(setup.learner.phases, "enter", entered.append)
+    monkeypatch.setattr(setup.learner.phases, "leave", lambda: entered.append(""))
+    run(setup)
+    update = ["waiting", "gather", "loss", "optimizer", "bookkeeping"]
+    assert entered == [*update, "bookkeeping", *update, "publish", "bookkeeping", "checkpoint", ""]
+
+
 def test_waiting_for_unrolls_is_recorded_and_can_be_stopped(tmp_path: Path) -> None:
     setup = Setup(tmp_path)
     stop = threading.Event()
@@ -260,6 +275,27 @@ def test_what_is_no_number_touches_neither_weights_nor_checkpoints(
     now = checkpoint.pack({"agent": setup.agent}, setup.learner._optimizer)
     assert kept.keys() == now.keys()
     assert all(torch.equal(kept[name], tensor) for name, tensor in now.items())
+
+
+@pytest.mark.parametrize("kind", ["adam", "rmsprop_tf"])
+def test_graphs_make_the_same_updates_and_give_up_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind
+) -> None:
+    observations = [1.0, -2.0, 0.5, 3.0, -1.0, 2.0]
+    plain = Setup(tmp_path, make_config(kind=kind))
+    record_on_cpu(monkeypatch)
+    graphs = Setup(tmp_path, with_learner(make_config(kind=kind), cuda_graphs=True))
+    for observation in observations:
+        for setup in (plain, graphs):
+            setup.feed([observation], policy_version=1)
+            setup.learner._learn_once()
+        assert graphs.weight == pytest.approx(plain.weight)
+    for record, expected in zip(graphs.records(), plain.records(), strict=True):
+        assert record.scalars == pytest.approx(expected.scalars)
+    graphs.feed([math.nan])
+    with pytest.raises(Diverged, match=r"^update 7: the loss is nan"):
+        graphs.learner._learn_once()
+    assert graphs.weight == pytest.approx(plain.weight)
 
 
 @pytest.mark.parametrize("kind", ["adam", "rmsprop_tf"])

@@ -23,6 +23,7 @@ from seed.config import Config, ConfigError, EnvironmentConfig
 from seed.learner import Diverged, Progress
 from seed.local_servers import LocalServerError
 from seed.main import Run, Signals
+from seed.phases import Phases
 
 FILE = """
 local_envservers = 1
@@ -287,10 +288,13 @@ class Ending:
         records: Any = SimpleNamespace(qsize=lambda: 0)
         inference: Any = SimpleNamespace(
             env_steps=0, records=records, num_envs=0, messages_refused=0, paused_s=0.0,
+            phases=Phases(),
             run=self.serve,
         )  # fmt: skip
         self.inference = inference
-        learner: Any = SimpleNamespace(learner_steps=0, records=records, run=learn)
+        learner: Any = SimpleNamespace(
+            learner_steps=0, records=records, phases=Phases(), run=learn
+        )
         store: Any = SimpleNamespace(num_ready=0, rows_dropped=0)
         config = Config(
             run_dir=str(run_dir), total_env_frames=100,

@@ -32,12 +32,17 @@ def close(
     acted: list[BatchRecord | EpisodeRecord] | None = None,
     learned: list[UpdateRecord] | None = None,
     paused_s: float = 0.0,
+    acting: dict[str, float] | None = None,
+    learning: dict[str, float] | None = None,
 ) -> Line:
     """The line after these records, from stand-ins for the threads' objects."""
     inference: Any = SimpleNamespace(
-        records=put(acted or []), num_envs=7, messages_refused=2, paused_s=paused_s
+        records=put(acted or []), num_envs=7, messages_refused=2, paused_s=paused_s,
+        phases=SimpleNamespace(seconds=acting or {}),
+    )  # fmt: skip
+    learner: Any = SimpleNamespace(
+        records=put(learned or []), phases=SimpleNamespace(seconds=learning or {})
     )
-    learner: Any = SimpleNamespace(records=put(learned or []))
     store: Any = SimpleNamespace(num_ready=5, rows_dropped=3)
     return window.close(progress, inference, learner, store)
 
@@ -114,6 +119,26 @@ def test_pauses_are_a_share_of_the_lines_time() -> None:
     ]
     # A pause may have begun before the line's time.
     assert shares == pytest.approx([0.4, 0.0, 1.0, 1.0])
+
+
+def test_phases_are_shares_of_the_lines_time() -> None:
+    window = Window(1, Progress(time_s=100.0))
+    line = close(
+        window, Progress(time_s=110.0), acting={"waiting": 4.0, "forward": 6.0},
+        learning={"waiting": 1.0},
+    )  # fmt: skip
+    assert line["inference_share_waiting"] == pytest.approx(0.4)
+    assert line["inference_share_forward"] == pytest.approx(0.6)
+    assert line["learner_share_waiting"] == pytest.approx(0.1)
+    line = close(
+        window, Progress(time_s=130.0), acting={"waiting": 14.0, "forward": 6.0, "paused": 10.0},
+        learning={"waiting": 2.0, "loss": 19.0},
+    )  # fmt: skip
+    shares = {name: share for name, share in line.items() if "_share_" in name}
+    assert shares == pytest.approx({
+        "inference_share_waiting": 0.5, "inference_share_forward": 0.0,
+        "inference_share_paused": 0.5, "learner_share_waiting": 0.05, "learner_share_loss": 0.95,
+    })  # fmt: skip
 
 
 def test_update_scalars_are_means_over_the_updates() -> None:

@@ -12,7 +12,12 @@ import torch
 from torch import Tensor
 
 from seed.config import OptimizerConfig
-from seed.optimizers import RmsPropTf, linear_learning_rate, make_optimizer
+from seed.optimizers import (
+    RmsPropTf,
+    linear_learning_rate,
+    make_optimizer,
+    set_learning_rate,
+)
 
 CONFIG = OptimizerConfig(
     kind="rmsprop_tf",
@@ -145,14 +150,48 @@ def test_make_adam_passes_its_settings() -> None:
     assert (defaults["lr"], defaults["betas"], defaults["eps"]) == (0.01, (0.3, 0.8), 0.01)
 
 
-def test_adam_follows_a_changed_learning_rate() -> None:
-    (parameter,) = make_parameters()[:1]
-    optimizer = make_optimizer([parameter], replace(CONFIG, kind="adam"))
-    optimizer.param_groups[0]["lr"] = 0.0
-    before = parameter.detach().clone()
-    set_gradients([parameter])
+@pytest.mark.parametrize("capturable", [False, True])
+@pytest.mark.parametrize("kind", ["rmsprop_tf", "adam"])
+def test_a_learning_rate_of_zero_changes_nothing(kind: str, capturable: bool) -> None:
+    parameters = make_parameters()
+    config = replace(CONFIG, kind=kind, momentum=0.0)  # type: ignore[arg-type]
+    optimizer = make_optimizer(parameters, config, capturable=capturable)
+    set_learning_rate(optimizer, 0.0)
+    before = [parameter.detach().clone() for parameter in parameters]
+    set_gradients(parameters)
     optimizer.step()
-    assert torch.equal(parameter, before)
+    assert all(map(torch.equal, parameters, before))
+
+
+@pytest.mark.parametrize("kind", ["rmsprop_tf", "adam"])
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_a_step_that_can_be_captured_is_the_same_step(kind: str, momentum: float) -> None:
+    config = replace(CONFIG, kind=kind, momentum=momentum)  # type: ignore[arg-type]
+    parameters = make_parameters()
+    copies = [p.detach().clone().requires_grad_() for p in parameters]
+    optimizer = make_optimizer(parameters, config)
+    capturable = make_optimizer(copies, config, capturable=True)
+    for step in range(5):
+        set_gradients(parameters)
+        for parameter, twin in zip(parameters, copies, strict=True):
+            assert parameter.grad is not None
+            twin.grad = parameter.grad.clone()
+        for each in (optimizer, capturable):
+            set_learning_rate(each, 0.1 / (step + 1))
+            each.step()
+        for parameter, twin in zip(parameters, copies, strict=True):
+            torch.testing.assert_close(twin, parameter, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["rmsprop_tf", "adam"])
+def test_a_step_that_can_be_captured_reads_its_rate_where_it_always_is(kind: str) -> None:
+    config = replace(CONFIG, kind=kind)  # type: ignore[arg-type]
+    optimizer = make_optimizer(make_parameters(), config, capturable=True)
+    rate = optimizer.param_groups[0]["lr"]
+    assert rate.item() == pytest.approx(0.01)
+    set_learning_rate(optimizer, 0.005)
+    assert optimizer.param_groups[0]["lr"] is rate
+    assert rate.item() == pytest.approx(0.005)
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,19 @@ from seed.pages import MAX_AGE, NO_PAGE, PageLinks, PageTable, Placed
 
 
 def make_table(
-    num_pages: int, unroll_length: int, max_envs: int, evaluation: Sequence[int] = ()
+    num_pages: int,
+    unroll_length: int,
+    max_envs: int,
+    evaluation: Sequence[int] = (),
+    first_offsets: Sequence[int] | None = None,
 ) -> PageTable:
-    """A table with these evaluation environments."""
-    return PageTable(num_pages, unroll_length, np.isin(np.arange(max_envs), evaluation))
+    """A table with these evaluation environments, and first pages that begin at these rows."""
+    return PageTable(
+        num_pages,
+        unroll_length,
+        np.isin(np.arange(max_envs), evaluation),
+        None if first_offsets is None else np.array(first_offsets),
+    )
 
 
 def advance(
@@ -29,10 +38,11 @@ def advance(
 
 @dataclass
 class History:
-    """One environment's rows between two breaks."""
+    """One environment's rows between two breaks; `rows` counts from the first page's row 0."""
 
     run_id: int
-    rows: int = 0
+    start: int
+    rows: int
     pages: list[int] = field(default_factory=list)
     consumed: int = 0
     open: bool = True
@@ -41,8 +51,11 @@ class History:
 class Model:
     """Finds out which pages are needed by going through all histories each time."""
 
-    def __init__(self, unroll_length: int, evaluation: set[int]) -> None:
+    def __init__(
+        self, unroll_length: int, evaluation: set[int], first_offsets: Sequence[int]
+    ) -> None:
         self.unroll_length = unroll_length
+        self.first_offsets = first_offsets
         self.evaluation = evaluation
         self.rows_dropped = 0
         self.current: dict[int, History] = {}
@@ -54,7 +67,8 @@ class Model:
         if history is not None:
             history.open = False
             if env_id not in self.evaluation:
-                self.rows_dropped += history.rows - (len(history.pages) - 1) * self.unroll_length
+                open_from = max((len(history.pages) - 1) * self.unroll_length, history.start)
+                self.rows_dropped += history.rows - open_from
 
     def needed(self) -> list[int]:
         """Every page that an unroll still to be read has rows in, once each."""
@@ -70,10 +84,11 @@ class Model:
         if env_id in self.current and self.current[env_id].run_id != run_id:
             self.drop(env_id)
         if env_id not in self.current:
-            self.current[env_id] = History(run_id)
+            start = self.first_offsets[env_id]
+            self.current[env_id] = History(run_id, start, start)
             self.histories.append(self.current[env_id])
         history = self.current[env_id]
-        begins = history.rows % self.unroll_length == 0
+        begins = not history.pages or history.rows % self.unroll_length == 0
         history.rows += 1
         if not begins:
             assert page == history.pages[-1]
@@ -81,7 +96,7 @@ class Model:
         history.pages.append(page)
         if len(history.pages) == 1:
             return None
-        if env_id in self.evaluation:
+        if env_id in self.evaluation or (len(history.pages) == 2 and history.start > 0):
             history.consumed += 1
             return None
         before = history.pages[-3] if len(history.pages) > 2 else NO_PAGE
@@ -112,15 +127,18 @@ OPERATIONS = st.lists(
     unroll_length=st.integers(1, 3),
     num_pages=st.integers(4, 30),
     evaluation=st.sets(st.integers(0, 3)),
+    starts=st.lists(st.integers(0, 2), min_size=4, max_size=4),
 )
 def test_follows_the_model(
     operations: list[tuple[str, list[int], int]],
     unroll_length: int,
     num_pages: int,
     evaluation: set[int],
+    starts: list[int],
 ) -> None:
-    table = make_table(num_pages, unroll_length, 4, list(evaluation))
-    model = Model(unroll_length, evaluation)
+    first_offsets = [start % unroll_length for start in starts]
+    table = make_table(num_pages, unroll_length, 4, list(evaluation), first_offsets)
+    model = Model(unroll_length, evaluation, first_offsets)
     runs = dict.fromkeys(range(4), 0)
     for operation, env_ids, number in operations:
         if operation == "drop":
@@ -151,9 +169,14 @@ def step(table: PageTable, model: Model, env_ids: list[int], run_ids: list[int])
         if env_id in model.current and model.current[env_id].run_id != run_id:
             model.drop(env_id)
     in_use = set(model.needed())
-    lengths = [model.current[e].rows if e in model.current else 0 for e in env_ids]
+    lengths = [
+        model.current[e].rows if e in model.current else model.first_offsets[e] for e in env_ids
+    ]
+    begins = [
+        e not in model.current or length % model.unroll_length == 0
+        for e, length in zip(env_ids, lengths, strict=True)
+    ]
     placed = advance(table, env_ids, run_ids)
-    begins = [length % model.unroll_length == 0 for length in lengths]
     assert placed.offsets.tolist() == [length % model.unroll_length for length in lengths]
     taken = placed.pages[np.array(begins)].tolist()
     assert len(set(taken)) == needs
@@ -181,6 +204,20 @@ def test_a_page_is_whole_when_its_successor_begins() -> None:
     assert [row.complete for row in rows] == [
         [], [], [PageLinks(NO_PAGE, first, second)], [], [PageLinks(first, second, third)],
     ]  # fmt: skip
+
+
+def test_a_first_page_that_begins_later_is_no_unroll_but_context() -> None:
+    table = make_table(4, 3, 1, first_offsets=[2])
+    rows = [advance(table, [0], [7], [t == 0]) for t in range(5)]
+    assert [row.offsets.tolist() for row in rows] == [[2], [0], [1], [2], [0]]
+    first, second, third = (int(rows[t].pages[0]) for t in (0, 1, 4))
+    assert [row.complete for row in rows] == [[], [], [], [], [PageLinks(first, second, third)]]
+    table.drop(np.array([0]))
+    assert table.rows_dropped == 1
+    # The next history begins there again, and what is dropped of it is what was written.
+    assert advance(table, [0], [8]).offsets.tolist() == [2]
+    table.drop(np.array([0]))
+    assert table.rows_dropped == 2
 
 
 def test_dropping_an_open_page_frees_it_and_counts_its_rows() -> None:

@@ -6,7 +6,7 @@ import copy
 import math
 import threading
 from dataclasses import replace
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from seed.config import ReplayConfig
+from seed.layout import StoreLayout
 from seed.pages import PageLinks
 from seed.priorities import Int64Array
 from seed.rows import Unroll
@@ -59,9 +60,12 @@ def test_every_sample_is_one_history_and_starts_from_its_own_state(
 
 @pytest.mark.parametrize("burn_in", [0, BURN_IN])
 @pytest.mark.parametrize("shift", [-1, 1])
-def test_a_state_of_the_next_row_is_noticed(shift: int, burn_in: int) -> None:
-    setup = Setup(CONFIG, replace(LAYOUT, burn_in=burn_in))
-    cast(Any, setup.store)._state_row = (setup.store._state_row + shift) % LENGTH
+def test_a_state_of_the_next_row_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, shift: int, burn_in: int
+) -> None:
+    layout = replace(LAYOUT, burn_in=burn_in)
+    monkeypatch.setattr(StoreLayout, "state_row", (layout.state_row + shift) % LENGTH)
+    setup = Setup(CONFIG, layout)
     batches = setup.batches(20, **CHANCES)
     with pytest.raises(AssertionError):
         check_all(batches)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import traceback
+from pathlib import Path
 
 import pytest
 
@@ -68,7 +70,7 @@ def test_the_first_failure_is_the_one_that_is_raised() -> None:
         raise KeyError("a consequence")
 
     crew.start("second", fail_after_the_other)
-    crew.start("first", fail_loudly)
+    crew.start("first", fail_loudly).join(DEADLINE_S)
     with pytest.raises(ValueError, match="from the depth"):
         crew.join()
 
@@ -84,3 +86,16 @@ def test_what_is_no_exception_stops_the_others_too(kind: type[BaseException]) ->
     assert crew.stop.is_set()
     with pytest.raises(kind):
         crew.check()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a thread name itself")
+def test_the_system_knows_a_threads_name() -> None:
+    crew = Crew()
+    names: list[str] = []
+
+    def read_name() -> None:
+        names.append(Path("/proc/thread-self/comm").read_text())
+
+    crew.start("a name of more than 15 bytes", read_name).join(DEADLINE_S)
+    crew.join()
+    assert names == ["a name of more \n"]

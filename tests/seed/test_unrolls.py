@@ -205,6 +205,36 @@ def test_waiting_for_a_release_makes_room() -> None:
     assert model.store.has_room(env, run)
 
 
+@pytest.mark.parametrize("move", ["take", "take_some", "release"])
+def test_whatever_the_learner_moves_ends_the_wait_for_it(move: str) -> None:
+    model = make_model()
+    write_rows(model, 8)
+    store = model.store
+    pages = store.take(1, 0)
+    store.wait_for_release(0.0)
+    thread = threading.Thread(target=lambda: store.wait_for_release(3600.0), daemon=True)
+    thread.start()
+    thread.join(0.05)
+    assert thread.is_alive()
+    if move == "release":
+        store.release(pages)
+    else:
+        getattr(store, move)(1, 0.0)
+    thread.join(20.0)
+    assert not thread.is_alive()
+
+
+# Else a move between a look at the store and the wait would be waited for in vain.
+def test_what_was_moved_before_the_wait_ends_it_too() -> None:
+    model = make_model()
+    write_rows(model, 4)
+    model.store.take(1, 0)
+    thread = threading.Thread(target=lambda: model.store.wait_for_release(3600.0), daemon=True)
+    thread.start()
+    thread.join(20.0)
+    assert not thread.is_alive()
+
+
 def test_take_some_gives_the_oldest_that_are_there() -> None:
     model = make_model()
     write_rows(model, 16)
@@ -290,10 +320,8 @@ def write_blank_rows(store: UnrollStore, envs: Any, run_ids: Any) -> None:
     blank = torch.zeros(n, dtype=torch.bool)
     arrived = Arrived(torch.zeros(n, 1), torch.zeros(n), blank, blank)
     new, _ = store.write(envs, run_ids, np.zeros(n, np.bool_), arrived)
-    behaviour = {"policy": torch.zeros(n, 2)}
-    store.write_acts(
-        new, torch.zeros(n, dtype=torch.int64), behaviour, torch.zeros(n, 0), policy_version=0
-    )
+    actions, behaviour = torch.zeros(n, dtype=torch.int64), {"policy": torch.zeros(n, 2)}
+    store.write_acts(new.places, actions, behaviour, torch.zeros(n, 0), policy_version=0)
     store.publish(new.complete)
 
 

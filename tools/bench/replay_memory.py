@@ -141,7 +141,7 @@ def fill(store: UnrollStore, replay: Replay) -> list[PageLinks]:
     while not replay.wait(0.0):
         if store.has_room(env_ids, run_ids):
             new, _ = store.write(env_ids, run_ids, first, arrived)
-            store.write_acts(new, actions, behaviour, states, 0)
+            store.write_acts(new.places, actions, behaviour, states, 0)
             store.publish(new.complete)
             published += new.complete
     inserted = len(published) - store.num_ready

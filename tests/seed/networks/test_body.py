@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seed.config import NetworkConfig
 from seed.networks.atari import ImpalaDeepTorso, ImpalaShallowTorso, NatureTorso
@@ -178,3 +179,45 @@ def test_rows_one_by_one_match_the_whole() -> None:
         features, state = body(observations[row], actions[row], rewards[row], first[row], state)
         torch.testing.assert_close(features, whole[row])
     torch.testing.assert_close(state, last_state)
+
+
+def record_products(body: Body) -> set[torch.dtype]:
+    """The dtypes that the body's layers gave, where its features and state are float32."""
+    given: set[torch.dtype] = set()
+
+    def record(module: nn.Module, inputs: object, output: Tensor) -> None:
+        given.add(output.dtype)
+
+    for module in body.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(record)
+    rows = torch.randint(256, (3, 2, 36, 36), dtype=torch.uint8)
+    features, state = body(rows, *discrete_rows(3, 2), torch.zeros(2, body.state_size))
+    assert features.dtype == state.dtype == torch.float32
+    features.sum().backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in body.parameters())
+    return given
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("lstm_size", [0, 5])
+def test_precision_is_that_of_the_products(
+    precision: Literal["float32", "bfloat16"], lstm_size: int
+) -> None:
+    config = replace(PLAIN, precision=precision, lstm_size=lstm_size)
+    body = Body(SpaceSpec("uint8", (36, 36)), DISCRETE, config)
+    assert record_products(body) == {getattr(torch, precision)}
+
+
+def test_bfloat16_is_close_to_float32() -> None:
+    torch.manual_seed(0)
+    rows = torch.randint(256, (4, 3, 36, 36), dtype=torch.uint8)
+    others = discrete_rows(4, 3)
+    outputs = []
+    for precision in ("float32", "bfloat16"):
+        torch.manual_seed(1)
+        body = Body(SpaceSpec("uint8", (36, 36)), DISCRETE, replace(LSTM, precision=precision))
+        outputs.append(body(rows, *others, torch.zeros(3, body.state_size))[0])
+    # bfloat16 keeps 8 bits of a number.
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=0, atol=0.02)
+    assert (outputs[1] != outputs[0]).any()

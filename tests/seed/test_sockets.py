@@ -1,0 +1,58 @@
+"""Messages through the central process's socket, one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import zmq
+
+from seed.sockets import bind, receive, send
+
+
+@pytest.fixture
+def pair(request: pytest.FixtureRequest) -> Iterator[tuple[zmq.Socket[bytes], zmq.Socket[bytes]]]:
+    # A name is free again only some time after its socket was closed.
+    address = f"inproc://{request.node.name}"
+    router = bind(address, 10**6)
+    dealer: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+    dealer.connect(address)
+    yield router, dealer
+    dealer.close(0)
+    router.close(0)
+
+
+def test_a_message_arrives_frame_by_frame(pair: tuple[zmq.Socket[bytes], ...]) -> None:
+    router, dealer = pair
+    assert receive(router) is None
+    frames = [b"header", b"", bytes(range(256)) * 100, b"\x07" * 4096, b"last"]
+    dealer.send_multipart(frames)
+    dealer.send_multipart([b"next"])
+    message = receive(router)
+    assert message is not None
+    assert [bytes(frame) for frame in message[1]] == frames
+    # Only what is large stays where it is.
+    assert [type(frame) for frame in message[1]] == [bytes, bytes, memoryview, bytes, bytes]
+    assert receive(router) == (message[0], [b"next"])
+    assert receive(router) is None
+
+
+def test_an_answer_goes_to_its_connection(pair: tuple[zmq.Socket[bytes], ...]) -> None:
+    router, dealer = pair
+    dealer.send(b"hello")
+    message = receive(router)
+    assert message is not None
+    assert send(router, message[0], [b"header", memoryview(b"actions")])
+    assert send(router, message[0], [b"goodbye"])
+    assert dealer.recv_multipart() == [b"header", b"actions"]
+    assert dealer.recv_multipart() == [b"goodbye"]
+
+
+def test_nobody_there_is_no_error(pair: tuple[zmq.Socket[bytes], ...]) -> None:
+    assert not send(pair[0], b"nobody", [b"header", b"actions"])
+    # Nothing of it was left behind.
+    pair[1].send(b"hello")
+    message = receive(pair[0])
+    assert message is not None
+    assert send(pair[0], message[0], [b"welcome"])
+    assert pair[1].recv_multipart() == [b"welcome"]

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tools.bench.peers.__main__ import main, make_entries, running
+from tools.bench.peers.starts import STARTS
+from tools.bench.processes import Processes
+
+
+def test_every_start_is_measured_with_every_number_of_threads() -> None:
+    entries = make_entries([("stable-baselines3", Path("python"))], [1, 2])
+    assert len(entries) == 2 * len(STARTS["stable-baselines3"])
+    assert len({entry.name for entry in entries}) == len(entries)
+    assert [entry.threads for entry in entries[:2]] == [1, 2]
+
+
+def test_workers_of_a_peer_do_not_outlive_it() -> None:
+    parent = (
+        "import subprocess, sys, time\n"
+        "worker = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(300)'])\n"
+        "print('worker', worker.pid, flush=True)\n"
+        "time.sleep(300)\n"
+    )
+    with Processes() as processes:
+        with running("peer", [sys.executable, "-c", parent], processes) as process:
+            worker = int(process.wait_for("worker ").split()[1])
+            os.kill(worker, 0)
+        deadline_s = time.monotonic() + 30
+        while is_running(worker) and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        assert not is_running(worker)
+
+
+def is_running(pid: int) -> bool:
+    # One that nobody has waited for yet is still in the table, as a zombie.
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def test_a_wrong_peer_is_said_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main(["--peer", "unknown=python"])
+    assert exit_info.value.code == 2
+    assert "NAME=PATH_TO_PYTHON" in capsys.readouterr().err

@@ -1,0 +1,164 @@
+"""Bare work is that of the run: as many rows, of the same form, by the same functions."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from envservers.atari import AtariGroup
+from seed.config import Config
+from seed.config_loading import parse_command_line
+from seed.contract import load_algorithm, load_algorithm_config
+from seed.serving import make_agent
+from tools.bench import bare_work
+from tools.bench.bare_work import (
+    Task,
+    describe_spaces,
+    make_acting,
+    make_learning,
+    make_stepping,
+    make_unroll,
+    make_work,
+    measure,
+)
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+CPU = torch.device("cpu")
+TINY = {
+    "catch_vtrace": (),
+    "memory_chain_r2d2": ("--learner.batch-size", "2"),
+    "pong_vtrace": ("--learner.batch-size", "2", "--learner.unroll-length", "5"),
+}
+
+
+def _config(name: str, *words: str) -> Config:
+    path = str(CONFIGS / f"{name}.toml")
+    words = ("--inference.device", "cpu", "--learner.device", "cpu", *TINY[name], *words)
+    return parse_command_line([path, *words], load_algorithm_config).config
+
+
+def test_a_step_is_of_one_group() -> None:
+    work = make_stepping(_config("catch_vtrace", "--local.envs-per-server", "7"))
+    assert [work.run(), work.run()] == [4, 4]
+    work.close()
+
+
+def test_atari_is_stepped_by_the_emulator_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: AtariGroup, actions: object) -> None:
+        raise AssertionError("not bare")
+
+    monkeypatch.setattr(AtariGroup, "step", refuse)
+    work = make_stepping(_config("pong_vtrace", "--local.envs-per-server", "4"))
+    assert work.run() == 2
+    work.close()
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_acting_is_of_so_many_rows(name: str) -> None:
+    assert make_acting(_config(name), 3).run() == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "steps"),
+    [
+        ("catch_vtrace", (), 8 * 20),
+        ("catch_vtrace", ("--inference.evaluation-share", "0.5"), 2 * 8 * 20),
+        # Every row eight times, an eighth of the environments never.
+        ("memory_chain_r2d2", (), 2 * 16 / 8 / (7 / 8)),
+    ],
+)
+def test_an_update_stands_for_the_steps_that_bring_its_rows(
+    name: str, words: tuple[str, ...], steps: float
+) -> None:
+    assert make_learning(_config(name, *words)).run() == pytest.approx(steps)
+
+
+def test_updates_leave_the_weights_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = _config("catch_vtrace")
+    agent = make_agent(load_algorithm("vtrace"), config, describe_spaces(config), CPU)
+    before = {name: value.clone() for name, value in agent.state_dict().items()}
+    monkeypatch.setattr(bare_work, "make_agent", lambda *arguments: agent)
+    work = make_learning(config)
+    work.run()
+    assert all(parameter.grad is not None for parameter in agent.parameters())
+    for name, value in agent.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_an_unroll_is_as_a_run_makes_it(name: str) -> None:
+    config = _config(name)
+    algorithm, spaces = load_algorithm(config.algorithm_name), describe_spaces(config)
+    agent = make_agent(algorithm, config, spaces, CPU)
+    unroll = make_unroll(config, agent, spaces, CPU)
+    burn_in, count = config.replay.burn_in, config.learner.batch_size
+    size = (burn_in + config.learner.unroll_length + 1, count)
+    stack = (config.network.frame_stack,) if config.network.frame_stack > 1 else ()
+    rows = unroll.rows
+    assert rows.observations.shape == (*size, *stack, *spaces.observation.shape)
+    assert str(rows.observations.dtype) == f"torch.{np.dtype(spaces.observation.dtype)}"
+    of_rows = [*vars(rows).values(), unroll.actions, unroll.policy_versions]
+    assert {values.shape[:2] for values in (*of_rows, *unroll.behaviour.values())} == {size}
+    assert (unroll.importance.shape, unroll.burn_in) == ((count,), burn_in)
+    target = make_agent(algorithm, config, spaces, CPU)
+    assert algorithm.loss(agent, target, unroll, config.algorithm).loss.isfinite()
+
+
+def test_episodes_begin_after_those_that_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bare_work, "_END_PROBABILITY", 0.5)
+    config = _config("catch_vtrace")
+    spaces = describe_spaces(config)
+    agent = make_agent(load_algorithm("vtrace"), config, spaces, CPU)
+    rows = make_unroll(config, agent, spaces, CPU).rows
+    assert rows.terminated.any()
+    assert not rows.first[0].any()
+    assert torch.equal(rows.first[1:], rows.terminated[:-1])
+
+
+def test_actions_in_a_box_have_its_form() -> None:
+    space = dataclasses.replace(describe_spaces(_config("catch_vtrace")).action, n=None)
+    space = dataclasses.replace(space, dtype="float32", shape=(2,))
+    actions = bare_work._random_actions(space, (5, 3), np.random.default_rng(0))
+    assert (actions.shape, actions.dtype) == ((5, 3, 2), np.float32)
+
+
+def test_every_kind_of_work_can_be_asked_for() -> None:
+    config = _config("catch_vtrace")
+    counts = [make_work(Task(kind, 1.0, 3), config).run() for kind in bare_work.KINDS]
+    assert counts == [16, 3, config.learner.batch_size * config.learner.unroll_length]
+
+
+def test_work_is_called_until_the_time_is_over() -> None:
+    calls = 0
+
+    def run() -> float:
+        nonlocal calls
+        calls += 1
+        return 2.5
+
+    pace = measure(run, 0.01)
+    assert pace.steps == 2.5 * calls
+    assert pace.elapsed_s >= 0.01
+    calls = 0
+    assert measure(run, 0.0).steps == 2.5
+    assert calls == 1
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values"), [("uint8", range(256)), ("int64", range(2)), ("bool", range(2))]
+)
+def test_observations_cover_their_range(dtype: str, values: range) -> None:
+    drawn = bare_work._random_observations(dtype, (100, 50), np.random.default_rng(0))
+    assert (drawn.shape, drawn.dtype) == ((100, 50), dtype)
+    assert set(drawn.ravel().tolist()) == set(values)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_observations_saturate_no_network(dtype: str) -> None:
+    drawn = bare_work._random_observations(dtype, (100, 50), np.random.default_rng(0))
+    assert (drawn.dtype, bool(abs(drawn).max() < 10)) == (dtype, True)
+    assert 0.9 < drawn.std() < 1.1

@@ -1,0 +1,163 @@
+"""Processes are started, watched, read and ended; nothing outlives the measurement."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tools.bench.processes import (
+    Process,
+    Processes,
+    ProcessFailed,
+    cpu_seconds,
+    median_means,
+    memory_bytes,
+    pin,
+    pinned,
+    read_metrics,
+    summarize_lines,
+    usable_cores,
+)
+
+SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
+STUBBORN = [
+    sys.executable, "-c",
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    "print('up', flush=True); time.sleep(600)",
+]  # fmt: skip
+
+
+def _runs(process: Process) -> bool:
+    return Path(f"/proc/{process.pid}").exists()
+
+
+def test_all_are_ended_and_the_folder_is_gone() -> None:
+    with Processes() as processes:
+        first, second = (processes.start("sleeper", SLEEP) for _ in range(2))
+        first.wait_for("up")
+        folder = processes.folder
+        assert folder.exists()
+        assert _runs(second)
+    assert not _runs(first)
+    assert not _runs(second)
+    assert not folder.exists()
+
+
+def test_all_are_ended_after_an_interrupt() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    started: list[Process] = []
+
+    def be_stopped() -> None:
+        with Processes() as processes:
+            started.append(processes.start("sleeper", SLEEP))
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+
+    with pytest.raises(KeyboardInterrupt):
+        be_stopped()
+    assert not _runs(started[0])
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_process_that_does_not_stop_is_killed() -> None:
+    with Processes() as processes:
+        process = processes.start("stubborn", STUBBORN)
+        process.wait_for("up")
+        process.stop(timeout_s=0.1)
+        assert process.exit_code == -signal.SIGKILL
+
+
+def test_a_failure_says_the_last_words() -> None:
+    lines = "; ".join(f"print('line {number}')" for number in range(100))
+    command = [sys.executable, "-c", f"{lines}; raise SystemExit(3)"]
+    with Processes() as processes:
+        process = processes.start("the learner", command)
+        with pytest.raises(ProcessFailed, match="the learner ended with exit code 3") as error:
+            process.wait_for("never said")
+    assert str(error.value).endswith("line 99")
+    assert "line 10\n" not in str(error.value)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tools.bench.processes._GRACE_S", 0.0)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_the_oldest_that_ended_is_blamed() -> None:
+    with Processes() as processes:
+        processes.start("alive", SLEEP)
+        cause = processes.start("cause", [sys.executable, "-c", "raise SystemExit(1)"])
+        consequence = processes.start("consequence", [sys.executable, "-c", ""])
+        while consequence.exit_code is None or cause.exit_code is None:
+            time.sleep(0.01)
+        with pytest.raises(ProcessFailed, match="cause ended with exit code 1"):
+            processes.check()
+
+
+def test_a_stopped_process_is_no_failure() -> None:
+    with Processes() as processes:
+        process = processes.start("sleeper", SLEEP)
+        processes.stop(process)
+        processes.check()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_finish_awaits_a_good_end_only() -> None:
+    with Processes() as processes:
+        good = processes.start("good", [sys.executable, "-c", "print('done')"])
+        processes.finish([good], 30.0)
+        processes.check()
+        assert good.text == "done\n"
+        bad = processes.start("bad", [sys.executable, "-c", "raise SystemExit(2)"])
+        with pytest.raises(ProcessFailed, match="bad ended with exit code 2"):
+            processes.finish([bad], 30.0)
+
+
+def test_figures_of_a_process_are_read() -> None:
+    pid = os.getpid()
+    assert 0 < cpu_seconds(pid) <= time.process_time() + 0.1
+    assert 2**20 < memory_bytes(pid) < 2**40
+
+
+def test_processes_are_pinned() -> None:
+    cores = usable_cores()
+    with Processes() as processes:
+        process = processes.start("pinned", SLEEP, cores=cores[:1])
+        assert os.sched_getaffinity(process.pid) == {cores[0]}
+        pin(process.pid, cores)
+        assert os.sched_getaffinity(process.pid) == set(cores)
+    with pinned(cores[-1:]):
+        assert usable_cores() == cores[-1:]
+    assert usable_cores() == cores
+
+
+def test_only_whole_lines_of_metrics_are_read(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path) == []
+    (tmp_path / "metrics.jsonl").write_text('{"time_s": 1}\n{"time_s": 2}\n{"time')
+    assert read_metrics(tmp_path) == [{"time_s": 1}, {"time_s": 2}]
+
+
+def test_a_window_lies_between_the_first_line_and_the_last() -> None:
+    lines: list[dict[str, Any]] = [
+        {"time_s": 10.0, "env_steps": 500, "learner_steps": 1, "batch": 1000.0, "lag": 7.0},
+        {"time_s": 11.0, "env_steps": 700, "learner_steps": 1, "batch": 20.0, "lag": None},
+        {"time_s": 14.0, "env_steps": 1300, "learner_steps": 3, "batch": 40.0, "lag": None},
+    ]
+    window = summarize_lines(lines)
+    assert window.seconds == 4.0
+    assert window.steps_per_s == 200.0
+    assert window.updates_per_s == 0.5
+    # The first line is of the time before.
+    assert window.means["batch"] == 30.0
+    assert "lag" not in window.means
+    slower = window._replace(means={"batch": 10.0, "other": 1.0})
+    assert median_means([window, slower, slower]) == {"batch": 10.0}
+    # 0.5 cores at 200 steps/s
+    assert window._replace(cores_used=0.5).cpu_us_per_step == 2500.0

@@ -1,0 +1,117 @@
+"""A bare ROUTER: answers every STEP at once with zeros, to know what sockets alone can do.
+
+It speaks just enough of the protocol for environment servers, fake and real, and writes the same
+`metrics.jsonl` as a learner. Started by `tools.bench.synthetic`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+import zmq
+
+from seed import wire
+from seed.config import EnvironmentConfig
+from seed.sockets import bind
+from tools.bench.free_environments import NUM_ACTIONS
+from tools.bench.learner_configs import environment_table
+from tools.bench.processes import LOG_INTERVAL_S
+
+_PATIENCE_MS = 20
+_MAX_FRAME_BYTES = 2**30
+# In a msgpack header: the types STEP and ACTIONS, each a string with its length before it.
+_STEP, _ACTIONS = b"\xa4step", b"\xa7actions"
+
+
+class Echo:
+    """One socket and what it has counted."""
+
+    def __init__(self, side: int) -> None:
+        """Listens on a free port, for images of `side` by `side` pixels."""
+        self.rows = 0
+        self._socket = bind("tcp://127.0.0.1:*", _MAX_FRAME_BYTES)
+        self._socket.setsockopt(zmq.RCVTIMEO, _PATIENCE_MS)
+        self.endpoint = self._socket.get_string(zmq.LAST_ENDPOINT)
+        self._environment = dataclasses.asdict(EnvironmentConfig(**environment_table(side)))
+        self._observation = wire.SpaceSpec("uint8", (side, side))
+
+    def serve(self, seconds: float) -> None:
+        """Answers for so long."""
+        deadline_s = time.monotonic() + seconds
+        while time.monotonic() < deadline_s:
+            with contextlib.suppress(zmq.Again):
+                self._answer(*self._socket.recv_multipart(copy=False))
+
+    def close(self) -> None:
+        """Closes the socket."""
+        self._socket.close()
+
+    def _answer(self, identity: zmq.Frame, header: zmq.Frame, *frames: zmq.Frame) -> None:
+        if frames:
+            # One action, an int64, is as long as one run_id, and 0 is an action.
+            answer = header.bytes.replace(_STEP, _ACTIONS, 1)
+            nbytes = len(frames[0])
+            self.rows += nbytes // 8
+            self._send([identity, answer, bytes(nbytes)])
+            return
+        message = wire.decode([header.bytes])
+        if isinstance(message, wire.Hello):
+            self._send([identity, *wire.encode(self._welcome(message))])
+
+    def _send(self, frames: Sequence[wire.Frame | zmq.Frame]) -> None:
+        try:
+            self._socket.send_multipart(frames)
+        except zmq.ZMQError as error:
+            # The environment server has left.
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+
+    def _welcome(self, hello: wire.Hello) -> wire.Welcome:
+        return wire.Welcome(
+            secrets.randbits(63),
+            self._environment,
+            self._observation,
+            wire.SpaceSpec("int64", (), NUM_ACTIONS),
+            np.arange(hello.num_envs),
+            np.arange(hello.num_envs),
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serves until SIGTERM."""
+    parser = argparse.ArgumentParser(description="Answers environment servers with zeros.")
+    parser.add_argument("--run-dir", type=Path, required=True, help="folder for metrics.jsonl")
+    parser.add_argument("--side", type=int, default=84, help="pixels of an image's edge")
+    arguments = parser.parse_args(argv)
+    stopping = False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal stopping
+        stopping = True
+
+    signal.signal(signal.SIGTERM, stop)
+    echo = Echo(arguments.side)
+    print(f"listening on {echo.endpoint}, metrics in {arguments.run_dir}", flush=True)
+    start_s = time.monotonic()
+    with (arguments.run_dir / "metrics.jsonl").open("w", buffering=1) as lines:
+        while not stopping:
+            echo.serve(LOG_INTERVAL_S)
+            line = {"time_s": time.monotonic() - start_s, "env_steps": echo.rows}
+            lines.write(json.dumps(line) + "\n")
+    echo.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

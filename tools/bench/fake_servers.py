@@ -1,0 +1,353 @@
+"""Environment servers without environments: every ACTIONS is answered with a prepared STEP.
+
+One light process holds any number of them, each with a socket of its own. In a closed loop a
+group's next STEP leaves as soon as its actions are there. In an open loop (`--rate`) it leaves
+when it is due, or as soon after that as its actions are there. Started by the measurements.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import itertools
+import json
+import math
+import os
+import random
+import resource
+import secrets
+import selectors
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import NamedTuple
+
+import numpy as np
+import zmq
+
+from seed import wire
+from tools.bench.free_environments import EPISODE_STEPS, NUM_IMAGES, make_images
+
+_LONGEST_WAIT_S = 0.2
+_LINGER_MS = 500
+_FAREWELL_S = 1.0
+# select() takes microseconds, but no high file numbers; epoll takes milliseconds and any.
+_MOST_FOR_SELECT = 200
+
+
+class Refused(Exception):
+    """The learner does not want these servers; the text is its reason."""
+
+
+class PreparedRows:
+    """The frames of rows for groups of one size; only the headers differ from server to server."""
+
+    def __init__(self, observation: wire.SpaceSpec, group_size: int) -> None:
+        """For observations of this form; only images are more than zeros."""
+        shape = (NUM_IMAGES, group_size, *observation.shape)
+        observations = np.zeros(shape, observation.dtype)
+        if observation.dtype == "uint8":
+            observations = make_images(group_size, observation.shape)
+        self._run_ids = zmq.Frame(os.urandom(8 * group_size))
+        # Not copied again when they are sent.
+        self._observations = [zmq.Frame(one.tobytes(), copy=False) for one in observations]
+        self._rewards = [
+            zmq.Frame(np.full(group_size, reward, "<f4").tobytes()) for reward in (0, 1)
+        ]
+        self._flags = {
+            flag: zmq.Frame(bytes([flag]) * group_size) for flag in (0, wire.FIRST, wire.TERMINATED)
+        }
+        ended = np.zeros(group_size, wire.EPISODE_DTYPE)
+        ended["index"], ended["length_steps"] = np.arange(group_size), EPISODE_STEPS
+        ended["episode_return"] = EPISODE_STEPS // 2
+        self._none_ended, self._all_ended = zmq.Frame(b""), zmq.Frame(ended.tobytes())
+
+    def frames(self, seq: int, age: int) -> list[zmq.Frame]:
+        """The raw frames of a STEP, `age` steps after its episodes' start."""
+        flag = wire.FIRST if age == 0 or seq == 0 else 0
+        if age == EPISODE_STEPS:
+            flag = wire.TERMINATED
+        return [
+            self._run_ids,
+            self._observations[seq % NUM_IMAGES],
+            self._rewards[seq % 2 if age else 0],
+            self._flags[flag],
+            self._all_ended if age == EPISODE_STEPS else self._none_ended,
+        ]
+
+
+class Answer(NamedTuple):
+    """One STEP that was answered; times of `time.perf_counter`.
+
+    Attributes:
+        due_s: When it was to leave.
+        sent_s: When it left.
+        answered_s: When its actions were there.
+        rows: Its rows.
+    """
+
+    due_s: float
+    sent_s: float
+    answered_s: float
+    rows: int
+
+
+@dataclass
+class _Group:
+    """One group of a server; `seq` counts what it has sent."""
+
+    number: int
+    first_age: int
+    due_s: float = 0.0
+    sent_s: float = 0.0
+    seq: int = 0
+
+
+@dataclass
+class FakeServer:
+    """One DEALER socket and its groups, all of one size.
+
+    Attributes:
+        socket: Connected, or about to be.
+        group_size: Environments in each group.
+        groups: By number.
+        session: From WELCOME; None before it.
+        gone: Whether the learner has said goodbye.
+    """
+
+    socket: zmq.Socket[bytes]
+    group_size: int
+    groups: list[_Group]
+    session: int | None = None
+    gone: bool = False
+    rows: PreparedRows | None = field(default=None, repr=False)
+
+    def say_hello(self, name: str) -> None:
+        """The first message."""
+        sizes = (self.group_size,) * len(self.groups)
+        self.socket.send_multipart(wire.encode(wire.Hello(secrets.randbits(64), sizes, name)))
+
+    def send_step(self, group: _Group, now_s: float) -> None:
+        """The group's next row."""
+        assert self.rows is not None
+        assert self.session is not None
+        age = (group.first_age + group.seq) % (EPISODE_STEPS + 1)
+        [header] = wire.encode(wire.Step(self.session, group.number, group.seq, ()))
+        frames = self.rows.frames(group.seq, age)
+        self.socket.send(bytes(header), zmq.SNDMORE)
+        for frame in frames[:-1]:
+            self.socket.send(frame, zmq.SNDMORE, copy=False)
+        self.socket.send(frames[-1], copy=False)
+        group.seq += 1
+        group.sent_s = now_s
+
+    def messages(self) -> Iterator[wire.Message]:
+        """All that has arrived; to be read to the end after anything was sent.
+
+        Only then does the socket's file tell of what comes next.
+        """
+        while True:
+            try:
+                frames = self.socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            yield wire.decode([*frames])
+
+    def leave(self) -> None:
+        """Says goodbye, if there was a session, and closes the socket."""
+        if self.session is not None and not self.gone:
+            goodbye = wire.encode(wire.Goodbye(self.session, "the measurement is complete"))
+            self.socket.send_multipart(goodbye, zmq.NOBLOCK)
+        self.socket.close(linger=_LINGER_MS)
+
+
+class FakeServers:
+    """Many fake servers in one thread."""
+
+    def __init__(
+        self, endpoint: str, servers: int, groups: int, group_size: int, rate: float
+    ) -> None:
+        """Connects and says hello.
+
+        Args:
+            endpoint: The learner's.
+            servers: Connections.
+            groups: Groups of each.
+            group_size: Rows of a message.
+            rate: Messages per second of all together; 0 for as many as are answered.
+        """
+        self.registered = 0
+        self.answers: list[Answer] = []
+        self._unanswered = 0
+        self._leaving = False
+        self._period_s = servers * groups / rate if rate else 0.0
+        self._rows: PreparedRows | None = None
+        self._group_size = group_size
+        # (due_s, tie-breaker, server, group) of groups that wait for their time
+        self._due: list[tuple[float, int, FakeServer, _Group]] = []
+        self._ties = itertools.count()
+        self._context = zmq.Context()
+        self._context.set(zmq.MAX_SOCKETS, servers + 8)
+        precise = rate > 0 and servers <= _MOST_FOR_SELECT
+        self._selector = selectors.SelectSelector() if precise else selectors.DefaultSelector()
+        self.servers = [self._connect(endpoint, groups, index) for index in range(servers)]
+
+    def _connect(self, endpoint: str, groups: int, index: int) -> FakeServer:
+        socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
+        socket.connect(endpoint)
+        ages = [(index + number) * 97 % EPISODE_STEPS for number in range(groups)]
+        server = FakeServer(
+            socket, self._group_size, [_Group(number, age) for number, age in enumerate(ages)]
+        )
+        self._selector.register(socket.FD, selectors.EVENT_READ, server)
+        server.say_hello(f"fake-{os.getpid()}-{index}")
+        self._read(server)
+        return server
+
+    def work(self) -> None:
+        """Waits for messages or the next due time, and does what is to be done then."""
+        wait_s = _LONGEST_WAIT_S
+        if self._due:
+            wait_s = min(wait_s, max(0.0, self._due[0][0] - time.perf_counter()))
+        self._read_ready(wait_s)
+        while self._due and self._due[0][0] <= time.perf_counter():
+            _, _, server, group = heapq.heappop(self._due)
+            self._send(server, group, time.perf_counter())
+            self._read(server)
+
+    def leave(self) -> None:
+        """Ends all sessions, after up to a second for actions that are on their way."""
+        self._leaving = True
+        # A connection closed with unread messages is reset, and the goodbye would be lost with it.
+        deadline_s = time.perf_counter() + _FAREWELL_S
+        while self._unanswered and time.perf_counter() < deadline_s:
+            self._read_ready(_LONGEST_WAIT_S)
+        for server in self.servers:
+            server.leave()
+        self._selector.close()
+        self._context.term()
+
+    def _read_ready(self, wait_s: float) -> None:
+        for key, _ in self._selector.select(wait_s):
+            self._read(key.data)
+
+    def _read(self, server: FakeServer) -> None:
+        for message in server.messages():
+            now_s = time.perf_counter()
+            match message:
+                case wire.Actions():
+                    self._unanswered -= 1
+                    group = server.groups[message.group]
+                    self.answers.append(
+                        Answer(group.due_s, group.sent_s, now_s, self._group_size)
+                    )
+                    self._schedule(server, group, group.due_s + self._period_s, now_s)
+                case wire.Welcome():
+                    self._begin(server, message, now_s)
+                case wire.Refusal() if not self._leaving:
+                    raise Refused(message.reason)
+                case wire.Goodbye():
+                    server.gone = True
+                    if not self._leaving:
+                        raise Refused(f"the learner left: {message.reason}")
+
+    def _begin(self, server: FakeServer, welcome: wire.Welcome, now_s: float) -> None:
+        if self._rows is None:
+            self._rows = PreparedRows(welcome.observation, self._group_size)
+        server.session, server.rows = welcome.session, self._rows
+        self.registered += 1
+        for group in server.groups:
+            # In an open loop at any time of a period, so that no two groups stay together.
+            self._schedule(server, group, now_s + random.random() * self._period_s, now_s)
+
+    def _schedule(self, server: FakeServer, group: _Group, due_s: float, now_s: float) -> None:
+        """Sends the group's next STEP at its time, or now where that is over."""
+        if self._leaving:
+            return
+        group.due_s = due_s if self._period_s else now_s
+        if group.due_s > now_s:
+            heapq.heappush(self._due, (group.due_s, next(self._ties), server, group))
+        else:
+            self._send(server, group, now_s)
+
+    def _send(self, server: FakeServer, group: _Group, now_s: float) -> None:
+        server.send_step(group, now_s)
+        self._unanswered += 1
+
+
+def report_window(answers: Sequence[Answer], start_s: float, seconds: float) -> dict[str, object]:
+    """Figures of the messages that were due in the window, as JSON takes them.
+
+    Returns:
+        `seconds`, `rows`, and by message `latencies_ms`, since it left, and `due_latencies_ms`,
+        since it was due.
+    """
+    inside = [answer for answer in answers if start_s <= answer.due_s < start_s + seconds]
+    return {
+        "seconds": seconds,
+        "rows": sum(answer.rows for answer in inside),
+        "latencies_ms": [1e3 * (answer.answered_s - answer.sent_s) for answer in inside],
+        "due_latencies_ms": [1e3 * (answer.answered_s - answer.due_s) for answer in inside],
+    }
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Returns the command line."""
+    parser = argparse.ArgumentParser(description="Fake environment servers for measurements.")
+    parser.add_argument("--connect", required=True, help="the learner's address")
+    parser.add_argument("--servers", type=int, default=1, help="connections of this process")
+    parser.add_argument("--groups", type=int, default=2, help="groups of each connection")
+    parser.add_argument("--rows", type=int, default=32, help="environments of each group")
+    parser.add_argument("--rate", type=float, default=0.0, help="messages per second of all")
+    parser.add_argument("--warmup", type=float, default=0.0, help="seconds before those measured")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="measured; then it ends")
+    parser.add_argument("--report", type=Path, help="file for what was measured")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs until SIGTERM, or for as long as asked."""
+    arguments = make_parser().parse_args(argv)
+    stopping = False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal stopping
+        stopping = True
+
+    signal.signal(signal.SIGTERM, stop)
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
+    parent = os.getppid()
+    connecting_s = time.perf_counter()
+    start_s = math.inf
+    fleet = FakeServers(
+        arguments.connect, arguments.servers, arguments.groups, arguments.rows, arguments.rate
+    )
+    try:
+        end_s = math.inf
+        while not stopping and time.perf_counter() < end_s and os.getppid() == parent:
+            fleet.work()
+            if math.isinf(start_s) and fleet.registered == arguments.servers:
+                registered_s = time.perf_counter() - connecting_s
+                print(f"registered {fleet.registered} in {registered_s:.3f} s", flush=True)
+                start_s = time.perf_counter() + arguments.warmup
+                end_s = start_s + arguments.seconds
+            if math.isinf(arguments.seconds):
+                fleet.answers.clear()
+    except Refused as refused:
+        print(f"refused: {refused}", file=sys.stderr)
+        return 2
+    finally:
+        fleet.leave()
+    if arguments.report:
+        report = report_window(fleet.answers, start_s, arguments.seconds)
+        arguments.report.write_text(json.dumps(report))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

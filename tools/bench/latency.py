@@ -1,0 +1,282 @@
+"""How long actions take at several offered loads, beside the forward pass alone.
+
+    python -m tools.bench.latency
+
+First fake environment servers answer at once, which gives the most rows per second that a learner
+serves. Then they send at fixed rates, shares of that (an open loop), and note when each message
+left and when its actions were there. After each load the forward pass alone is timed in this
+process, in batches as large as the learner's were. Nothing is learned; environments cost nothing.
+
+A message that is due while its group still waits for actions leaves late: "from due" counts from
+when it should have left, so that a learner cannot look fast by slowing its clients down.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from seed.config import Config, ConfigError
+from seed.config_loading import from_tables
+from seed.contract import load_algorithm_config
+from seed.devices import keep_freed_memory
+from tools.bench.bare_work import make_acting
+from tools.bench.learner_configs import Load, Tables, inference_tables
+from tools.bench.processes import Processes, Server, measure
+from tools.bench.report import (
+    Spread,
+    describe_origin,
+    format_table,
+    origin_line,
+    positive,
+    positive_seconds,
+    run_plainly,
+    settings_of,
+    spread,
+    write_json,
+)
+
+_FINISH_TIMEOUT_S = 30.0
+_WARM_CALLS = 3
+
+
+class Percentiles(NamedTuple):
+    """Of times in milliseconds."""
+
+    p50: float
+    p99: float
+    highest: float
+
+
+class Measured(NamedTuple):
+    """One load in one repetition.
+
+    Attributes:
+        offered_rows_per_s: Rows that were due.
+        answered_share: Of those, the share that was answered before the measurement's end.
+        sent: From a message's leaving to its actions.
+        due: From when the message was due to its actions.
+        batch_rows: Rows of the learner's batches, in the mean.
+        forward: The forward pass alone in batches of that size.
+    """
+
+    offered_rows_per_s: float
+    answered_share: float
+    sent: Percentiles
+    due: Percentiles
+    batch_rows: float
+    forward: Percentiles
+
+
+def percentiles(times_ms: Sequence[float]) -> Percentiles:
+    """The figures of at least one time."""
+    p50, p99, highest = np.percentile(times_ms, (50, 99, 100)).tolist()
+    return Percentiles(p50, p99, highest)
+
+
+def time_forward(config: Config, batch: int, seconds: float) -> Percentiles:
+    """Times of the forward pass alone, for about so long; its actions are on the host."""
+    acting = make_acting(config, batch)
+    for _ in range(_WARM_CALLS):
+        acting.run()
+    times_ms: list[float] = []
+    began_s = time.perf_counter()
+    while not times_ms or time.perf_counter() - began_s < seconds:
+        start_s = time.perf_counter()
+        acting.run()
+        times_ms.append(1e3 * (time.perf_counter() - start_s))
+    return percentiles(times_ms)
+
+
+def client_command(endpoint: str, arguments: argparse.Namespace) -> list[str]:
+    """The command line of one process of fake environment servers."""
+    return [
+        sys.executable, "-m", "tools.bench.fake_servers", "--connect", endpoint,
+        "--groups", str(arguments.groups), "--rows", str(arguments.rows_per_message),
+    ]  # fmt: skip
+
+
+def measure_highest(
+    learner: Server, processes: Processes, arguments: argparse.Namespace
+) -> float:
+    """Rows per second that the learner serves at most."""
+    command = client_command(learner.endpoint, arguments)
+    clients = [processes.start("client", command) for _ in range(arguments.servers)]
+    for client in clients:
+        client.wait_for("registered ")
+    time.sleep(arguments.warmup)
+    window = measure(learner, arguments.seconds, processes.check)
+    processes.stop(*clients)
+    return window.steps_per_s
+
+
+def measure_load(
+    rows_per_s: float,
+    learner: Server,
+    config: Config,
+    processes: Processes,
+    arguments: argparse.Namespace,
+) -> Measured:
+    """Offers so many rows per second for a while."""
+    rate = rows_per_s / arguments.rows_per_message / arguments.servers
+    reports = [processes.folder / f"report-{index}.json" for index in range(arguments.servers)]
+    command = [
+        *client_command(learner.endpoint, arguments), "--rate", str(rate),
+        "--warmup", str(arguments.warmup), "--seconds", str(arguments.seconds),
+    ]  # fmt: skip
+    clients = [processes.start("client", [*command, "--report", str(path)]) for path in reports]
+    for client in clients:
+        client.wait_for("registered ")
+    time.sleep(arguments.warmup)
+    # Clients end by themselves, so only the learner is watched.
+    window = measure(learner, 0.8 * arguments.seconds, learner.check)
+    processes.finish(clients, arguments.seconds + _FINISH_TIMEOUT_S)
+    read = [json.loads(path.read_text()) for path in reports]
+    sent, due = (
+        [time_ms for report in read for time_ms in report[name]]
+        for name in ("latencies_ms", "due_latencies_ms")
+    )
+    if not sent:
+        raise learner.failure(f"answered nothing at {rows_per_s:,.0f} rows/s")
+    batch = window.means["inference_batch_mean"]
+    return Measured(
+        rows_per_s,
+        sum(report["rows"] for report in read) / (rows_per_s * arguments.seconds),
+        percentiles(sent),
+        percentiles(due),
+        batch,
+        time_forward(config, max(1, round(batch)), arguments.forward_seconds),
+    )
+
+
+def summarize(measured: Sequence[Measured]) -> dict[str, Any]:
+    """Figures of one load over its repetitions, as JSON takes them."""
+
+    def times_ms(name: str) -> dict[str, Spread]:
+        fields = Percentiles._fields
+        return {field: spread([getattr(getattr(m, name), field) for m in measured])
+                for field in fields}  # fmt: skip
+
+    return {
+        "offered_rows_per_s": measured[0].offered_rows_per_s,
+        "answered_share": spread([m.answered_share for m in measured]),
+        "batch_rows": spread([m.batch_rows for m in measured]),
+        "sent_ms": times_ms("sent"),
+        "due_ms": times_ms("due"),
+        "forward_ms": times_ms("forward"),
+        "p99_per_forward": spread([m.sent.p99 / m.forward.p50 for m in measured]),
+    }
+
+
+def make_table(figures: dict[float, dict[str, Any]]) -> str:
+    """The table of all loads, in milliseconds."""
+    rows = []
+    for load, of_load in figures.items():
+        sent, due, forward = of_load["sent_ms"], of_load["due_ms"], of_load["forward_ms"]
+        rows.append([
+            f"{load:.0%}",
+            f"{of_load['offered_rows_per_s']:,.0f}",
+            f"{of_load['answered_share'].median:.1%}",
+            f"{of_load['batch_rows'].median:.1f}",
+            f"{sent['p50'].median:.2f}",
+            sent["p99"].text("{:.2f}"),
+            f"{sent['highest'].median:.2f}",
+            f"{due['p99'].median:.2f}",
+            f"{forward['p50'].median:.2f}",
+            f"{forward['p99'].median:.2f}",
+            of_load["p99_per_forward"].text("{:.2f}"),
+        ])  # fmt: skip
+    header = [
+        "load", "rows/s", "answered", "rows/batch", "p50 ms", "p99 ms", "max ms", "p99 from due",
+        "forward p50", "forward p99", "p99 / forward p50",
+    ]  # fmt: skip
+    return format_table(header, rows)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Returns the command line."""
+    parser = argparse.ArgumentParser(
+        description="Measures the time from sending an observation to receiving its actions.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--loads", nargs="+", type=_share, default=[0.1, 0.3, 0.5, 0.7, 0.9],
+        help="shares of the highest rate")  # fmt: skip
+    add("--servers", type=positive, default=2, help="processes with environments")
+    add("--groups", type=positive, default=8, help="groups of each process")
+    add("--rows-per-message", type=positive, default=16, help="environments of each group")
+    add("--max-batch", type=positive, default=256, help="rows of the largest forward pass")
+    add("--device", default="cpu", help="cpu or cuda")
+    add("--torso", choices=["impala_shallow", "impala_deep", "nature"], default="impala_shallow")
+    add("--seconds", type=positive_seconds, default=5.0, help="of each load and repetition")
+    add("--warmup", type=positive_seconds, default=0.5, help="seconds before those measured")
+    add("--forward-seconds", type=positive_seconds, default=1.0, help="of the forward pass alone")
+    add("--repetitions", type=positive, default=3, help="of every load, in turns")
+    add("--json", type=Path, help="file for the figures, too")
+    return parser
+
+
+def _share(text: str) -> float:
+    if not 0 < float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected more than 0 and at most 1")
+    return float(text)
+
+
+def learner_tables(arguments: argparse.Namespace) -> Tables:
+    """The learner's configuration."""
+    envs = arguments.servers * arguments.groups * arguments.rows_per_message
+    batch = max(arguments.max_batch, arguments.rows_per_message)
+    load = Load(envs, batch, torso=arguments.torso, device=arguments.device)
+    return inference_tables(load)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measures everything and prints the table."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    origin = describe_origin(arguments.device)
+    print(origin_line(origin))
+    tables = learner_tables(arguments)
+    config = from_tables(tables, load_algorithm_config)
+    measured: dict[float, list[Measured]] = {load: [] for load in arguments.loads}
+    with Processes() as processes:
+        learner = processes.start_learner(tables)
+        highest = spread([
+            measure_highest(learner, processes, arguments) for _ in range(arguments.repetitions)
+        ])  # fmt: skip
+        print(
+            f"{arguments.torso}, messages of {arguments.rows_per_message} rows; at most "
+            f"{highest.text()} rows/s; loads are shares of that median"
+        )
+        for _ in range(arguments.repetitions):
+            for load, of_load in measured.items():
+                rows_per_s = load * highest.median
+                of_load.append(measure_load(rows_per_s, learner, config, processes, arguments))
+    figures = {load: summarize(of_load) for load, of_load in measured.items()}
+    print(make_table(figures))
+    if arguments.json is not None:
+        loads = [{"load": load, **of_load} for load, of_load in figures.items()]
+        results = {"highest_rows_per_s": highest, "loads": loads}
+        write_json(arguments.json, origin, {"settings": settings_of(arguments), **results})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    try:
+        return run_plainly("latency", lambda: run(arguments))
+    except ConfigError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

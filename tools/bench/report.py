@@ -1,0 +1,155 @@
+"""What every measurement prints and keeps: tables, spreads, and where the figures come from."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.metadata
+import json
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tools.bench.processes import ROOT, ProcessFailed, usable_cores
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """Repetitions of one figure.
+
+    Attributes:
+        median: The figure to quote.
+        low: The smallest.
+        high: The largest.
+    """
+
+    median: float
+    low: float
+    high: float
+
+    def text(self, form: str = "{:,.0f}") -> str:
+        """`median (low–high)` with this format for each."""
+        median, low, high = (form.format(value) for value in dataclasses.astuple(self))
+        return f"{median} ({low}–{high})"
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Median and range of at least one value."""
+    return Spread(statistics.median(values), min(values), max(values))
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lines of columns as wide as they need; the first to the left, the others to the right."""
+    columns = list(zip(header, *rows, strict=True))
+    widths = [max(len(cell) for cell in column) for column in columns]
+
+    def line(cells: Sequence[str]) -> str:
+        first, *others = zip(cells, widths, strict=True)
+        return "  ".join([first[0].ljust(first[1]), *(cell.rjust(n) for cell, n in others)])
+
+    return "\n".join([line(header), "  ".join("-" * width for width in widths), *map(line, rows)])
+
+
+def describe_origin(device: str = "cpu") -> dict[str, Any]:
+    """Where and how figures were measured: hardware, commit, versions, command, date.
+
+    Args:
+        device: "cpu", or "cuda…" where the GPU belongs to it.
+    """
+    origin: dict[str, Any] = {
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "commit": _find_commit(),
+        "cpu": _find_line(Path("/proc/cpuinfo"), "model name") or platform.machine(),
+        "cores": len(usable_cores()),
+        "memory": _find_line(Path("/proc/meminfo"), "MemTotal"),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in ("torch", "numpy", "pyzmq")},
+        "command": shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
+    }
+    if device.startswith("cuda"):
+        import torch
+
+        origin["gpu"] = torch.cuda.get_device_name(device)
+    return origin
+
+
+def origin_line(origin: Mapping[str, Any]) -> str:
+    """The same in one line, to be printed above a table."""
+    gpu = f", {origin['gpu']}" if "gpu" in origin else ""
+    return (
+        f"{origin['cpu']}, {origin['cores']} cores{gpu}; commit {origin['commit']}, "
+        f"torch {origin['torch']}, Python {origin['python']}"
+    )
+
+
+def write_json(path: Path, origin: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
+    """Writes both as one JSON object: the figures, and `origin` with where they come from."""
+    text = json.dumps({"origin": origin, **figures}, indent=2, default=_to_json)
+    path.write_text(text + "\n")
+
+
+def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """A command line's values for the JSON file, but for the file's own name."""
+    return {name: value for name, value in vars(arguments).items() if name != "json"}
+
+
+def positive(text: str) -> int:
+    """A count of at least 1, for argparse."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected at least 1")
+    return int(text)
+
+
+def positive_seconds(text: str) -> float:
+    """A time of more than 0 seconds, for argparse."""
+    if not 0 < float(text) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: expected more than 0 seconds")
+    return float(text)
+
+
+def run_plainly(name: str, measurement: Callable[[], None]) -> int:
+    """Runs a measurement and returns its exit code; what goes wrong is said in plain words."""
+    try:
+        measurement()
+    except ProcessFailed as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{name}: stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Spread):
+        return dataclasses.asdict(value)
+    raise TypeError(f"{type(value).__name__} is not for JSON")
+
+
+def _find_commit() -> str:
+    """The checkout's commit, with a plus where files differ from it."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _find_line(path: Path, name: str) -> str:
+    """The value of the first `name : value` line of a file; empty without one."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    found = (line.partition(":")[2].strip() for line in lines if line.startswith(name))
+    return next(found, "")

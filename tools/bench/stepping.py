@@ -1,0 +1,333 @@
+"""Which way of stepping Atari games costs least, and whether an environment server ever waits.
+
+    python -m tools.bench.stepping
+
+The first table compares bare ways to step on all cores: a process per core, also with what
+`AtariGroup` adds; one process with an emulator thread per core; one with a group per core, all of
+them stepped at once. The second has one real environment server and a learner that answers every
+STEP with random actions after a given time, as a share of what the server's other groups take for
+a step. Up to 1 the server should step as fast as the same groups in turns without a learner.
+
+What is compared is measured in turns; figures are medians. CPU time counts all threads of a
+process; what else the machine does disturbs it less than steps per second. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+from ale_py.vector_env import AtariVectorEnv
+
+from envservers.atari import AtariGroup, AtariOptions
+from tools.bench.answering_learner import GAME, NUM_ACTIONS, AnsweringLearner
+from tools.bench.processes import (
+    Processes,
+    ProcessFailed,
+    cpu_seconds,
+    envserver_command,
+    usable_cores,
+)
+from tools.bench.report import (
+    describe_origin,
+    format_table,
+    origin_line,
+    positive,
+    positive_seconds,
+    run_plainly,
+    settings_of,
+    spread,
+    write_json,
+)
+
+Way = Literal["emulator", "group", "threads", "at once"]
+
+# Groups of actions drawn beforehand: drawing is not measured.
+_PREPARED = 1000
+
+
+class Task(NamedTuple):
+    """What a process is asked to step.
+
+    Attributes:
+        way: "emulator": ale-py's own step, a group after the other. "group": `AtariGroup`'s.
+            "threads": ale-py's own with `threads` emulator threads. "at once": all groups' actions
+            are sent before the first observations are taken.
+        groups: Groups of the process.
+        group_size: Environments of each.
+        threads: Emulator threads of each.
+    """
+
+    way: Way
+    groups: int
+    group_size: int
+    threads: int = 1
+
+
+class Pace(NamedTuple):
+    """What was measured.
+
+    Attributes:
+        steps_per_s: Steps of all environments per second.
+        cpu_us: CPU microseconds per step.
+    """
+
+    steps_per_s: float
+    cpu_us: float
+
+
+def make_stepping(task: Task) -> Callable[[], object]:
+    """Returns a function that steps all groups of the task once, with random actions."""
+    size = task.group_size
+    actions = np.random.default_rng(0).integers(NUM_ACTIONS, size=(_PREPARED, size))
+    if task.way == "group":
+        groups = [AtariGroup(GAME, size, AtariOptions()) for _ in range(task.groups)]
+        for group in groups:
+            group.reset(np.arange(size))
+        return _in_turns([group.step for group in groups], actions)
+    emulators = [
+        AtariVectorEnv(
+            GAME, size, stack_num=1, num_threads=task.threads, reward_clipping=False,
+            use_fire_reset=False,
+        )
+        for _ in range(task.groups)
+    ]  # fmt: skip
+    for emulator in emulators:
+        emulator.reset(seed=np.arange(size))
+    if task.way != "at once":
+        return _in_turns([emulator.step for emulator in emulators], actions)
+    send_all = _in_turns([emulator.send for emulator in emulators], actions)
+    return lambda: (send_all(), [emulator.recv() for emulator in emulators])
+
+
+def _in_turns(
+    steps: Sequence[Callable[[Any], object]], actions: np.ndarray[Any, Any]
+) -> Callable[[], None]:
+    calls = 0
+
+    def run() -> None:
+        nonlocal calls
+        for step in steps:
+            step(actions[calls % _PREPARED])
+        calls += 1
+
+    return run
+
+
+def step_when_asked(pipe: Connection) -> None:
+    """Steps in a process of its own.
+
+    For each `Task`: says None once it is prepared, then for each number of seconds that it gets
+    the steps made, the seconds taken, and the CPU seconds of all threads.
+
+    Args:
+        pipe: To the process that asks, which closes it or ends this one.
+    """
+    # Ctrl-C is the asking process's business.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    tasks: dict[Task, Callable[[], object]] = {}
+    while True:
+        task, seconds = pipe.recv()
+        if task not in tasks:
+            tasks[task] = make_stepping(task)
+        run = tasks[task]
+        run()
+        pipe.send(None)
+        pipe.recv()
+        calls, cpu_s, started_s = 0, time.process_time(), time.perf_counter()
+        while (elapsed_s := time.perf_counter() - started_s) < seconds:
+            run()
+            calls += 1
+        pipe.send((calls * task.groups * task.group_size, elapsed_s, time.process_time() - cpu_s))
+
+
+class Steppers:
+    """Processes that step when asked, and sleep meanwhile; a context manager."""
+
+    def __init__(self, count: int) -> None:
+        """Starts them."""
+        # Forked processes would share this one's sockets.
+        context = multiprocessing.get_context("spawn")
+        self._pipes: list[Connection] = []
+        self._processes = []
+        for _ in range(count):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=step_when_asked, args=(theirs,), daemon=True)
+            process.start()
+            theirs.close()
+            self._pipes.append(ours)
+            self._processes.append(process)
+
+    def __enter__(self) -> Self:
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Ends the processes."""
+        for process in self._processes:
+            process.kill()
+            process.join()
+
+    def measure(self, task: Task, seconds: float, processes: int = 1) -> Pace:
+        """The pace of so many processes that do this at the same time.
+
+        Raises:
+            ProcessFailed: where one of them fails.
+        """
+        pipes = self._pipes[:processes]
+        try:
+            for message in ((task, seconds), None):
+                for pipe in pipes:
+                    pipe.send(message)
+                answers: list[Any] = [pipe.recv() for pipe in pipes]
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise ProcessFailed(f"bare stepping ({task.way}) failed; its reason is above") from None
+        return Pace(
+            sum(steps / elapsed_s for steps, elapsed_s, _ in answers),
+            1e6 * sum(cpu_s for *_, cpu_s in answers) / sum(steps for steps, *_ in answers),
+        )
+
+
+def compare_ways(
+    steppers: Steppers, sizes: Sequence[int], cores: int, arguments: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Paces of all ways to step on all cores, with groups of these sizes."""
+    ways: list[tuple[str, Way, int, int, int]] = [
+        ("process per core", "emulator", cores, 1, 1),
+        ("process per core, AtariGroup", "group", cores, 1, 1),
+        ("one process, thread per core", "threads", 1, 1, cores),
+        ("one process, group per core at once", "at once", 1, cores, 1),
+    ]
+    rows: list[dict[str, Any]] = []
+    for size in sizes:
+        paces: dict[str, list[Pace]] = {name: [] for name, *_ in ways}
+        for _ in range(arguments.repetitions):
+            for name, way, processes, groups, threads in ways:
+                task = Task(way, groups, size, threads)
+                paces[name].append(steppers.measure(task, arguments.seconds, processes))
+        rows += [{"way": name, "group_size": size, **_medians(paces[name])} for name in paces]
+    return rows
+
+
+def _medians(paces: Sequence[Pace]) -> dict[str, Any]:
+    return {
+        "steps_per_s": spread([pace.steps_per_s for pace in paces]),
+        "cpu_us": spread([pace.cpu_us for pace in paces]),
+    }
+
+
+def measure_overlap(
+    steppers: Steppers, processes: Processes, arguments: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Paces of one environment server at every delay, and of its groups without a learner."""
+    size, groups = arguments.envs // arguments.groups, arguments.groups
+    bare, learner = Task("emulator", groups, size), AnsweringLearner()
+    try:
+        command = envserver_command(learner.address, size * groups, groups)
+        server = processes.start("seed-envserver", command)
+        learner.welcome(processes.check)
+        names = ["bare", *(f"delay {delay:g}" for delay in arguments.delays)]
+        paces: dict[str, list[Pace]] = {name: [] for name in names}
+        for _ in range(arguments.repetitions):
+            measured = steppers.measure(bare, arguments.seconds)
+            paces["bare"].append(measured)
+            others_s = (groups - 1) * size / measured.steps_per_s
+            for name, delay in zip(names[1:], arguments.delays, strict=True):
+                learner.play(0.1, delay * others_s)
+                cpu_s = cpu_seconds(server.pid)
+                steps = learner.play(arguments.seconds, delay * others_s)
+                cpu_us = 1e6 * (cpu_seconds(server.pid) - cpu_s) / max(1, steps)
+                paces[name].append(Pace(steps / arguments.seconds, cpu_us))
+            # The last answers' steps end before others are measured.
+            time.sleep(2 * groups * size / measured.steps_per_s)
+    finally:
+        learner.close()
+    bare_rates = [pace.steps_per_s for pace in paces["bare"]]
+    return [
+        {
+            "server": name, **_medians(paces[name]),
+            "share": spread(
+                [pace.steps_per_s / rate
+                 for pace, rate in zip(paces[name], bare_rates, strict=True)]
+            ),
+        }
+        for name in names
+    ]  # fmt: skip
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Returns the command line."""
+    parser = argparse.ArgumentParser(
+        description="Measures ways to step Atari games, and how one environment server overlaps "
+        "steps with the learner's answers.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--sizes", type=positive, nargs="*", default=[8, 16, 32],
+        help="environments per group in the first table; many take long to make",
+    )  # fmt: skip
+    parser.add_argument(
+        "--delays", type=float, nargs="*", default=[0.0, 0.5, 0.8, 1.5],
+        help="of the second table: times for an answer, 1 is a step of all other groups",
+    )  # fmt: skip
+    parser.add_argument("--envs", type=positive, default=32, help="environments of the server")
+    parser.add_argument("--groups", type=positive, default=2, help="groups of the server")
+    parser.add_argument("--seconds", type=positive_seconds, default=1.0, help="per measurement")
+    parser.add_argument("--repetitions", type=positive, default=5, help="per median")
+    parser.add_argument("--json", type=Path, help="file for the figures, too")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints both tables; returns the exit code."""
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.envs % arguments.groups:
+        parser.error(f"--envs {arguments.envs}: expected a multiple of --groups {arguments.groups}")
+    if min(arguments.delays, default=0.0) < 0:
+        parser.error(f"--delays {min(arguments.delays):g}: expected at least 0")
+    return run_plainly("tools.bench.stepping", lambda: _measure(arguments))
+
+
+def _measure(arguments: argparse.Namespace) -> None:
+    origin, cores = describe_origin(), len(usable_cores())
+    print(origin_line(origin))
+    with Processes() as processes, Steppers(cores) as steppers:
+        ways = compare_ways(steppers, arguments.sizes, cores, arguments)
+        _print_table([f"{row['way']}, {row['group_size']}" for row in ways], ways, "group size")
+        overlap = measure_overlap(steppers, processes, arguments) if arguments.delays else []
+        _print_table([row["server"] for row in overlap], overlap, "server")
+    if arguments.json is not None:
+        figures = {"settings": settings_of(arguments), "ways": ways, "overlap": overlap}
+        write_json(arguments.json, origin, figures)
+
+
+def _print_table(names: Sequence[str], rows: Sequence[dict[str, Any]], first: str) -> None:
+    if not rows:
+        return
+    header = [first, "steps/s", "CPU us/step", *(["share"] if "share" in rows[0] else [])]
+    lines = []
+    for name, row in zip(names, rows, strict=True):
+        cells = [name, row["steps_per_s"].text(), row["cpu_us"].text("{:.1f}")]
+        if "share" in row:
+            cells.append(row["share"].text("{:.3f}"))
+        lines.append(cells)
+    print(format_table(header, lines), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
