@@ -222,7 +222,7 @@ def _assemble(config: Config, loaded: Checkpoint | None) -> Run:
     agent = make_agent(algorithm, config, spaces, learning_device)
     acting = make_agent(algorithm, config, spaces, acting_device)
     store = make_store(
-        algorithm, config, spaces, acting, _store_device(algorithm, config, acting_device),
+        algorithm, config, spaces, agent, _store_device(algorithm, config, acting_device),
         replay=_has_replay(algorithm),
     )  # fmt: skip
     slot = WeightSlot()

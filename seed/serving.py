@@ -20,6 +20,7 @@ from seed.devices import available_bytes, resolve_precision
 from seed.forward import ForwardPass
 from seed.inference import Inference, Offer
 from seed.layout import Column, StoreLayout
+from seed.networks.body import Body
 from seed.pages import PageLinks
 from seed.replay import count_unrolls
 from seed.rows import Rows
@@ -89,7 +90,10 @@ def make_store(
     *,
     replay: bool = False,
 ) -> UnrollStore:
-    """The store that `plan_store` describes, with its memory on the device; same arguments."""
+    """The store that `plan_store` describes, with its memory on the device; same arguments.
+
+    Where it is in host memory and the agent is on a GPU, batches are gathered for that GPU.
+    """
     layout = plan_store(algorithm, config, spaces, agent, device, replay=replay)
     to_gpu = device.type == "cpu" and _device_of(agent, device).type == "cuda"
     return UnrollStore(layout, device, pinned=to_gpu)
@@ -149,8 +153,11 @@ def make_inference(
     Raises:
         ConfigError: where the address cannot be bound.
     """
+    for module in agent.eval().modules():
+        if isinstance(module, Body):
+            module.round_weights()
     forward = ForwardPass(
-        algorithm, config.algorithm, agent.eval(), store, config.inference.max_batch,
+        algorithm, config.algorithm, agent, store, config.inference.max_batch,
         greedy=greedy, cuda_graphs=config.inference.cuda_graphs,
     )  # fmt: skip
     offer = Offer(dataclasses.asdict(config.environment), spaces.observation, spaces.action, seed)

@@ -100,6 +100,15 @@ class Body(nn.Module):
             self.output_size = self.core.output_size
             self.state_size = self.core.state_size
 
+    def round_weights(self) -> None:
+        """Keeps the torso's weights in the precision of its products, for acting alone.
+
+        It acts the same without rounding them anew for every batch. What is learned must not be
+        rounded: small changes would be lost.
+        """
+        if self._bfloat16:
+            self.torso.to(torch.bfloat16)
+
     def initial_state(self, batch_size: int, device: torch.device | str | None = None) -> Tensor:
         """Return the state before any row: zeros [batch_size, state_size] float32."""
         return torch.zeros(batch_size, self.state_size, device=device)

@@ -221,3 +221,18 @@ def test_bfloat16_is_close_to_float32() -> None:
     # bfloat16 keeps 8 bits of a number.
     torch.testing.assert_close(outputs[1], outputs[0], rtol=0, atol=0.02)
     assert (outputs[1] != outputs[0]).any()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_rounded_weights_give_the_same_features(precision: Literal["float32", "bfloat16"]) -> None:
+    torch.manual_seed(0)
+    body = Body(SpaceSpec("uint8", (36, 36)), DISCRETE, replace(LSTM, precision=precision))
+    rows = torch.randint(256, (1, 3, 36, 36), dtype=torch.uint8)
+    others = discrete_rows(1, 3)
+    with torch.inference_mode():
+        before, _ = body(rows, *others, torch.zeros(3, body.state_size))
+        body.round_weights()
+        after, _ = body(rows, *others, torch.zeros(3, body.state_size))
+    assert body.torso.layers[0].weight.dtype == getattr(torch, precision)
+    assert after.dtype == torch.float32
+    torch.testing.assert_close(after, before, rtol=0, atol=0.004 if precision == "bfloat16" else 0)

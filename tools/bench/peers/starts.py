@@ -25,11 +25,17 @@ class Start(NamedTuple):
     options: tuple[str, ...] = ()
 
 
-# What Sample Factory advises for few cores: a worker per core, two groups of environments each.
 _SAMPLE_FACTORY = (
     "--algo=APPO", "--env=atari_pong", "--experiment=pong", "--train_dir=FOLDER", "--device=cpu",
-    "--num_workers=2", "--num_envs_per_worker=4", "--worker_num_splits=2",
 )  # fmt: skip
+# As many environments as published. What the library advises for few cores: a worker per core, two
+# groups of environments each.
+_WORKERS = (
+    "atari", *_SAMPLE_FACTORY, "--num_workers=2", "--num_envs_per_worker=4",
+    "--worker_num_splits=2",
+)  # fmt: skip
+# One worker instead of the four published: EnvPool has threads of its own.
+_ENVPOOL = ("envpool.atari", *_SAMPLE_FACTORY, "--num_workers=1")
 
 STARTS: Mapping[str, Sequence[Start]] = {
     "stable-baselines3": (
@@ -38,14 +44,18 @@ STARTS: Mapping[str, Sequence[Start]] = {
         Start("Stable-Baselines3 A2C", "sb3", ("a2c",)),
     ),
     "sample-factory": (
-        Start("Sample Factory APPO, 4 epochs", "sample_factory", _SAMPLE_FACTORY),
+        Start("Sample Factory APPO, 4 epochs", "sample_factory", _WORKERS),
         Start(
-            "Sample Factory APPO, 1 epoch", "sample_factory",
-            (*_SAMPLE_FACTORY, "--num_epochs=1"),
+            "Sample Factory APPO, 1 epoch", "sample_factory", (*_WORKERS, "--num_epochs=1"),
         ),
         Start(
             "Sample Factory APPO, 1 epoch, asynchronous", "sample_factory",
-            (*_SAMPLE_FACTORY, "--num_epochs=1", "--async_rl=True"),
+            (*_WORKERS, "--num_epochs=1", "--async_rl=True"),
+        ),
+        Start("Sample Factory APPO with EnvPool, 4 epochs", "sample_factory", _ENVPOOL),
+        Start(
+            "Sample Factory APPO with EnvPool, 1 epoch", "sample_factory",
+            (*_ENVPOOL, "--num_epochs=1"),
         ),
     ),
     "torchrl": (
@@ -57,7 +67,9 @@ STARTS: Mapping[str, Sequence[Start]] = {
 # `pip install torch==2.13.0 …` of what each peer needs; CPU builds of torch do.
 INSTALLS: Mapping[str, str] = {
     "stable-baselines3": "stable-baselines3 ale-py opencv-python-headless",
-    "sample-factory": "sample-factory ale-py opencv-python-headless",
+    "sample-factory": (
+        "sample-factory ale-py opencv-python-headless envpool==0.8.4 gym==0.26.2 'shimmy<2'"
+    ),
     "torchrl": "torchrl torchvision hydra-core tqdm ale-py",
 }
 

@@ -5,7 +5,7 @@
 The program is `sota-implementations/ppo/ppo_atari.py`. The wheel leaves its settings out, so they
 are here, as published in the same folder of the library's repository, without evaluation.
 """
-# mypy: disable-error-code="import-not-found, import-untyped"
+# mypy: disable-error-code="import-not-found, import-untyped, no-untyped-call"
 
 from __future__ import annotations
 
@@ -62,16 +62,19 @@ def settings(epochs: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def declare_missing_operator() -> None:
-    """Lets torchvision be imported beside a torch that its compiled part was not built for.
+def declare_operators() -> torch.library.Library:
+    """Lets torchvision be imported where its compiled part does not suit this torch.
 
-    TorchRL takes only resizing from it, which is written in Python.
+    That is so with a CPU build of torch and a build of torchvision that needs CUDA. TorchRL takes
+    only resizing from it, which is written in Python.
+
+    Returns:
+        What holds the declarations; they are gone with it.
     """
-    if importlib.util.find_spec("torchvision") and "cpu" in torch.__version__:
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        with contextlib.suppress(RuntimeError):
-            library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _KEPT.append(library)
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return library
 
 
 def main() -> None:
@@ -79,7 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--epochs", type=int, default=3, help="over each batch")
     arguments = parser.parse_args()
-    declare_missing_operator()
+    operators = None if torch.version.cuda else declare_operators()
     package = importlib.util.find_spec("torchrl")
     assert package is not None
     assert package.origin is not None
@@ -89,6 +92,7 @@ def main() -> None:
     # Without the decorator, which would look for the settings that are not there.
     program = importlib.import_module("ppo_atari").main.__wrapped__
     program(OmegaConf.create(settings(arguments.epochs)))
+    del operators
 
 
 if __name__ == "__main__":
