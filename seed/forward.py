@@ -108,8 +108,7 @@ class ForwardPass:
         self._agent = agent
         self._store = store
         self._greedy = greedy
-        # A tensor's own device: "cuda" and "cuda:0" are one device, but not equal.
-        self._store_device = torch.empty(0, device=store.device).device
+        self._store_device = store.device
         self._device = next((p.device for p in agent.parameters()), self._store_device)
         self._apart = self._device != self._store_device
         self._staged = self._store_device.type == "cuda"
@@ -121,7 +120,7 @@ class ForwardPass:
         # [max_envs + 1] bool and float32
         self._evaluation = torch.zeros(count, dtype=torch.bool, device=self._device)
         self._evaluation[:-1] = torch.from_numpy(store.evaluation)
-        self._places = torch.zeros(count, device=self._device)
+        self._fleet_places = torch.zeros(count, device=self._device)
         # [] int32
         self._version = torch.zeros((), dtype=torch.int32, device=self._store_device)
         self._make_buffers(max_batch)
@@ -189,9 +188,8 @@ class ForwardPass:
     def set_connected(self, env_ids: Int64Array) -> None:
         """From the next batch on, these environments are the fleet. `[num_envs] int64`"""
         places = fleet_places(env_ids, self._store.evaluation)
-        self._places[:-1] = torch.from_numpy(places)
+        self._fleet_places[:-1] = torch.from_numpy(places)
 
-    @torch.inference_mode()
     def run(self, steps: Sequence[GroupStep]) -> tuple[npt.NDArray[Any], list[PageLinks]]:
         """Stores the rows of these groups and chooses their actions.
 
@@ -201,6 +199,12 @@ class ForwardPass:
             The actions `[n, *shape]`, in the order of the groups, and the pages that are now whole;
             the device has finished with both.
         """
+        # A learner that captures, too, could not touch random numbers that were captured in
+        # inference mode (pytorch issue 166792).
+        with torch.no_grad() if self._captured else torch.inference_mode():
+            return self._run(steps)
+
+    def _run(self, steps: Sequence[GroupStep]) -> tuple[npt.NDArray[Any], list[PageLinks]]:
         self.phases.enter("store")
         env_ids = np.concatenate([step.env_ids for step in steps])
         run_ids = np.concatenate([step.arrays.run_ids for step in steps])
@@ -267,7 +271,9 @@ class ForwardPass:
         """What the agent does at these rows, and the recurrent state before them `[n, S]`."""
         before = self._agent_states.index_select(0, envs)
         before = before.masked_fill(rows.first[0][:, None], 0.0)
-        fleet = Fleet(self._places.index_select(0, envs), self._evaluation.index_select(0, envs))
+        fleet = Fleet(
+            self._fleet_places.index_select(0, envs), self._evaluation.index_select(0, envs)
+        )
         acted = self._algorithm.act(
             self._agent, rows, before, self._config, fleet=fleet, greedy=self._greedy
         )

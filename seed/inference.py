@@ -202,7 +202,10 @@ class Inference:
     def _receive(self, timeout_ms: int) -> None:
         """Reads everything that has arrived, up to a full batch; waits only for the first."""
         self.phases.enter("receiving")
-        while self._pending_rows < self._config.max_batch:
+        # No more messages than rows either: a flood of refused ones must not keep batches waiting.
+        for _ in range(self._config.max_batch):
+            if self._pending_rows >= self._config.max_batch:
+                return
             message = receive(self._socket)
             if message is not None:
                 self._handle(*message)

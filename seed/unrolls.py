@@ -57,7 +57,8 @@ class UnrollStore:
         Only that: torch rounds pinned blocks up to powers of two, which could double the store.
         """
         self.layout = layout
-        self.device = device
+        # A tensor's own device: "cuda" would be another GPU in a thread that works on another.
+        self.device = device = torch.empty(0, device=device).device
         length = layout.unroll_length
         self._zero_row = layout.zero_row
         # Rows back in time from a frame stack's oldest to its newest. [stack] int64

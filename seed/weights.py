@@ -55,4 +55,5 @@ def module_tensors(module: nn.Module) -> list[Tensor]:
 def load_tensors(module: nn.Module, tensors: Sequence[Tensor]) -> None:
     """Copies tensors in the order of `module_tensors` into the module."""
     for destination, source in zip(module_tensors(module), tensors, strict=True):
-        destination.copy_(source, non_blocking=True)
+        # Towards the CPU nothing would wait for the copy before it is read.
+        destination.copy_(source, non_blocking=destination.is_cuda)

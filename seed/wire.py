@@ -30,9 +30,7 @@ MAX_HEADER_BYTES = 4096
 MAX_GROUPS = 64
 MAX_ENVS_PER_SERVER = 65_536
 
-TERMINATED = 1
-TRUNCATED = 2
-FIRST = 4
+TERMINATED, TRUNCATED, FIRST = 1, 2, 4
 _ALL_FLAGS = TERMINATED | TRUNCATED | FIRST
 
 EPISODE_DTYPE = np.dtype([("index", "<u4"), ("length_steps", "<u4"), ("episode_return", "<f8")])

@@ -103,8 +103,8 @@ class Body(nn.Module):
     def round_weights(self) -> None:
         """Keeps the torso's weights in the precision of its products, for acting alone.
 
-        It acts the same without rounding them anew for every batch. What is learned must not be
-        rounded: small changes would be lost.
+        Then they are not rounded anew for every batch; the features differ by no more than that
+        rounding. What is learned must not be rounded: small changes would be lost.
         """
         if self._bfloat16:
             self.torso.to(torch.bfloat16)

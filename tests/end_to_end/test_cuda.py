@@ -34,6 +34,7 @@ def test_memory_chain_from_replay(train: Train, replay: str) -> None:
     assert last_known(lines, "evaluation_return_mean") > 0.9
 
 
+@pytest.mark.parametrize("graphs", ["--learner.cuda-graphs", "--inference.cuda-graphs", "both"])
 @pytest.mark.parametrize(
     ("config", "figure"),
     [
@@ -42,9 +43,10 @@ def test_memory_chain_from_replay(train: Train, replay: str) -> None:
         ("memory_chain_r2d2", "evaluation_return_mean"),
     ],
 )
-def test_learns_with_updates_as_graphs(train: Train, config: str, figure: str) -> None:
-    """Captured while inference draws actions on the same GPU."""
-    lines = train(f"configs/{config}.toml", *DEVICES, "--learner.cuda-graphs")
+def test_learns_with_graphs(train: Train, config: str, figure: str, graphs: str) -> None:
+    """Captured while the other thread draws or learns on the same GPU."""
+    both = ("--learner.cuda-graphs", "--inference.cuda-graphs")
+    lines = train(f"configs/{config}.toml", *DEVICES, *(both if graphs == "both" else (graphs,)))
     assert last_known(lines, figure) > 0.9
 
 

@@ -113,7 +113,10 @@ class Model:
         self.count += 1
         row = Row(self.count, first, self.count / 8, end == 1, end == 2)
         history.append(row)
-        if len(history) > 1 and (len(history) - 1) % self.layout.unroll_length == 0:
+        # A first page that begins later is no unroll.
+        start = int(self.layout.first_offsets[env_id])
+        length, written = self.layout.unroll_length, start + len(history) - 1
+        if written % length == 0 and written > (length if start else 0):
             self.queue.append(list(history))
         return row
 

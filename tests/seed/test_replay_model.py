@@ -165,6 +165,7 @@ OPERATION = st.one_of(
     operations=st.lists(OPERATION, min_size=40, max_size=120),
     unroll_length=st.integers(1, 3),
     burn_in=st.integers(0, 2),
+    staggered=st.booleans(),
     capacity=st.integers(2, 8),
     batch_size=st.integers(1, 3),
     config=st.builds(
@@ -179,6 +180,7 @@ def test_follows_the_model(
     operations: list[tuple[str, list[int], int]],
     unroll_length: int,
     burn_in: int,
+    staggered: bool,
     capacity: int,
     batch_size: int,
     config: ReplayConfig,
@@ -187,7 +189,7 @@ def test_follows_the_model(
     burn_in = min(burn_in, unroll_length - 1)
     both = Both(
         config, capacity, batch_size,
-        unroll_length=unroll_length, burn_in=burn_in, frame_stack=stack,
+        unroll_length=unroll_length, burn_in=burn_in, frame_stack=stack, staggered=staggered,
     )  # fmt: skip
     for operation, env_ids, number in operations:
         if operation == "write":

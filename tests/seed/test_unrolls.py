@@ -42,6 +42,7 @@ OPERATION: st.SearchStrategy[Any] = st.one_of(
     burn_in=st.integers(0, 3),
     num_pages=st.integers(14, 40),
     batch_size=st.integers(1, 3),
+    staggered=st.booleans(),
 )
 def test_follows_the_model(
     operations: list[tuple[str, list[int], list[int]]],
@@ -50,6 +51,7 @@ def test_follows_the_model(
     burn_in: int,
     num_pages: int,
     batch_size: int,
+    staggered: bool,
 ) -> None:
     frame_stack = min(frame_stack, unroll_length + 1)
     # As many environments as pages, so that `has_room` can tell whether all pages are free.
@@ -57,7 +59,7 @@ def test_follows_the_model(
         replace(
             LAYOUT, unroll_length=unroll_length, num_pages=num_pages, max_envs=num_pages,
             frame_stack=frame_stack,
-            burn_in=min(burn_in, unroll_length - max(1, frame_stack - 1)),
+            burn_in=min(burn_in, unroll_length - max(1, frame_stack - 1)), staggered=staggered,
         )
     )  # fmt: skip
     held: list[tuple[list[PageLinks], list[list[Row]]]] = []
@@ -233,6 +235,12 @@ def test_what_was_moved_before_the_wait_ends_it_too() -> None:
     thread.start()
     thread.join(20.0)
     assert not thread.is_alive()
+
+
+# "cuda" is whichever GPU a thread works on, and the store is on one of them.
+def test_the_device_is_one_in_all_threads() -> None:
+    store = UnrollStore(LAYOUT, torch.device("cpu", 0))
+    assert store.device == store.columns["actions"].device == CPU
 
 
 def test_take_some_gives_the_oldest_that_are_there() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from seed.weights import WeightSlot, load_tensors, module_tensors
 
@@ -75,6 +78,23 @@ def test_loading_copies_parameters_and_buffers() -> None:
     inputs = torch.randn(4, 3)
     load_tensors(destination, copies(source))
     assert torch.equal(source.eval()(inputs), destination.eval()(inputs))
+
+
+def test_copies_to_the_cpu_are_waited_for() -> None:
+    waits = []
+
+    class Copies(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+        ) -> Any:
+            if func is torch.ops.aten.copy_.default:
+                waits.append(len(args) == 2 or not args[2])
+            return func(*args, **(kwargs or {}))
+
+    source, destination = make_module(), make_module()
+    with Copies():  # type: ignore[no-untyped-call]
+        load_tensors(destination, module_tensors(source))
+    assert waits == [True] * len(module_tensors(source))
 
 
 def test_loading_the_weights_of_another_module_fails() -> None:

@@ -279,6 +279,21 @@ class FakeServers:
         self._unanswered += 1
 
 
+def fake_servers_command(endpoint: str, groups: int, rows: int, servers: int = 1) -> list[str]:
+    """The command line of one process of fake environment servers.
+
+    Args:
+        endpoint: The learner's.
+        groups: Groups of each server.
+        rows: Environments of each group.
+        servers: Connections of the process.
+    """
+    return [
+        sys.executable, "-m", "tools.bench.fake_servers", "--connect", endpoint,
+        "--servers", str(servers), "--groups", str(groups), "--rows", str(rows),
+    ]  # fmt: skip
+
+
 def report_window(answers: Sequence[Answer], start_s: float, seconds: float) -> dict[str, object]:
     """Figures of the messages that were due in the window, as JSON takes them.
 

@@ -18,7 +18,6 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +28,8 @@ from seed.config_loading import from_tables
 from seed.contract import load_algorithm_config
 from seed.devices import keep_freed_memory
 from tools.bench.bare_work import make_acting
-from tools.bench.learner_configs import Load, Tables, inference_tables
+from tools.bench.fake_servers import fake_servers_command
+from tools.bench.learner_configs import add_load_options, inference_tables, read_load
 from tools.bench.processes import Processes, Server, measure
 from tools.bench.report import (
     Spread,
@@ -40,7 +40,9 @@ from tools.bench.report import (
     positive_seconds,
     run_plainly,
     settings_of,
+    share,
     spread,
+    start_parser,
     write_json,
 )
 
@@ -96,19 +98,13 @@ def time_forward(config: Config, batch: int, seconds: float) -> Percentiles:
     return percentiles(times_ms)
 
 
-def client_command(endpoint: str, arguments: argparse.Namespace) -> list[str]:
-    """The command line of one process of fake environment servers."""
-    return [
-        sys.executable, "-m", "tools.bench.fake_servers", "--connect", endpoint,
-        "--groups", str(arguments.groups), "--rows", str(arguments.rows_per_message),
-    ]  # fmt: skip
-
-
 def measure_highest(
     learner: Server, processes: Processes, arguments: argparse.Namespace
 ) -> float:
     """Rows per second that the learner serves at most."""
-    command = client_command(learner.endpoint, arguments)
+    command = fake_servers_command(
+        learner.endpoint, arguments.groups, arguments.rows_per_message
+    )
     clients = [processes.start("client", command) for _ in range(arguments.servers)]
     for client in clients:
         client.wait_for("registered ")
@@ -129,8 +125,8 @@ def measure_load(
     rate = rows_per_s / arguments.rows_per_message / arguments.servers
     reports = [processes.folder / f"report-{index}.json" for index in range(arguments.servers)]
     command = [
-        *client_command(learner.endpoint, arguments), "--rate", str(rate),
-        "--warmup", str(arguments.warmup), "--seconds", str(arguments.seconds),
+        *fake_servers_command(learner.endpoint, arguments.groups, arguments.rows_per_message),
+        "--rate", str(rate), "--warmup", str(arguments.warmup), "--seconds", str(arguments.seconds),
     ]  # fmt: skip
     clients = [processes.start("client", [*command, "--report", str(path)]) for path in reports]
     for client in clients:
@@ -195,47 +191,24 @@ def make_table(figures: dict[float, dict[str, Any]]) -> str:
             of_load["p99_per_forward"].text("{:.2f}"),
         ])  # fmt: skip
     header = [
-        "load", "rows/s", "answered", "rows/batch", "p50 ms", "p99 ms", "max ms", "p99 from due",
-        "forward p50", "forward p99", "p99 / forward p50",
+        "load", "rows/s", "answered", "rows/batch", "p50 ms", "p99 ms", "max ms",
+        "p99 from due ms", "forward p50 ms", "forward p99 ms", "p99 / forward p50",
     ]  # fmt: skip
     return format_table(header, rows)
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Returns the command line."""
-    parser = argparse.ArgumentParser(
-        description="Measures the time from sending an observation to receiving its actions.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = start_parser("latency", __doc__)
     add = parser.add_argument
-    add("--loads", nargs="+", type=_share, default=[0.1, 0.3, 0.5, 0.7, 0.9],
+    add("--loads", nargs="+", type=share, default=[0.1, 0.3, 0.5, 0.7, 0.9],
         help="shares of the highest rate")  # fmt: skip
-    add("--servers", type=positive, default=2, help="processes with environments")
-    add("--groups", type=positive, default=8, help="groups of each process")
-    add("--rows-per-message", type=positive, default=16, help="environments of each group")
-    add("--max-batch", type=positive, default=256, help="rows of the largest forward pass")
-    add("--device", default="cpu", help="cpu or cuda")
-    add("--torso", choices=["impala_shallow", "impala_deep", "nature"], default="impala_shallow")
+    add_load_options(parser, groups=8, rows=16)
     add("--seconds", type=positive_seconds, default=5.0, help="of each load and repetition")
     add("--warmup", type=positive_seconds, default=0.5, help="seconds before those measured")
     add("--forward-seconds", type=positive_seconds, default=1.0, help="of the forward pass alone")
     add("--repetitions", type=positive, default=3, help="of every load, in turns")
-    add("--json", type=Path, help="file for the figures, too")
     return parser
-
-
-def _share(text: str) -> float:
-    if not 0 < float(text) <= 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected more than 0 and at most 1")
-    return float(text)
-
-
-def learner_tables(arguments: argparse.Namespace) -> Tables:
-    """The learner's configuration."""
-    envs = arguments.servers * arguments.groups * arguments.rows_per_message
-    batch = max(arguments.max_batch, arguments.rows_per_message)
-    load = Load(envs, batch, torso=arguments.torso, device=arguments.device)
-    return inference_tables(load)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -244,7 +217,7 @@ def run(arguments: argparse.Namespace) -> None:
     keep_freed_memory()
     origin = describe_origin(arguments.device)
     print(origin_line(origin))
-    tables = learner_tables(arguments)
+    tables = inference_tables(read_load(arguments))
     config = from_tables(tables, load_algorithm_config)
     measured: dict[float, list[Measured]] = {load: [] for load in arguments.loads}
     with Processes() as processes:

@@ -1,9 +1,15 @@
-"""Configurations of learners that serve free environments, as the tables of a TOML file."""
+"""Configurations of learners that serve free environments, as the tables of a TOML file.
+
+And the options of the command line that say how large they are.
+"""
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from tools.bench.report import device_name, positive
 
 FRAMES_PER_STEP = 4
 _NEVER_S = 1e9
@@ -48,6 +54,28 @@ class Training:
     unroll_length: int
     batch_size: int
     lstm_size: int = 0
+
+
+def add_load_options(parser: argparse.ArgumentParser, *, groups: int, rows: int) -> None:
+    """Adds the options that `read_load` reads, with these defaults for groups and their rows."""
+    add = parser.add_argument
+    add("--servers", type=positive, default=2, help="processes with environments")
+    add("--groups", type=positive, default=groups, help="groups of each process")
+    add("--rows-per-message", type=positive, default=rows, help="environments of each group")
+    add("--max-batch", type=positive, default=256, help="rows of the largest forward pass")
+    add("--device", type=device_name, default="cpu", help="cpu or cuda, of all the learner's work")
+    add("--torso", choices=["impala_shallow", "impala_deep", "nature"], default="impala_shallow",
+        help="the network's first layers")  # fmt: skip
+
+
+def read_load(arguments: argparse.Namespace) -> Load:
+    """What these options ask of a learner; a message is never larger than its largest batch."""
+    return Load(
+        max_envs=arguments.servers * arguments.groups * arguments.rows_per_message,
+        max_batch=max(arguments.max_batch, arguments.rows_per_message),
+        torso=arguments.torso,
+        device=arguments.device,
+    )
 
 
 def null_tables(load: Load) -> Tables:

@@ -27,6 +27,8 @@ from typing import Any, NamedTuple, NoReturn, Self
 
 import tomli_w
 
+from tools.bench.thread_times import parse_stat
+
 ROOT = Path(__file__).parents[2]
 LOG_INTERVAL_S = 0.25
 START_TIMEOUT_S = 120.0
@@ -34,7 +36,6 @@ STOP_TIMEOUT_S = 10.0
 _POLL_S = 0.05
 _GRACE_S = 2.0
 _LAST_LINES = 12
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 class ProcessFailed(Exception):
@@ -340,9 +341,7 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
 
 def cpu_seconds(pid: int) -> float:
     """CPU time of a process so far, over all its threads."""
-    # The second field is the name in brackets, which may hold anything.
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+    return parse_stat(Path(f"/proc/{pid}/stat").read_text()).cpu_s
 
 
 def memory_bytes(pid: int) -> int:

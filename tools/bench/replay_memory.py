@@ -37,6 +37,7 @@ from seed.rows import Arrived, Unroll
 from seed.serving import make_agent, make_store, plan_store
 from seed.spaces import Spaces
 from seed.unrolls import UnrollStore
+from tools.bench.report import positive
 
 _CPU = torch.device("cpu")
 _STATUS = Path("/proc/self/status")
@@ -330,12 +331,6 @@ def print_times(figures: dict[str, Any]) -> None:
             )
 
 
-def _count(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected at least 1")
-    return int(text)
-
-
 def make_parser() -> argparse.ArgumentParser:
     """Returns the command line."""
     parser = argparse.ArgumentParser(
@@ -349,7 +344,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--unroll", type=int, help="rows, instead of the configuration's")
     parser.add_argument("--burn-in", type=int, help="rows, instead of the configuration's")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--repetitions", type=_count, default=15, help="timings per median")
+    parser.add_argument("--repetitions", type=positive, default=15, help="timings per median")
     parser.add_argument("--json", type=Path, help="file for the figures, too")
     return parser
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from seed.config import ConfigError
 from seed.devices import resolve_device
 from seed.priorities import PRIORITY_FLOOR, Priorities
+from tools.bench.report import positive
 
 
 class Contender(Protocol):
@@ -181,12 +182,6 @@ def measure(items: int, device: torch.device, arguments: argparse.Namespace) -> 
     return {name: statistics.median(times) for name, times in times_us.items()}
 
 
-def _count(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected at least 1")
-    return int(text)
-
-
 def make_parser() -> argparse.ArgumentParser:
     """Returns the command line."""
     parser = argparse.ArgumentParser(
@@ -195,14 +190,14 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
-        "--items", type=_count, nargs="+", default=[1_000, 10_000, 100_000, 1_000_000],
+        "--items", type=positive, nargs="+", default=[1_000, 10_000, 100_000, 1_000_000],
         help="items in replay; several sizes are measured one after another",
     )  # fmt: skip
-    parser.add_argument("--batch", type=_count, default=64, help="items sampled per round")
-    parser.add_argument("--inserts", type=_count, default=85, help="items replaced per round")
+    parser.add_argument("--batch", type=positive, default=64, help="items sampled per round")
+    parser.add_argument("--inserts", type=positive, default=85, help="items replaced per round")
     parser.add_argument("--exponent", type=float, default=0.9, help="power of the priorities")
-    parser.add_argument("--rounds", type=_count, default=100, help="rounds timed together")
-    parser.add_argument("--repetitions", type=_count, default=21, help="timings per median")
+    parser.add_argument("--rounds", type=positive, default=100, help="rounds timed together")
+    parser.add_argument("--repetitions", type=positive, default=21, help="timings per median")
     parser.add_argument("--device", default="cpu", help="cpu or cuda, of all but the tree")
     parser.add_argument("--json", type=Path, help="file for the figures, too")
     return parser

@@ -1,4 +1,4 @@
-"""What every measurement prints and keeps: tables, spreads, and where the figures come from."""
+"""What every measurement reads, prints and keeps: options, tables, where figures come from."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import argparse
 import dataclasses
 import importlib.metadata
 import json
+import math
+import os
 import platform
 import shlex
 import statistics
@@ -14,9 +16,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tools.bench.processes import ROOT, ProcessFailed, usable_cores
+
+Number = TypeVar("Number", int, float)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +98,26 @@ def write_json(path: Path, origin: Mapping[str, Any], figures: Mapping[str, Any]
     path.write_text(text + "\n")
 
 
+def start_parser(name: str, text: str) -> argparse.ArgumentParser:
+    """The beginning of a measurement's command line, with `--json`.
+
+    Args:
+        name: Of the module in `tools.bench`.
+        text: Its docstring, which is what `--help` says.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m tools.bench.{name}", description=text, formatter_class=_HelpFormatter
+    )
+    parser.add_argument("--json", type=new_file, help="file for the figures, too")
+    return parser
+
+
+class _HelpFormatter(
+    argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter
+):
+    """Shows defaults, and leaves the lines of the description as they are."""
+
+
 def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """A command line's values for the JSON file, but for the file's own name."""
     return {name: value for name, value in vars(arguments).items() if name != "json"}
@@ -101,16 +125,55 @@ def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def positive(text: str) -> int:
     """A count of at least 1, for argparse."""
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected at least 1")
-    return int(text)
+    return _read(text, int, lambda count: count >= 1, "a whole number of at least 1")
 
 
 def positive_seconds(text: str) -> float:
-    """A time of more than 0 seconds, for argparse."""
-    if not 0 < float(text) < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text}: expected more than 0 seconds")
-    return float(text)
+    """A finite time of more than 0 seconds, for argparse."""
+    return _read(text, float, lambda s: 0 < s < math.inf, "a finite time of more than 0 seconds")
+
+
+def at_least_zero(text: str) -> float:
+    """A finite number of at least 0, for argparse."""
+    return _read(text, float, lambda x: 0 <= x < math.inf, "a finite number of at least 0")
+
+
+def share(text: str) -> float:
+    """More than 0 and at most 1, for argparse."""
+    return _read(text, float, lambda x: 0 < x <= 1, "more than 0 and at most 1")
+
+
+def device_name(text: str) -> str:
+    """The name of a device that there is, for argparse; "auto" becomes what it stands for."""
+    # Some measurements do without torch, which takes seconds to load.
+    from seed.config import ConfigError
+    from seed.devices import resolve_device
+
+    try:
+        return str(resolve_device(text, "device"))
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def new_file(text: str) -> Path:
+    """A file that can be written, for argparse: it is, once everything has been measured."""
+    path = Path(text)
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a file in a folder that there is")
+    return path
+
+
+def _read(
+    text: str, kind: Callable[[str], Number], fits: Callable[[Number], bool], expected: str
+) -> Number:
+    """The text as a number; refuses what is none, or does not fit."""
+    try:
+        number = kind(text)
+    except ValueError:
+        number = None
+    if number is None or not fits(number):
+        raise argparse.ArgumentTypeError(f"{text}: expected {expected}")
+    return number
 
 
 def run_plainly(name: str, measurement: Callable[[], None]) -> int:

@@ -47,6 +47,7 @@ from tools.bench.report import (
     positive_seconds,
     run_plainly,
     settings_of,
+    start_parser,
     write_json,
 )
 from tools.bench.roofline_figures import (
@@ -64,7 +65,7 @@ from tools.bench.roofline_figures import (
     summarize,
 )
 from tools.bench.thread_times import read_busy_s, read_threads, sum_groups
-from tools.bench.workers import Cost, Workers
+from tools.bench.workers import Cost, measure_cost, start_workers
 
 # Shares of --seconds: before the real run is watched, and for each bare work.
 _WARM_UP_SHARE, _BARE_SHARE = 0.25, 0.2
@@ -113,14 +114,14 @@ def measure_setting(
     """Returns all repetitions; bare work has the batch of the run before, or `--batch`."""
     cores = len(usable_cores())
     repetitions = []
-    with Workers(cores, setting.words) as workers:
+    with start_workers(cores, setting.words) as workers:
         for _ in range(arguments.repetitions):
             real = run_really(setting, arguments.seconds, processes)
             batch = arguments.batch or max(1, round(real.window.means["inference_batch_mean"]))
             costs: dict[Kind, Cost] = {}
             for kind in LETTERS:
                 task = Task(kind, _BARE_SHARE * arguments.seconds, batch)
-                costs[kind] = workers.measure(task, 1 if kind in setting.on_gpu else cores)
+                costs[kind] = measure_cost(workers, task, 1 if kind in setting.on_gpu else cores)
             repetitions.append(Repetition(real, costs, setting.on_gpu))
     return repetitions
 
@@ -200,10 +201,7 @@ def report(setting: Setting, repetitions: Sequence[Repetition]) -> dict[str, Any
 
 def make_parser() -> argparse.ArgumentParser:
     """Returns the command line."""
-    parser = argparse.ArgumentParser(
-        description="Measures runs beside what the same cores could do at best.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = start_parser("roofline", __doc__)
     parser.add_argument(
         "configs", metavar="CONFIG", nargs="*", default=["configs/pong_vtrace.toml"],
         help="files of runs with local environment servers",
@@ -216,7 +214,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--batch", type=positive, help="rows of bare acting, instead of the real run's mean"
     )
-    parser.add_argument("--json", type=Path, help="file for the figures, too")
     parser.add_argument(
         "--override", nargs=argparse.REMAINDER, default=[], metavar="...",
         help="all that follows overrides the configurations, as for seed-learner",

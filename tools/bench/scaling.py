@@ -22,9 +22,9 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from tools.bench.fake_servers import fake_servers_command
 from tools.bench.learner_configs import Load, null_tables
 from tools.bench.processes import (
     Process,
@@ -47,6 +47,7 @@ from tools.bench.report import (
     run_plainly,
     settings_of,
     spread,
+    start_parser,
     write_json,
 )
 
@@ -154,18 +155,11 @@ def start_clients(
     """`count` processes, or fewer, that hold the point's connections between them."""
     count = min(count, point.connections)
     share, more = divmod(point.connections, count)
-    return [
-        processes.start(
-            "client",
-            [
-                sys.executable, "-m", "tools.bench.fake_servers", "--connect", endpoint,
-                "--servers", str(share + (index < more)), "--groups", str(point.groups),
-                "--rows", str(point.rows),
-            ],
-            cores=cores,
-        )
+    commands = [
+        fake_servers_command(endpoint, point.groups, point.rows, share + (index < more))
         for index in range(count)
-    ]  # fmt: skip
+    ]
+    return [processes.start("client", command, cores=cores) for command in commands]
 
 
 def measure_point(
@@ -254,17 +248,14 @@ def make_table(figures: Sequence[dict[str, Any]]) -> str:
 
 def make_parser() -> argparse.ArgumentParser:
     """Returns the command line."""
-    parser = argparse.ArgumentParser(
-        description="Measures a learner's cost of a row by environments, connections and cores.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = start_parser("scaling", __doc__)
     add = parser.add_argument
     add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what is measured")
     add("--environments", nargs="+", type=positive, default=[16, 128, 1024, 4096],
         help="environments in all")  # fmt: skip
     add("--connections", nargs="+", type=positive, default=[1, 8, 64],
         help="environment servers; 4000 work too")  # fmt: skip
-    add("--cores", nargs="+", type=positive, default=[1, 2],
+    add("--cores", nargs="+", type=positive, default=sorted({1, min(2, len(usable_cores()))}),
         help="for the learner and the environment servers together")  # fmt: skip
     add("--servers", type=positive, default=2, help="connections where they do not grow")
     add("--middle", type=positive, default=256, help="environments where they do not grow")
@@ -273,7 +264,6 @@ def make_parser() -> argparse.ArgumentParser:
     add("--seconds", type=positive_seconds, default=2.0, help="of each point and repetition")
     add("--warmup", type=positive_seconds, default=0.5, help="seconds before those measured")
     add("--repetitions", type=positive, default=3, help="of every point, in turns")
-    add("--json", type=Path, help="file for the figures, too")
     return parser
 
 
@@ -309,7 +299,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser()
     arguments = parser.parse_args(argv)
     if max(arguments.cores) > len(usable_cores()):
-        parser.error(f"--cores: expected at most {len(usable_cores())}, which there are here")
+        parser.error(
+            f"--cores {max(arguments.cores)}: expected at most {len(usable_cores())}, as there are "
+            "no more here"
+        )
     return run_plainly("scaling", lambda: run(arguments))
 
 

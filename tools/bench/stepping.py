@@ -6,7 +6,8 @@ The first table compares bare ways to step on all cores: a process per core, als
 `AtariGroup` adds; one process with an emulator thread per core; one with a group per core, all of
 them stepped at once. The second has one real environment server and a learner that answers every
 STEP with random actions after a given time, as a share of what the server's other groups take for
-a step. Up to 1 the server should step as fast as the same groups in turns without a learner.
+a step. Up to 1 the server should step as fast as the same groups in turns without a learner
+("bare"; "of bare" is the median of the repetitions' shares).
 
 What is compared is measured in turns; figures are medians. CPU time counts all threads of a
 process; what else the machine does disturbs it less than steps per second. Linux only.
@@ -15,29 +16,22 @@ process; what else the machine does disturbs it less than steps per second. Linu
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from ale_py.vector_env import AtariVectorEnv
 
 from envservers.atari import AtariGroup, AtariOptions
 from tools.bench.answering_learner import GAME, NUM_ACTIONS, AnsweringLearner
-from tools.bench.processes import (
-    Processes,
-    ProcessFailed,
-    cpu_seconds,
-    envserver_command,
-    usable_cores,
-)
+from tools.bench.piped_processes import PipedProcesses
+from tools.bench.processes import Processes, cpu_seconds, envserver_command, usable_cores
 from tools.bench.report import (
+    at_least_zero,
     describe_origin,
     format_table,
     origin_line,
@@ -46,6 +40,7 @@ from tools.bench.report import (
     run_plainly,
     settings_of,
     spread,
+    start_parser,
     write_json,
 )
 
@@ -126,7 +121,7 @@ def _in_turns(
 def step_when_asked(pipe: Connection) -> None:
     """Steps in a process of its own.
 
-    For each `Task`: says None once it is prepared, then for each number of seconds that it gets
+    For each `Task` and number of seconds: says None once it is prepared; upon the next message says
     the steps made, the seconds taken, and the CPU seconds of all threads.
 
     Args:
@@ -150,60 +145,26 @@ def step_when_asked(pipe: Connection) -> None:
         pipe.send((calls * task.groups * task.group_size, elapsed_s, time.process_time() - cpu_s))
 
 
-class Steppers:
-    """Processes that step when asked, and sleep meanwhile; a context manager."""
+def start_steppers(count: int) -> PipedProcesses:
+    """Starts processes that step when asked, and sleep meanwhile."""
+    return PipedProcesses(count, step_when_asked)
 
-    def __init__(self, count: int) -> None:
-        """Starts them."""
-        # Forked processes would share this one's sockets.
-        context = multiprocessing.get_context("spawn")
-        self._pipes: list[Connection] = []
-        self._processes = []
-        for _ in range(count):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=step_when_asked, args=(theirs,), daemon=True)
-            process.start()
-            theirs.close()
-            self._pipes.append(ours)
-            self._processes.append(process)
 
-    def __enter__(self) -> Self:
-        """Returns itself."""
-        return self
+def measure_pace(steppers: PipedProcesses, task: Task, seconds: float, count: int = 1) -> Pace:
+    """Returns the pace of so many processes that do this at the same time.
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Ends the processes."""
-        for process in self._processes:
-            process.kill()
-            process.join()
-
-    def measure(self, task: Task, seconds: float, processes: int = 1) -> Pace:
-        """The pace of so many processes that do this at the same time.
-
-        Raises:
-            ProcessFailed: where one of them fails.
-        """
-        pipes = self._pipes[:processes]
-        try:
-            for message in ((task, seconds), None):
-                for pipe in pipes:
-                    pipe.send(message)
-                answers: list[Any] = [pipe.recv() for pipe in pipes]
-        except (EOFError, BrokenPipeError, ConnectionResetError):
-            raise ProcessFailed(f"bare stepping ({task.way}) failed; its reason is above") from None
-        return Pace(
-            sum(steps / elapsed_s for steps, elapsed_s, _ in answers),
-            1e6 * sum(cpu_s for *_, cpu_s in answers) / sum(steps for steps, *_ in answers),
-        )
+    Raises:
+        ProcessFailed: where one of them fails.
+    """
+    answers = steppers.ask(f"bare stepping ({task.way})", [(task, seconds), "measure"], count)
+    return Pace(
+        sum(steps / elapsed_s for steps, elapsed_s, _ in answers),
+        1e6 * sum(cpu_s for *_, cpu_s in answers) / sum(steps for steps, *_ in answers),
+    )
 
 
 def compare_ways(
-    steppers: Steppers, sizes: Sequence[int], cores: int, arguments: argparse.Namespace
+    steppers: PipedProcesses, sizes: Sequence[int], cores: int, arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Paces of all ways to step on all cores, with groups of these sizes."""
     ways: list[tuple[str, Way, int, int, int]] = [
@@ -218,7 +179,7 @@ def compare_ways(
         for _ in range(arguments.repetitions):
             for name, way, processes, groups, threads in ways:
                 task = Task(way, groups, size, threads)
-                paces[name].append(steppers.measure(task, arguments.seconds, processes))
+                paces[name].append(measure_pace(steppers, task, arguments.seconds, processes))
         rows += [{"way": name, "group_size": size, **_medians(paces[name])} for name in paces]
     return rows
 
@@ -231,7 +192,7 @@ def _medians(paces: Sequence[Pace]) -> dict[str, Any]:
 
 
 def measure_overlap(
-    steppers: Steppers, processes: Processes, arguments: argparse.Namespace
+    steppers: PipedProcesses, processes: Processes, arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Paces of one environment server at every delay, and of its groups without a learner."""
     size, groups = arguments.envs // arguments.groups, arguments.groups
@@ -243,7 +204,7 @@ def measure_overlap(
         names = ["bare", *(f"delay {delay:g}" for delay in arguments.delays)]
         paces: dict[str, list[Pace]] = {name: [] for name in names}
         for _ in range(arguments.repetitions):
-            measured = steppers.measure(bare, arguments.seconds)
+            measured = measure_pace(steppers, bare, arguments.seconds)
             paces["bare"].append(measured)
             others_s = (groups - 1) * size / measured.steps_per_s
             for name, delay in zip(names[1:], arguments.delays, strict=True):
@@ -271,24 +232,19 @@ def measure_overlap(
 
 def make_parser() -> argparse.ArgumentParser:
     """Returns the command line."""
-    parser = argparse.ArgumentParser(
-        description="Measures ways to step Atari games, and how one environment server overlaps "
-        "steps with the learner's answers.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = start_parser("stepping", __doc__)
     parser.add_argument(
         "--sizes", type=positive, nargs="*", default=[8, 16, 32],
         help="environments per group in the first table; many take long to make",
     )  # fmt: skip
     parser.add_argument(
-        "--delays", type=float, nargs="*", default=[0.0, 0.5, 0.8, 1.5],
+        "--delays", type=at_least_zero, nargs="*", default=[0.0, 0.5, 0.8, 1.5],
         help="of the second table: times for an answer, 1 is a step of all other groups",
     )  # fmt: skip
     parser.add_argument("--envs", type=positive, default=32, help="environments of the server")
     parser.add_argument("--groups", type=positive, default=2, help="groups of the server")
     parser.add_argument("--seconds", type=positive_seconds, default=1.0, help="per measurement")
     parser.add_argument("--repetitions", type=positive, default=5, help="per median")
-    parser.add_argument("--json", type=Path, help="file for the figures, too")
     return parser
 
 
@@ -298,19 +254,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.envs % arguments.groups:
         parser.error(f"--envs {arguments.envs}: expected a multiple of --groups {arguments.groups}")
-    if min(arguments.delays, default=0.0) < 0:
-        parser.error(f"--delays {min(arguments.delays):g}: expected at least 0")
-    return run_plainly("tools.bench.stepping", lambda: _measure(arguments))
+    return run_plainly("stepping", lambda: _measure(arguments))
 
 
 def _measure(arguments: argparse.Namespace) -> None:
     origin, cores = describe_origin(), len(usable_cores())
     print(origin_line(origin))
-    with Processes() as processes, Steppers(cores) as steppers:
+    with Processes() as processes, start_steppers(cores) as steppers:
         ways = compare_ways(steppers, arguments.sizes, cores, arguments)
-        _print_table([f"{row['way']}, {row['group_size']}" for row in ways], ways, "group size")
+        names = [f"{row['way']}, {row['group_size']}" for row in ways]
+        _print_table(names, ways, "way, group size")
         overlap = measure_overlap(steppers, processes, arguments) if arguments.delays else []
-        _print_table([row["server"] for row in overlap], overlap, "server")
+        _print_table([row["server"] for row in overlap], overlap, "one environment server")
     if arguments.json is not None:
         figures = {"settings": settings_of(arguments), "ways": ways, "overlap": overlap}
         write_json(arguments.json, origin, figures)
@@ -319,14 +274,14 @@ def _measure(arguments: argparse.Namespace) -> None:
 def _print_table(names: Sequence[str], rows: Sequence[dict[str, Any]], first: str) -> None:
     if not rows:
         return
-    header = [first, "steps/s", "CPU us/step", *(["share"] if "share" in rows[0] else [])]
+    header = [first, "steps/s", "CPU us/step", *(["of bare"] if "share" in rows[0] else [])]
     lines = []
     for name, row in zip(names, rows, strict=True):
         cells = [name, row["steps_per_s"].text(), row["cpu_us"].text("{:.1f}")]
         if "share" in row:
             cells.append(row["share"].text("{:.3f}"))
         lines.append(cells)
-    print(format_table(header, lines), flush=True)
+    print(f"\n{format_table(header, lines)}", flush=True)
 
 
 if __name__ == "__main__":

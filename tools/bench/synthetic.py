@@ -21,17 +21,18 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
+from tools.bench.fake_servers import fake_servers_command
 from tools.bench.learner_configs import (
     FRAMES_PER_STEP,
-    Load,
     Tables,
     Training,
+    add_load_options,
     inference_tables,
     null_tables,
     r2d2_tables,
+    read_load,
     vtrace_tables,
 )
 from tools.bench.processes import (
@@ -52,6 +53,7 @@ from tools.bench.report import (
     run_plainly,
     settings_of,
     spread,
+    start_parser,
     write_json,
 )
 
@@ -65,13 +67,7 @@ _FIRST_UPDATES = 2
 
 def learner_tables(kind: str, arguments: argparse.Namespace) -> Tables:
     """The configuration of a kind's learner."""
-    envs = arguments.servers * arguments.groups * arguments.rows_per_message
-    load = Load(
-        max_envs=envs,
-        max_batch=max(arguments.max_batch, arguments.rows_per_message),
-        torso=arguments.torso,
-        device=arguments.device,
-    )
+    load = read_load(arguments)
     make: dict[str, Callable[[], Tables]] = {
         "null": lambda: null_tables(load),
         "inference": lambda: inference_tables(load),
@@ -93,7 +89,7 @@ def start_servers(processes: Processes, arguments: argparse.Namespace) -> dict[s
         else:
             tables = learner_tables(kind, arguments)
             servers[kind] = processes.start_learner(
-                tables, arguments.overrides, name=f"seed-learner ({kind})", listening=False
+                tables, arguments.override, name=f"seed-learner ({kind})", listening=False
             )
     for server in servers.values():
         server.wait_until_listening()
@@ -105,10 +101,7 @@ def client_command(endpoint: str, arguments: argparse.Namespace) -> list[str]:
     groups, rows = arguments.groups, arguments.rows_per_message
     if arguments.clients == "real":
         return envserver_command(endpoint, groups * rows, groups)
-    return [
-        sys.executable, "-m", "tools.bench.fake_servers", "--connect", endpoint,
-        "--groups", str(groups), "--rows", str(rows),
-    ]  # fmt: skip
+    return fake_servers_command(endpoint, groups, rows)
 
 
 def measure_kind(
@@ -204,19 +197,11 @@ def make_share_table(figures: dict[str, dict[str, Any]], thread: str) -> str:
 
 def make_parser() -> argparse.ArgumentParser:
     """Returns the command line."""
-    parser = argparse.ArgumentParser(
-        description="Measures how many rows a learner takes from environments that cost nothing.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = start_parser("synthetic", __doc__)
     add = parser.add_argument
     add("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="what is measured")
     add("--clients", choices=["fake", "real"], default="fake", help="environment servers")
-    add("--servers", type=positive, default=2, help="processes with environments")
-    add("--groups", type=positive, default=2, help="groups of each process")
-    add("--rows-per-message", type=positive, default=32, help="environments of each group")
-    add("--max-batch", type=positive, default=256, help="rows of the largest forward pass")
-    add("--device", default="cpu", help="cpu or cuda, of acting, learning and the store")
-    add("--torso", choices=["impala_shallow", "impala_deep", "nature"], default="impala_shallow")
+    add_load_options(parser, groups=2, rows=32)
     add("--unroll", type=positive, default=20, help="V-trace: steps of an unroll")
     add("--batch", type=positive, default=4, help="V-trace: unrolls of an update")
     add("--r2d2-unroll", type=positive, default=40, help="R2D2: steps; half as many of burn-in")
@@ -225,10 +210,9 @@ def make_parser() -> argparse.ArgumentParser:
     add("--seconds", type=positive_seconds, default=5.0, help="measured in each repetition")
     add("--warmup", type=positive_seconds, default=1.0, help="seconds before those measured")
     add("--repetitions", type=positive, default=3, help="of every kind, in turns")
-    add("--json", type=Path, help="file for the figures, too")
     add(
-        "overrides", nargs="*", default=[], metavar="-- OVERRIDES",
-        help="for all learners, such as: -- --inference.threads 2",
+        "--override", nargs=argparse.REMAINDER, default=[], metavar="...",
+        help="all that follows overrides the learners' configurations, as for seed-learner",
     )  # fmt: skip
     return parser
 

@@ -14,7 +14,8 @@ from tools.bench.recurrent import Shape, main, make_cores
 def test_every_shape_is_measured(tmp_path: Path) -> None:
     path = tmp_path / "figures.json"
     shapes = ("--shape", "3", "2", "4", "5", "--shape", "1", "2", "3", "4")
-    main([*shapes, "--seconds", "0.001", "--repetitions", "2", "--json", str(path)])
+    options = ("--seconds", "0.001", "--repetitions", "2", "--json", str(path))
+    assert main([*shapes, *options]) == 0
     figures = json.loads(path.read_text())
     assert figures["settings"] == {
         "shape": [[3, 2, 4, 5], [1, 2, 3, 4]], "seconds": 0.001, "repetitions": 2,
@@ -46,8 +47,8 @@ def test_both_compute_the_same() -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (("--shape", "0", "1", "1", "1"), "0: expected at least 1"),
-        (("--device", "cpu:x"), "--device = 'cpu:x'"),
+        (("--shape", "0", "1", "1", "1"), "0: expected a whole number of at least 1"),
+        (("--device", "cpu:x"), "argument --device: device = 'cpu:x': no such device here"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(

@@ -140,7 +140,7 @@ def test_copies_are_of_what_a_gather_returns(figures: dict[str, Any]) -> None:
         (("--rows", "79"), "--rows = 79: expected at least the 80"),
         (("--burn-in", "78"), "replay.burn_in = 78"),
         (("--device", "cpu:x"), "--device = 'cpu:x'"),
-        (("--repetitions", "0"), "expected at least 1"),
+        (("--repetitions", "0"), "0: expected a whole number of at least 1"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(

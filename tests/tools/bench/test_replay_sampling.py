@@ -79,7 +79,10 @@ def test_a_round_replaces_items_and_updates_what_it_samples() -> None:
 
 @pytest.mark.parametrize(
     ("options", "expected"),
-    [(("--items", "0"), "0: expected at least 1"), (("--device", "cpu:x"), "--device = 'cpu:x'")],
+    [
+        (("--items", "0"), "0: expected a whole number of at least 1"),
+        (("--device", "cpu:x"), "--device = 'cpu:x'"),
+    ],
 )
 def test_what_cannot_be_measured_is_refused(
     options: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]

@@ -13,14 +13,19 @@ import torch
 from tools.bench.processes import ProcessFailed
 from tools.bench.report import (
     Spread,
+    at_least_zero,
     describe_origin,
+    device_name,
     format_table,
+    new_file,
     origin_line,
     positive,
     positive_seconds,
     run_plainly,
     settings_of,
+    share,
     spread,
+    start_parser,
     write_json,
 )
 
@@ -68,9 +73,42 @@ def test_settings_leave_the_file_out() -> None:
 def test_counts_and_times_are_positive() -> None:
     assert positive("3") == 3
     assert positive_seconds("0.5") == 0.5
-    for reader, text in ((positive, "0"), (positive_seconds, "0"), (positive_seconds, "inf")):
-        with pytest.raises(argparse.ArgumentTypeError):
+    for reader, text in (
+        (positive, "0"), (positive, "1.5"), (positive_seconds, "0"), (positive_seconds, "inf"),
+        (positive_seconds, "soon"),
+    ):  # fmt: skip
+        with pytest.raises(argparse.ArgumentTypeError, match=f"^{text}: expected "):
             reader(text)
+
+
+def test_other_numbers_have_their_ranges() -> None:
+    assert (at_least_zero("0"), share("1")) == (0.0, 1.0)
+    for reader, text in ((at_least_zero, "-1"), (at_least_zero, "nan"), (share, "0"), (share, "2")):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"^{text}: expected "):
+            reader(text)
+
+
+def test_devices_must_be_there() -> None:
+    assert device_name("cpu") == "cpu"
+    with pytest.raises(argparse.ArgumentTypeError, match="device = 'cpu:x': no such device here"):
+        device_name("cpu:x")
+
+
+def test_a_file_must_have_a_folder(tmp_path: Path) -> None:
+    assert new_file(str(tmp_path / "x.json")) == tmp_path / "x.json"
+    for path in (tmp_path, tmp_path / "nowhere" / "x.json"):
+        with pytest.raises(argparse.ArgumentTypeError, match="expected a file"):
+            new_file(str(path))
+
+
+def test_help_is_the_docstring(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = start_parser("some", "What it does.\n\n    a table   as it is\n")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--help"])
+    out = capsys.readouterr().out
+    assert "usage: python -m tools.bench.some" in out
+    assert "\n    a table   as it is\n" in out
+    assert parser.parse_args(["--json", "x.json"]).json == Path("x.json")
 
 
 def test_what_goes_wrong_is_said_plainly(capsys: pytest.CaptureFixture[str]) -> None:

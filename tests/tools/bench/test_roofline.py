@@ -55,7 +55,7 @@ def test_the_settings_are_kept(figures: dict[str, Any]) -> None:
     ("options", "expected"),
     [
         (("nowhere.toml",), "nowhere.toml: cannot be read"),
-        (("--seconds", "0"), "expected more than 0 seconds"),
+        (("--seconds", "0"), "more than 0 seconds"),
         ((CATCH, "--override", "--local-envservers", "0"), "local_envservers = 0"),
         ((CATCH, "--override", "--inference.max-envs", "16"), "inference.max_envs = 16"),
         ((CATCH, "--override", "--environment.id", "nowhere:make"), "nowhere"),

@@ -89,4 +89,4 @@ def test_the_time_of_registration_is_read() -> None:
 def test_more_cores_than_there_are_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--cores", str(len(usable_cores()) + 1)])
-    assert "--cores: expected at most" in capsys.readouterr().err
+    assert f"--cores {len(usable_cores()) + 1}: expected at most" in capsys.readouterr().err

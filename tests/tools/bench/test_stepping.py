@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tools.bench.processes import usable_cores
-from tools.bench.stepping import Pace, Steppers, Task, main, make_stepping
+from tools.bench.stepping import Pace, Task, main, make_stepping, measure_pace, start_steppers
 
 
 @pytest.fixture(scope="module")
@@ -108,18 +108,18 @@ class Answer:
 
 
 def test_processes_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    steppers = Steppers(0)
+    steppers = start_steppers(0)
     pipes = [Answer(100, 2.0, 1.0), Answer(300, 2.0, 3.0), Answer(1, 1.0, 1.0)]
     monkeypatch.setattr(steppers, "_pipes", pipes)
-    assert steppers.measure(Task("emulator", 1, 1), 2.0, processes=2) == Pace(200.0, 10_000.0)
+    assert measure_pace(steppers, Task("emulator", 1, 1), 2.0, count=2) == Pace(200.0, 10_000.0)
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
         (("--envs", "5"), "--envs 5: expected a multiple of --groups 2"),
-        (("--delays", "1", "-0.5"), "--delays -0.5: expected at least 0"),
-        (("--seconds", "0"), "0: expected more than 0 seconds"),
+        (("--delays", "1", "-0.5"), "-0.5: expected a finite number of at least 0"),
+        (("--seconds", "0"), "0: expected a finite time of more than 0 seconds"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(

@@ -50,10 +50,10 @@ def test_real_environment_servers_are_measured() -> None:
 
 
 def test_a_learner_that_dies_is_quoted(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*TINY, "--kinds", "null", "--device", "nowhere"]) == 1
+    assert main([*TINY, "--kinds", "null", "--override", "--inference.max-envs", "0"]) == 1
     error = capsys.readouterr().err
     assert "seed-learner (null) ended with exit code 2" in error
-    assert "'nowhere': no such device here" in error
+    assert "inference.max_envs = 0: expected at least 1" in error
 
 
 def test_shares_of_the_echo_are_of_the_same_repetition() -> None:
@@ -107,13 +107,13 @@ def test_every_kind_has_room_for_all_clients() -> None:
         assert config.inference.max_batch >= 512
 
 
-def test_overrides_follow_two_dashes() -> None:
-    arguments = make_parser().parse_args(["--batch", "3", "--", "--inference.threads", "2"])
-    assert arguments.overrides == ["--inference.threads", "2"]
+def test_all_that_follows_overrides() -> None:
+    arguments = make_parser().parse_args(["--batch", "3", "--override", "--inference.threads", "2"])
+    assert arguments.override == ["--inference.threads", "2"]
 
 
 def test_both_kinds_of_clients_hold_the_same_environments() -> None:
     real = client_command("tcp://x", make_parser().parse_args(["--clients", "real"]))
     assert real[real.index("--num-envs") + 1] == "64"
     fake = client_command("tcp://x", make_parser().parse_args([]))
-    assert fake[-4:] == ["--groups", "2", "--rows", "32"]
+    assert fake[-6:] == ["--servers", "1", "--groups", "2", "--rows", "32"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tools.bench.peers import __main__ as peers
 from tools.bench.peers.__main__ import main, make_entries, running
 from tools.bench.peers.starts import STARTS
 from tools.bench.processes import Processes
@@ -49,3 +51,21 @@ def test_a_wrong_peer_is_said_on_the_command_line(capsys: pytest.CaptureFixture[
         main(["--peer", "unknown=python"])
     assert exit_info.value.code == 2
     assert "NAME=PATH_TO_PYTHON" in capsys.readouterr().err
+
+
+def test_turns_and_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    speeds = iter([90.0, 30.0, 20.0, 10.0, 100.0, 50.0, 20.0, 10.0])
+    monkeypatch.setattr(peers, "measure_ours", lambda *_: next(speeds))
+    monkeypatch.setattr(peers, "measure_peer", lambda *_: next(speeds))
+    path = tmp_path / "figures.json"
+    peer = f"stable-baselines3={sys.executable}"
+    options = ["--threads", "1", "--repetitions", "2", "--json", str(path)]
+    assert main(["--peer", peer, *options]) == 0
+    assert "seed-learner / best peer" in capsys.readouterr().out
+    figures = json.loads(path.read_text())
+    assert list(figures["steps_per_s"].values()) == [[90, 100], [30, 50], [20, 20], [10, 10]]
+    comparison = figures["comparison"]
+    best = comparison["best_peer"]
+    assert comparison["ratios"][best] == {"median": 2.5, "low": 2, "high": 3}
