@@ -216,7 +216,8 @@ class Config:
     keep_checkpoints: int = 3
     """Checkpoints kept; older ones are deleted."""
     local_envservers: int | Literal["auto"] = "auto"
-    """Environment servers started beside the learner; "auto": one per core but one, 0: none."""
+    """Environment servers started beside the learner; "auto": one per core, 0: none. They
+    have a lower priority than the learner: one per core has work whenever it leaves cores idle."""
     environment: EnvironmentConfig = EnvironmentConfig()
     network: NetworkConfig = NetworkConfig()
     inference: InferenceConfig = InferenceConfig()

@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 _MAX_QUICK_FAILURES = 5
 _QUICK_S = 30.0
+_NICENESS = 10
 
 
 class LocalServerError(Exception):
@@ -27,7 +28,7 @@ def server_count(config: Config) -> int:
     """Processes to start; raises ConfigError where they have more environments than may connect."""
     each, most = config.local.envs_per_server, config.inference.max_envs
     if config.local_envservers == "auto":
-        count = max(1, min(_usable_cores() - 1, most // each))
+        count = max(1, min(_usable_cores(), most // each))
     else:
         count = config.local_envservers
     if count * each > most:
@@ -52,6 +53,16 @@ def server_command(config: LocalConfig, endpoint: str) -> list[str]:
     ]  # fmt: skip
 
 
+def _yield_to_learner(pid: int) -> None:
+    """Lets a process have the cores that the learner leaves, on systems that know how.
+
+    The learner has few threads with much to do. Environment servers that compete with them run
+    ahead until their rows have nowhere to go, and then leave cores idle.
+    """
+    if hasattr(os, "setpriority"):
+        os.setpriority(os.PRIO_PROCESS, pid, min(os.nice(0) + _NICENESS, 19))
+
+
 @dataclass
 class _Server:
     process: subprocess.Popen[bytes]
@@ -73,11 +84,14 @@ class LocalServers:
     def _start(self) -> subprocess.Popen[bytes]:
         with contextlib.ExitStack() as stack:
             output = stack.enter_context(self._log_file.open("ab")) if self._log_file else None
-            # A session of its own: Ctrl-C reaches the learner, which says goodbye to its servers.
-            return subprocess.Popen(
+            # A process group of its own: Ctrl-C reaches the learner, which says goodbye to its
+            # servers. But of the same session, as Linux may weigh priorities within one only.
+            process = subprocess.Popen(
                 self._command, env=self._environment, stdin=subprocess.DEVNULL, stdout=output,
-                stderr=output, start_new_session=True,
+                stderr=output, process_group=0,
             )  # fmt: skip
+        _yield_to_learner(process.pid)
+        return process
 
     def check(self) -> None:
         """Restarts servers that ended; raises LocalServerError for one that keeps ending."""
