@@ -45,12 +45,8 @@ def test_cartpole_with_late_weights_fails_uncorrected(train: Train) -> None:
         assert _final_return(lines) < 100
 
 
-def test_memory_chain(train: Train) -> None:
-    _reached(train, 0.9, "configs/memory_chain_vtrace.toml")
-
-
 def test_memory_chain_in_bfloat16(train: Train) -> None:
-    """Its LSTM and torso; what it acts and learns with is as good as float32."""
+    """With V-trace; R2D2 learns it in float32 (test_learning_r2d2.py)."""
     _reached(train, 0.9, "configs/memory_chain_vtrace.toml", "--network.precision", "bfloat16")
 
 
