@@ -97,13 +97,17 @@ def _check_stacks(observations: Tensor, episode_row: Tensor) -> None:
 
 
 def _check_succession(histories: list[int], row: Tensor) -> None:
-    """A history's unrolls follow one another: row T of one is row 0 of the next."""
+    """A history's unrolls follow one another: row T of one is row 0 of the next.
+
+    The first one starts within the first T rows: those before it only fill its first page's end.
+    """
+    length = len(row) - 1
     for history, start, end in zip(histories, row[0].tolist(), row[-1].tolist(), strict=True):
         if history in _histories:
             _require((history, start) in _next_starts, "an unroll does not start at the last's T")
             _next_starts.remove((history, start))
         else:
-            _require(start == 0, "a history does not start at its first row")
+            _require(start < length, "a history does not start in its first page")
         _histories.add(history)
         _next_starts.add((history, end))
 
