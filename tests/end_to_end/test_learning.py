@@ -40,7 +40,7 @@ def test_cartpole_with_late_weights_fails_uncorrected(train: Train) -> None:
     for seed in (1, 2):
         lines = train(
             "tests/outside/cartpole_uncorrected.toml", "--seed", seed, *LATE_WEIGHTS,
-            run=f"seed-{seed}",
+            "--total-env-frames", 300_000, run=f"seed-{seed}",
         )  # fmt: skip
         assert _final_return(lines) < 100
 
