@@ -84,7 +84,7 @@ class NetworkConfig:
     within some 20."""
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
     """What torso and LSTM compute in; weights, heads and losses stay float32. "auto" is bfloat16
-    on devices that have instructions for it, where it is about twice as fast."""
+    on devices that have instructions for it, where it is faster."""
 
 
 @dataclass(frozen=True)
