@@ -17,7 +17,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,23 +27,11 @@ from torch import Tensor
 from seed.fleet import evaluation_environments
 from seed.layout import SPARE_ROWS, Column, StoreLayout
 from seed.pages import Links, PageLinks, PageTable
-from seed.places import Places, fill_places, places_size, split_places
+from seed.places import Places, fill_places
 from seed.rows import Arrived, Rows, Unroll
 
 Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
-
-
-class NewRows(NamedTuple):
-    """What `write` has placed.
-
-    Attributes:
-        places: On the store's device.
-        complete: Pages that are whole once this batch has been written.
-    """
-
-    places: Places[Tensor]
-    complete: list[PageLinks]
 
 
 class UnrollStore:
@@ -185,20 +173,6 @@ class UnrollStore:
             truncated=arrived.truncated[None],
             first=(places.ages == 0)[None],
         )
-
-    def write(
-        self,
-        env_ids: Int64Array,
-        run_ids: npt.NDArray[np.uint64],
-        first: BoolArray,
-        arrived: Arrived,
-    ) -> tuple[NewRows, Rows]:
-        """Places and fills rows, and returns what the agent sees there."""
-        block = np.empty(places_size(self.layout) * len(env_ids), np.int64)
-        complete = self.place(env_ids, run_ids, first, split_places(block, self.layout))
-        places = split_places(torch.from_numpy(block).to(self.device), self.layout)
-        self.fill(places, arrived)
-        return NewRows(places, complete), self.seen(places, arrived)
 
     def write_acts(
         self,

@@ -10,6 +10,7 @@ import torch
 from seed.layout import Column, StoreLayout
 from seed.rows import Arrived, Rows, Unroll
 from seed.unrolls import UnrollStore
+from tests.seed.writing import place_and_fill
 
 CPU = torch.device("cpu")
 LAYOUT = StoreLayout(
@@ -93,18 +94,20 @@ class Model:
             torch.tensor([row.truncated for row in rows]),
         )
         first = np.array([row.first for row in rows])
-        new, seen = self.store.write(np.array(env_ids), run_ids, first, arrived)
-        self.check_seen(seen, env_ids)
+        places, complete = place_and_fill(
+            self.store, np.array(env_ids), run_ids, first, arrived
+        )
+        self.check_seen(self.store.seen(places, arrived), env_ids)
         behaviour = {
             "logits": torch.tensor([row.logits for row in rows]),
             "value": torch.tensor([row.value for row in rows]),
         }
         actions = torch.tensor([row.action for row in rows])
         states = torch.tensor([row.state for row in rows])
-        self.store.write_acts(new.places, actions, behaviour, states, rows[0].number)
+        self.store.write_acts(places, actions, behaviour, states, rows[0].number)
         for row in rows:
             self.versions[row.number] = rows[0].number
-        self.store.publish(new.complete)
+        self.store.publish(complete)
 
     def add_row(self, env_id: int, end: int) -> Row:
         """The next row of an environment; the first where its history or episode begins."""

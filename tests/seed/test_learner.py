@@ -26,6 +26,7 @@ from seed.sources import QueueSource
 from seed.unrolls import UnrollStore
 from seed.weights import WeightSlot
 from tests.seed.recording import record_on_cpu
+from tests.seed.writing import place_and_fill
 
 Kind = Literal["rmsprop_tf", "adam"]
 CPU = torch.device("cpu")
@@ -82,12 +83,13 @@ class Setup:
             value = observations[min(index // LENGTH, len(observations) - 1)]
             flags = torch.zeros(BATCH, dtype=torch.bool)
             arrived = Arrived(torch.full((BATCH,), value), torch.zeros(BATCH), flags, flags)
-            new, _ = self.store.write(env_ids, run_ids, np.zeros(BATCH, np.bool_), arrived)
+            first = np.zeros(BATCH, np.bool_)
+            places, complete = place_and_fill(self.store, env_ids, run_ids, first, arrived)
             self.store.write_acts(
-                new.places, torch.zeros(BATCH, dtype=torch.int64), {"said": torch.zeros(BATCH)},
+                places, torch.zeros(BATCH, dtype=torch.int64), {"said": torch.zeros(BATCH)},
                 torch.zeros(BATCH, 0), policy_version,
             )  # fmt: skip
-            self.store.publish(new.complete)
+            self.store.publish(complete)
         self.store.drop(env_ids)
 
     def records(self) -> list[UpdateRecord]:

@@ -21,6 +21,7 @@ from seed.serving import make_agent, make_store, queue_limit
 from seed.spaces import Spaces, SpaceSpec
 from seed.unrolls import UnrollStore
 from tests.seed.store_model import CPU, LAYOUT, Model, Row
+from tests.seed.writing import place_and_fill
 
 OPERATION: st.SearchStrategy[Any] = st.one_of(
     st.tuples(
@@ -327,10 +328,10 @@ def write_blank_rows(store: UnrollStore, envs: Any, run_ids: Any) -> None:
     n = len(envs)
     blank = torch.zeros(n, dtype=torch.bool)
     arrived = Arrived(torch.zeros(n, 1), torch.zeros(n), blank, blank)
-    new, _ = store.write(envs, run_ids, np.zeros(n, np.bool_), arrived)
+    places, complete = place_and_fill(store, envs, run_ids, np.zeros(n, np.bool_), arrived)
     actions, behaviour = torch.zeros(n, dtype=torch.int64), {"policy": torch.zeros(n, 2)}
-    store.write_acts(new.places, actions, behaviour, torch.zeros(n, 0), policy_version=0)
-    store.publish(new.complete)
+    store.write_acts(places, actions, behaviour, torch.zeros(n, 0), policy_version=0)
+    store.publish(complete)
 
 
 @pytest.mark.parametrize(("batches", "limit"), [(1.0, 3), (1.5, 5), (4.0, 12)])

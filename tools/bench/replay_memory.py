@@ -31,6 +31,7 @@ from seed.devices import keep_freed_memory, resolve_device
 from seed.layout import Column, StoreLayout
 from seed.ops.importance import importance_weights
 from seed.pages import Links, PageLinks
+from seed.places import places_size, split_places
 from seed.priorities import Priorities
 from seed.replay import Replay, count_unrolls
 from seed.rows import Arrived, Unroll
@@ -138,13 +139,16 @@ def fill(store: UnrollStore, replay: Replay) -> list[PageLinks]:
     actions = zeros(layout.action)
     behaviour = {name: zeros(form) for name, form in layout.behaviour.items()}
     states = torch.ones(count, layout.state_size, device=device)
+    block = np.empty(places_size(layout) * count, np.int64)
     published: list[PageLinks] = []
     while not replay.wait(0.0):
         if store.has_room(env_ids, run_ids):
-            new, _ = store.write(env_ids, run_ids, first, arrived)
-            store.write_acts(new.places, actions, behaviour, states, 0)
-            store.publish(new.complete)
-            published += new.complete
+            complete = store.place(env_ids, run_ids, first, split_places(block, layout))
+            places = split_places(torch.from_numpy(block).to(device), layout)
+            store.fill(places, arrived)
+            store.write_acts(places, actions, behaviour, states, 0)
+            store.publish(complete)
+            published += complete
     inserted = len(published) - store.num_ready
     return published[inserted - len(replay) : inserted]
 
