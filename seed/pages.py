@@ -16,6 +16,8 @@ import numpy.typing as npt
 Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 NO_PAGE = -1
+# The run_id of rows that belong to no history: their environment is down.
+NO_HISTORY = 0
 MAX_AGE = 255
 
 
@@ -98,19 +100,25 @@ class PageTable:
         begins: BoolArray = (
             (self._open_pages[env_ids] == NO_PAGE)
             | (self._lengths[env_ids] == self.unroll_length)
-            | (self._run_ids[env_ids] != run_ids)
+            | self._breaks(env_ids, run_ids)
         )
         return begins
+
+    def _breaks(self, env_ids: Int64Array, run_ids: npt.NDArray[np.uint64]) -> BoolArray:
+        """Whether these rows do not go on with what their environments sent before."""
+        breaks: BoolArray = (self._run_ids[env_ids] != run_ids) | (run_ids == NO_HISTORY)
+        return breaks
 
     def advance(
         self, env_ids: Int64Array, run_ids: npt.NDArray[np.uint64], first: BoolArray
     ) -> Placed:
         """Gives one new row of each environment its place; the environments are all different.
 
-        A run_id other than the environment's last one ends its old history. `ages[env_ids]` then
-        holds the rows since the start of the episode or history, at most MAX_AGE.
+        A run_id other than the environment's last one ends its old history, and NO_HISTORY always
+        does. `ages[env_ids]` then holds the rows since the start of the episode or history, at
+        most MAX_AGE.
         """
-        self.drop(env_ids[self._run_ids[env_ids] != run_ids])
+        self.drop(env_ids[self._breaks(env_ids, run_ids)])
         before = self._open_pages[env_ids]
         self.ages[env_ids] = np.where(
             first | (before == NO_PAGE), 0, np.minimum(self.ages[env_ids] + 1, MAX_AGE)
@@ -149,7 +157,8 @@ class PageTable:
         self._unneed(pages)
         self._unneed(self.predecessors[pages])
         rows = self._lengths[env_ids] - self._starts[pages]
-        self.rows_dropped += int(rows[~self._evaluation[env_ids]].sum())
+        missed = ~self._evaluation[env_ids] & (self._run_ids[env_ids] != NO_HISTORY)
+        self.rows_dropped += int(rows[missed].sum())
 
     def adopt(self, needs: Int64Array) -> Int64Array:
         """Takes a free page for each of these numbers of unrolls that need it. `[k] int64` both.

@@ -256,7 +256,7 @@ def test_a_goodbye_frees_env_ids() -> None:
 @pytest.mark.parametrize(
     ("hello", "reason"),
     [
-        (wire.Hello(1, (1,), "old", protocol=0), "speaks protocol 0, the learner 1"),
+        (wire.Hello(1, (1,), "old", protocol=0), "speaks protocol 0, the learner 2"),
         (wire.Hello(1, (1,), "new", protocol=2**40), "the same version of this package"),
         (wire.Hello(1, (5,), "large"), "a group of 5 environments"),
     ],
