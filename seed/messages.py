@@ -16,6 +16,8 @@ from seed.limits import PROTOCOL_VERSION
 from seed.spaces import SpaceSpec
 
 TERMINATED, TRUNCATED, FIRST = 1, 2, 4
+# The run_id of rows that belong to no history: their environment is down.
+NO_HISTORY = 0
 
 EPISODE_DTYPE = np.dtype([("index", "<u4"), ("length_steps", "<u4"), ("episode_return", "<f8")])
 

@@ -13,11 +13,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from seed.messages import NO_HISTORY
+
 Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 NO_PAGE = -1
-# The run_id of rows that belong to no history: their environment is down.
-NO_HISTORY = 0
 MAX_AGE = 255
 
 

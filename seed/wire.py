@@ -24,6 +24,7 @@ from seed.limits import (
 from seed.messages import (
     EPISODE_DTYPE,
     FIRST,
+    NO_HISTORY,
     TERMINATED,
     TRUNCATED,
     Actions,
@@ -43,10 +44,10 @@ from seed.spaces import DTYPES, MAX_OBSERVATION_BYTES, SpaceSpec, WireError, is_
 
 __all__ = [
     "DTYPES", "EPISODE_DTYPE", "FIRST", "MAX_ENVS_PER_SERVER", "MAX_GROUPS", "MAX_HEADER_BYTES",
-    "MAX_OBSERVATION_BYTES", "MAX_TRACEBACK_BYTES", "PROTOCOL_VERSION", "TERMINATED", "TRUNCATED",
-    "Actions", "Array", "Fault", "Frame", "Goodbye", "Hello", "Message", "Ping", "Refusal",
-    "SpaceSpec", "Step", "StepArrays", "Welcome", "WireError", "check_actions", "check_step",
-    "decode", "encode", "step_frames",
+    "MAX_OBSERVATION_BYTES", "MAX_TRACEBACK_BYTES", "NO_HISTORY", "PROTOCOL_VERSION", "TERMINATED",
+    "TRUNCATED", "Actions", "Array", "Fault", "Frame", "Goodbye", "Hello", "Message", "Ping",
+    "Refusal", "SpaceSpec", "Step", "StepArrays", "Welcome", "WireError", "check_actions",
+    "check_step", "decode", "encode", "step_frames",
 ]  # fmt: skip
 
 _ALL_FLAGS = TERMINATED | TRUNCATED | FIRST

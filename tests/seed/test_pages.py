@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seed.pages import MAX_AGE, NO_HISTORY, NO_PAGE, PageLinks, PageTable, Placed
+from seed.messages import NO_HISTORY
+from seed.pages import MAX_AGE, NO_PAGE, PageLinks, PageTable, Placed
 
 
 def make_table(
