@@ -110,9 +110,9 @@ def fit_observations(observations: Array, spec: SpaceSpec) -> tuple[Array, str]:
     """
     fits: Array = np.ones(len(observations), np.bool_)
     if spec.n is not None:
-        fits = np.less(observations, spec.n) & np.greater_equal(observations, 0)
+        fits = np.asarray((observations >= 0) & (observations < spec.n))
     elif observations.dtype.kind == "f":
-        fits = np.isfinite(observations).reshape(len(observations), -1).all(axis=1)
+        fits = np.asarray(np.isfinite(observations).reshape(len(observations), -1).all(axis=1))
     return fits, "not finite" if spec.n is None else "out of range"
 
 

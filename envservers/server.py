@@ -65,9 +65,11 @@ class EnvServer:
         supervision: Supervision | None = None,
         say: Callable[[str], None] | None = None,
     ) -> None:
-        name = name or f"{socket.gethostname()}:{os.getpid()}"
         self.dropped_messages = 0
         self._supervision = supervision or Supervision()
+        # What whoever started it knows it by, whichever process runs at present.
+        pid = self._supervision.supervisor or os.getpid()
+        name = name or f"{socket.gethostname()}:{pid}"
         self._hello = Hello(self._supervision.server_id, tuple(group_sizes), name)
         self._address, self._once, self._say = address, once, say or _say_on_stderr
         self._wait_s = wait_s
