@@ -285,7 +285,7 @@ class Ending:
         self.farewells: list[str] = []
         self.signals: Any = SimpleNamespace(asked=False)
         self.check: Callable[[], None] = lambda: None
-        self.servers: Any = SimpleNamespace(check=lambda: self.check())
+        self.servers: Any = SimpleNamespace(check=lambda connected: self.check())
         records: Any = SimpleNamespace(qsize=lambda: 0)
         inference: Any = SimpleNamespace(
             env_steps=0, records=records, num_envs=0, messages_refused=0, paused_s=0.0,
