@@ -17,7 +17,8 @@ _LONGEST_DELAY_S = 60.0
 
 def backoff_s(faults: int) -> float:
     """Seconds to wait after so many faults in a row: 0, 1, 2, 4, … up to a minute."""
-    return min(2.0 ** (faults - 2), _LONGEST_DELAY_S) if faults > 1 else 0.0
+    doublings = min(faults - 2, 10)
+    return min(2.0**doublings, _LONGEST_DELAY_S) if faults > 1 else 0.0
 
 
 def jitter() -> float:
