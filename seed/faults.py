@@ -57,7 +57,7 @@ class FaultLog:
         self.total += 1
         if self._may_show_traceback(server_id, now_s):
             self._tell(_sentence(name, fault), now_s, _indented(fault.traceback))
-        elif fault.quarantined and now_s >= self._last_line_s + _LINE_INTERVAL_S:
+        elif now_s >= self._last_line_s + _LINE_INTERVAL_S:
             self._tell(f"{_sentence(name, fault)}; {_last_line(fault.traceback)}", now_s)
         else:
             self._untold += 1
