@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import random
@@ -109,9 +108,7 @@ class EnvServer:
             return self._exit_code
         finally:
             self._connection.close()
-            # The process is leaving: what an environment says to that helps nobody.
-            with contextlib.suppress(Exception):
-                self._groups.close()
+            self._groups.close()
 
     def stop(self) -> None:
         """Makes `run` say goodbye and return 0; may be called by threads and signal handlers."""

@@ -30,7 +30,8 @@ class Hello:
     """Environment server → learner: I am here, with these groups of environments.
 
     Attributes:
-        server_id: Random number drawn once per process; a second HELLO with it replaces the first.
+        server_id: Random number drawn once per environment server, whose process may be started
+            anew; a second HELLO with it replaces the first.
         group_sizes: Environments in each group; a group is stepped and sent as one.
         name: Host and process, for the learner's log.
         protocol: The sender's protocol version.

@@ -214,3 +214,25 @@ def test_a_vector_environment_fails_as_a_whole(
     row = wire.check_step(learner.receive(wire.Step), BOARD, 2)
     assert (row.flags == wire.FIRST).all()
     assert (row.run_ids != 0).all()
+
+
+def test_a_server_without_its_supervisor_leaves(learner: FakeLearner) -> None:
+    running = Running(learner.address, 1, supervision=Supervision(supervisor=-1))
+    try:
+        assert running.wait() == 0
+    finally:
+        running.stop()
+
+
+def test_a_server_of_one_learner_leaves_with_its_supervisors_starter(learner: FakeLearner) -> None:
+    supervision = Supervision()
+    running = Running(learner.address, 1, once=True, supervision=supervision)
+    try:
+        learner.welcome(learner.receive(wire.Hello))
+        learner.receive(wire.Step)
+        supervision.notes.starter_ended = True
+        assert "started this one has ended" in learner.receive(wire.Goodbye).reason
+        assert running.wait() == 0
+        assert supervision.notes.exit_code == 0
+    finally:
+        running.stop()
