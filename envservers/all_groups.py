@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from envservers.environments import Specs, make_guarded_group
@@ -61,15 +61,17 @@ class AllGroups:
         """`time.monotonic()` from which on a group has something to step; infinite for never."""
         return self._guards[group].ready_s
 
-    def take_faults(self) -> Iterator[Fault]:
-        """The faults since the last call, without their session."""
-        for guard in self._guards:
-            yield from guard.take_faults()
+    def take_faults(self, group: int) -> list[Fault]:
+        """The faults of a group since the last call, without their session."""
+        return self._guards[group].take_faults()
 
-    def standing_faults(self) -> Iterator[Fault]:
+    def take_all_faults(self) -> list[Fault]:
+        """The same of all groups."""
+        return [fault for guard in self._guards for fault in guard.take_faults()]
+
+    def standing_faults(self) -> list[Fault]:
         """What a new session is told of environments that stay down."""
-        for guard in self._guards:
-            yield from guard.standing_faults()
+        return [fault for guard in self._guards for fault in guard.standing_faults()]
 
     def are_quarantined(self) -> bool:
         """Whether all environments stay down."""

@@ -216,7 +216,7 @@ class EnvServer:
             self._say(f"the learner sent actions that cannot be taken: {error}")
             self._leave(EXIT_CRASH, str(error))
             return
-        self._send_faults()
+        self._send_faults(self._groups.take_faults(message.group))
         if self._exit_code is None:
             self._send_step(step)
 
@@ -242,10 +242,8 @@ class EnvServer:
         self._session, self._hello_sent, self._hello_due_s = session, False, math.inf
         self._held.clear()
         self._say(f"running {self._hello.num_envs} environments for {self._address}")
-        for fault in self._groups.standing_faults():
-            self._connection.send(replace(fault, session=session.number))
-        self._send_faults()
-        for step in steps:
+        self._send_faults([*self._groups.standing_faults(), *self._groups.take_all_faults()])
+        for step in steps if self._exit_code is None else ():
             self._send_step(step)
 
     def _report_casualty(self, welcome: Welcome) -> None:
@@ -253,14 +251,15 @@ class EnvServer:
         if fault is not None:
             self._connection.send(replace(fault, session=welcome.session))
 
-    def _send_faults(self) -> None:
-        """Tells what has failed since the last time, here and at the learner."""
-        for fault in self._groups.take_faults():
-            if fault.quarantined:
+    def _send_faults(self, faults: Sequence[Fault]) -> None:
+        """Tells the learner; leaves where nothing is left that could be stepped."""
+        if not faults or self._session is None:
+            return
+        for fault in faults:
+            if fault.quarantined and not fault.repeated:
                 self._say(f"{_name(fault)} has failed too often and stays down")
-            if self._session is not None:
-                self._connection.send(replace(fault, session=self._session.number))
-        if self._groups.are_quarantined() and self._exit_code is None:
+            self._connection.send(replace(fault, session=self._session.number))
+        if self._groups.are_quarantined():
             reason = "all environments have failed too often"
             self._say(reason)
             self._leave(EXIT_CRASH, reason)

@@ -5,12 +5,12 @@ It imports next to nothing and runs no environment, so that it stands whatever t
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import select
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from io import FileIO
@@ -38,8 +38,7 @@ def supervise(work: Callable[[Supervision], int], step_timeout_s: float) -> int:
         work: The environment server.
         step_timeout_s: How long an environment may take for a step; 0 for ever.
     """
-    # Without a buffer: what this process reads there, another one has written.
-    with tempfile.TemporaryFile(buffering=0) as stacks, _Signals() as signals:
+    with _open_stacks() as stacks, _Signals() as signals:
         return _Supervisor(work, step_timeout_s, stacks, signals).run()
 
 
@@ -196,6 +195,18 @@ def _unit_name(group: int, index: int) -> str:
     return f"group {group}" if index == NOBODY else f"environment {index} of group {group}"
 
 
+def _open_stacks() -> FileIO:
+    """A file for this process and those it forks, in memory where that can be had (Linux).
+
+    It has no buffer: what this process reads there, another one has written.
+    """
+    if sys.platform == "linux":
+        return os.fdopen(os.memfd_create("stacks"), "w+b", buffering=0)
+    import tempfile
+
+    return tempfile.TemporaryFile(buffering=0)
+
+
 def _end_with_supervisor() -> None:
     """Has the system kill this process when its parent ends, where it can (Linux).
 
@@ -216,4 +227,6 @@ def _signal_name(number: int) -> str:
 
 
 def _say(line: str) -> None:
-    print(f"seed-envserver: {line}", file=sys.stderr, flush=True)
+    # Nobody may be there to read it, and the disk may be full: it goes on all the same.
+    with contextlib.suppress(OSError):
+        print(f"seed-envserver: {line}", file=sys.stderr, flush=True)
