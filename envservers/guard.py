@@ -69,7 +69,9 @@ class Guard:
         """Is about to run a unit's code, which may hang or end the process."""
         self._running[1] = NOBODY if self._whole else unit
         self._running[0] = self._group
-        self._watchdog.set_back()
+        # Asked here first, as this is done for every environment in every step.
+        if time.monotonic() >= self._watchdog.due_s:
+            self._watchdog.set_back()
 
     def end_step(self) -> None:
         """The group has been stepped."""

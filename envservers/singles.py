@@ -214,14 +214,17 @@ class SinglesGroup:
         self._keep(index, observation)
 
     def _keep(self, index: int, observation: Any) -> None:
-        values = self._values[index : index + 1]
-        if np.shape(observation) != values.shape[1:]:
+        shape, dtype = self._values.shape[1:], self._values.dtype
+        if getattr(observation, "dtype", None) == dtype and observation.shape == shape:
+            self._values[index] = observation
+            return
+        if np.shape(observation) != shape:
             raise UnfitRow(
                 "unfit",
                 f"the environment returned an observation of shape {np.shape(observation)}, "
-                f"expected {values.shape[1:]}",
+                f"expected {shape}",
             )
-        np.copyto(values, observation, casting="same_kind")
+        np.copyto(self._values[index : index + 1], observation, casting="same_kind")
 
     def _fail(self, index: int, error: BaseException) -> None:
         if self._guard is None:

@@ -103,23 +103,27 @@ def test_a_chosen_exit_code_is_passed_on(run: Run, code: int) -> None:
 
 def test_what_was_running_is_handed_to_the_next_process(run: Run) -> None:
     supervised = run(
-        "notes.running[0] = 3; notes.running[1] = 2 if lives < 3 else -1\n"
+        "if lives < 4: notes.running[0] = 3; notes.running[1] = 2 if lives < 3 else -1\n"
         "notes.faults[7] += 1\n"
         "if lives == 1: os._exit(0)\n"
         "if lives == 2: os.kill(os.getpid(), signal.SIGSEGV)\n"
         "if lives == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "if lives == 4: os._exit(1)\n"
         "notes.exit_code = notes.faults[7]"
     )
     code, errors = supervised.end()
-    assert code == 4
-    assert supervised.deaths() == ["None", "crashed 3 2", "crashed 3 2", "crashed 3 None"]
+    assert code == 5
+    assert supervised.deaths() == [
+        "None", "crashed 3 2", "crashed 3 2", "crashed 3 None", "crashed None None"
+    ]  # fmt: skip
     text = supervised.log.read_text()
     for reason in ("ended with exit code 0", "ended by SIGSEGV", "ended by SIGKILL",
                    "Fatal Python error: Segmentation fault"):  # fmt: skip
         assert reason in text
         assert reason in errors
     assert "its process crashed in environment 2 of group 3" in errors
-    assert len({line.split()[0] for line in supervised.lines()}) == 4
+    assert "its process crashed between two steps" in errors
+    assert len({line.split()[0] for line in supervised.lines()}) == 5
     assert len({line.split()[1] for line in supervised.lines()}) == 1
 
 
