@@ -11,7 +11,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,10 +18,11 @@ import numpy.typing as npt
 import zmq
 
 from seed import wire
-from seed.config import ConfigError, InferenceConfig
+from seed.config import InferenceConfig
+from seed.faults import FaultLog, printable
 from seed.forward import ForwardPass, GroupStep, InferenceBatch
 from seed.pages import PageLinks
-from seed.sessions import Refused, Session, SessionTable
+from seed.sessions import Offer, Refused, Session, SessionTable
 from seed.sockets import bind, receive, send
 from seed.unrolls import UnrollStore
 from seed.weights import WeightSlot
@@ -66,33 +66,6 @@ class EpisodeRecord(NamedTuple):
     evaluation: bool
 
 
-@dataclass(frozen=True)
-class Offer:
-    """What a WELCOME tells an environment server to run."""
-
-    environment: dict[str, Any]
-    observation: wire.SpaceSpec
-    action: wire.SpaceSpec
-    seed: tuple[int, ...]
-
-    def welcome(self, session: int, env_ids: Int64Array, seeds: Int64Array) -> wire.Welcome:
-        """The WELCOME for one session."""
-        return wire.Welcome(
-            session, self.environment, self.observation, self.action, env_ids, seeds
-        )
-
-    def check(self) -> None:
-        """Raises ConfigError where a WELCOME could not be read by an environment server."""
-        none = np.zeros(0, np.int64)
-        try:
-            wire.decode(wire.encode(self.welcome(2**63, none, none)))
-        except wire.WireError as error:
-            raise ConfigError(
-                f"environment: too large to be sent to environment servers ({error}); shorten the "
-                "texts in environment.kwargs, to 250 bytes each and 3000 in all"
-            ) from None
-
-
 class _Pending(NamedTuple):
     """A checked STEP that waits for its batch."""
 
@@ -106,8 +79,9 @@ class _Pending(NamedTuple):
 class Inference:
     """The ROUTER socket and everything that happens between a STEP and its ACTIONS.
 
-    Other threads may read `env_steps`, `endpoint`, `num_envs`, `paused_s`, `phases` and the queue
-    `records`. `paused_s` counts the seconds in which rows waited for the learner to make room.
+    Other threads may read `env_steps`, `endpoint`, `num_envs`, `paused_s`, `phases`, the counts of
+    `faults` and the queue `records`. `paused_s` counts the seconds in which rows waited for the
+    learner to make room.
     """
 
     def __init__(
@@ -139,6 +113,7 @@ class Inference:
         self.env_steps = 0
         self.records: queue.SimpleQueue[BatchRecord | EpisodeRecord] = queue.SimpleQueue()
         self.messages_refused = 0
+        self.faults = FaultLog()
         self.paused_s = 0.0
         self.phases = forward.phases
         self._config = config
@@ -232,6 +207,8 @@ class Inference:
                 self._handle_hello(identity, message)
             elif isinstance(message, wire.Goodbye):
                 self._handle_goodbye(identity, message)
+            elif isinstance(message, wire.Fault):
+                self._handle_fault(identity, message)
             else:
                 raise wire.WireError(f"{type(message).__name__} is not for a learner")
         except wire.WireError as error:
@@ -241,13 +218,21 @@ class Inference:
 
     def _refuse(self, identity: bytes, refusal: wire.Refusal) -> None:
         self.messages_refused += 1
-        log.warning("refused a message: %s", refusal.reason)
+        log.warning("refused a message: %s", printable(refusal.reason))
         self._send(identity, refusal)
 
     def _handle_goodbye(self, identity: bytes, goodbye: wire.Goodbye) -> None:
         session = self._sessions.find(goodbye.session, identity)
         if session is not None:
             self._close(session, goodbye.reason)
+
+    def _handle_fault(self, identity: bytes, fault: wire.Fault) -> None:
+        session = self._sessions.find(fault.session, identity)
+        if session is None:
+            return
+        now_s = session.heard_s = time.monotonic()
+        num_envs = session.count(fault.group, fault.index)
+        self.faults.note(session.hello.server_id, session.hello.name, fault, num_envs, now_s)
 
     def _handle_hello(self, identity: bytes, hello: wire.Hello) -> None:
         earlier = self._sessions.predecessor(hello)
@@ -263,7 +248,7 @@ class Inference:
             (seeds.generate_state(hello.num_envs) >> 1).astype(np.int64),
         )
         if self._send(identity, welcome):
-            log.info("%s connected with %d environments", hello.name, hello.num_envs)
+            log.info("%s connected with %d environments", printable(hello.name), hello.num_envs)
         else:
             self._close(session, "it left during the handshake")
 
@@ -371,15 +356,17 @@ class Inference:
         for group in range(len(session.env_ids)):
             self._forget(session, group)
         self._sessions.close(session)
+        self.faults.forget(session.number)
         self._forward.set_connected(self._sessions.env_ids)
-        log.info("%s left: %s", session.hello.name, reason)
+        log.info("%s left: %s", printable(session.hello.name), printable(reason))
 
     def _keep_house(self) -> None:
-        """Tests the connections of sessions that have been silent for long."""
+        """Tests the connections of sessions that have been silent for long, now and then."""
         now_s = time.monotonic()
         if now_s < self._next_housekeeping_s:
             return
         self._next_housekeeping_s = now_s + _HOUSEKEEPING_S
+        self.faults.tell_rest(now_s)
         for session in self._sessions:
             silent = now_s - session.heard_s > self._config.lease_s
             if silent and not self._send(session.identity, wire.Ping(session.number)):

@@ -18,12 +18,13 @@ from seed.config import Config, ConfigError
 from seed.contract import Acted, Algorithm, Fleet
 from seed.devices import available_bytes, resolve_precision
 from seed.forward import ForwardPass
-from seed.inference import Inference, Offer
+from seed.inference import Inference
 from seed.layout import Column, StoreLayout
 from seed.networks.body import Body
 from seed.pages import PageLinks
 from seed.replay import count_unrolls
 from seed.rows import Rows
+from seed.sessions import Offer
 from seed.spaces import Spaces, SpaceSpec
 from seed.unrolls import UnrollStore
 from seed.weights import WeightSlot

@@ -18,9 +18,10 @@ from seed import inference, wire
 from seed.config import InferenceConfig
 from seed.contract import Acted, Algorithm, Fleet
 from seed.forward import ForwardPass
-from seed.inference import Inference, Offer
+from seed.inference import Inference
 from seed.layout import Column, StoreLayout
 from seed.rows import Rows, Unroll
+from seed.sessions import Offer
 from seed.spaces import SpaceSpec
 from seed.threads import Crew
 from seed.unrolls import UnrollStore

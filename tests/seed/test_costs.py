@@ -24,9 +24,10 @@ from seed import wire
 from seed.config import InferenceConfig
 from seed.contract import Acted, Algorithm, Fleet
 from seed.forward import ForwardPass
-from seed.inference import Inference, Offer
+from seed.inference import Inference
 from seed.layout import Column, StoreLayout
 from seed.rows import Rows
+from seed.sessions import Offer
 from seed.spaces import SpaceSpec
 from seed.unrolls import UnrollStore
 from seed.weights import WeightSlot
