@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from envservers.connection import Connection
+from envservers.connection import Connection, Denied, Keys
 from envservers.environments import make_group
 from envservers.groups import Group, InvalidEnvironment
 from envservers.session import Session
@@ -31,7 +31,7 @@ from seed.wire import (
     decode,
 )
 
-EXIT_DONE, EXIT_CRASH, EXIT_REFUSED = 0, 1, 2
+EXIT_DONE, EXIT_CRASH, EXIT_REFUSED, EXIT_DENIED = 0, 1, 2, 76
 _CONNECT_PATIENCE_S = 1.0
 _ANSWER_TIMEOUT_S = 5.0
 _NOTICE_INTERVAL_S = 30.0
@@ -50,6 +50,7 @@ class EnvServer:
             waiting for the next learner.
         wait_s: Leave when there has been no session with a learner for so long.
         name: What the learner's log calls this server; by default host and process id.
+        keys: For a learner that has keys.
         say: Takes lines for the person who watches.
     """
 
@@ -61,6 +62,7 @@ class EnvServer:
         once: bool = False,
         wait_s: float = math.inf,
         name: str = "",
+        keys: Keys | None = None,
         say: Callable[[str], None] | None = None,
     ) -> None:
         name = name or f"{socket.gethostname()}:{os.getpid()}"
@@ -69,7 +71,7 @@ class EnvServer:
         self._address, self._once, self._say = address, once, say or _say_on_stderr
         self._wait_s = wait_s
         self._parent = os.getppid()
-        self._connection = Connection(address)
+        self._connection = Connection(address, keys)
         self._groups: list[Group] = []
         self._environment: Mapping[str, Any] = {}
         self._session: Session | None = None
@@ -88,7 +90,7 @@ class EnvServer:
 
         0: stopped, or the learner has finished (`once`). 1: an environment failed, or no learner
         came within `wait_s`. 2: the learner refuses this server, or its environment cannot be run
-        here.
+        here. 76: the learner does not allow its key, or one of the two has keys and the other none.
         """
         try:
             while self._exit_code is None:
@@ -126,8 +128,12 @@ class EnvServer:
                 self._handle(frames)
             except WireError as error:
                 self._say(f"ignored a message of the learner: {error}")
-        for connected in self._connection.changes():
-            self._change(connected)
+        try:
+            for connected in self._connection.changes():
+                self._change(connected)
+        except Denied as denied:
+            self._say(str(denied))
+            self._exit_code = EXIT_DENIED
 
     def _change(self, connected: bool) -> None:
         now_s = time.monotonic()
@@ -153,7 +159,7 @@ class EnvServer:
             if self._connected:
                 self._say(f"no answer from the learner at {self._address} yet; still waiting")
             else:
-                self._say(f"waiting for a learner at {self._address}")
+                self._say(f"waiting for a learner at {self._address}{self._connection.hint()}")
 
     def _idle_s(self) -> float:
         due_s = self._hello_due_s

@@ -154,6 +154,9 @@ def _adapt(config: Config, envs: int) -> Config:
         inference=dataclasses.replace(
             config.inference,
             address="tcp://127.0.0.1:*",
+            secret_key="",
+            allowed_keys="",
+            max_envs_per_key=0,
             max_envs=envs,
             max_batch=max(envs, config.inference.max_batch),
             min_batch=1,

@@ -11,7 +11,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,11 +18,13 @@ import numpy.typing as npt
 import zmq
 
 from seed import wire
-from seed.config import ConfigError, InferenceConfig
+from seed.authentication import Authentication
+from seed.config import InferenceConfig
 from seed.forward import ForwardPass, GroupStep
 from seed.pages import PageLinks
+from seed.reception import Offer, Reception
 from seed.sessions import Refused, Session, SessionTable
-from seed.sockets import bind, receive, send
+from seed.sockets import MOST_FRAMES, bind, drain, receive, receive_with_key, send
 from seed.unrolls import UnrollStore
 from seed.weights import WeightSlot
 
@@ -35,7 +36,6 @@ _IDLE_POLL_MS = 20
 _HOUSEKEEPING_S = 1.0
 _FAREWELL_MS = 200
 _LONGEST_FAREWELL_S = 2.0
-_SMALLEST_FRAME_LIMIT_BYTES = 65_536
 
 
 class BatchRecord(NamedTuple):
@@ -66,33 +66,6 @@ class EpisodeRecord(NamedTuple):
     evaluation: bool
 
 
-@dataclass(frozen=True)
-class Offer:
-    """What a WELCOME tells an environment server to run."""
-
-    environment: dict[str, Any]
-    observation: wire.SpaceSpec
-    action: wire.SpaceSpec
-    seed: tuple[int, ...]
-
-    def welcome(self, session: int, env_ids: Int64Array, seeds: Int64Array) -> wire.Welcome:
-        """The WELCOME for one session."""
-        return wire.Welcome(
-            session, self.environment, self.observation, self.action, env_ids, seeds
-        )
-
-    def check(self) -> None:
-        """Raises ConfigError where a WELCOME could not be read by an environment server."""
-        none = np.zeros(0, np.int64)
-        try:
-            wire.decode(wire.encode(self.welcome(2**63, none, none)))
-        except wire.WireError as error:
-            raise ConfigError(
-                f"environment: too large to be sent to environment servers ({error}); shorten the "
-                "texts in environment.kwargs, to 250 bytes each and 3000 in all"
-            ) from None
-
-
 class _Pending(NamedTuple):
     """A checked STEP that waits for its batch."""
 
@@ -106,8 +79,9 @@ class _Pending(NamedTuple):
 class Inference:
     """The ROUTER socket and everything that happens between a STEP and its ACTIONS.
 
-    Other threads may read `env_steps`, `endpoint`, `num_envs`, `paused_s`, `phases` and the queue
-    `records`. `paused_s` counts the seconds in which rows waited for the learner to make room.
+    Other threads may read `env_steps`, `endpoint`, `num_envs`, `paused_s`, `phases`,
+    `authentication` and the queue `records`. `paused_s` counts the seconds in which rows waited
+    for the learner to make room.
     """
 
     def __init__(
@@ -120,6 +94,7 @@ class Inference:
         *,
         queue_limit: int,
         publish: Callable[[list[PageLinks]], None],
+        authentication: Authentication | None = None,
     ) -> None:
         """Binds the socket, so that a busy port is known before anything starts.
 
@@ -131,6 +106,7 @@ class Inference:
             slot: Where new weights come from.
             queue_limit: Whole pages in the store's queue at which batches pause.
             publish: Gets the pages that a batch made whole.
+            authentication: Who may connect; None where there are no keys.
 
         Raises:
             ConfigError: where the address cannot be bound.
@@ -138,9 +114,9 @@ class Inference:
         offer.check()
         self.env_steps = 0
         self.records: queue.SimpleQueue[BatchRecord | EpisodeRecord] = queue.SimpleQueue()
-        self.messages_refused = 0
         self.paused_s = 0.0
         self.phases = forward.phases
+        self.authentication = authentication
         self._config = config
         self._offer = offer
         self._forward = forward
@@ -148,18 +124,29 @@ class Inference:
         self._slot = slot
         self._queue_limit = queue_limit
         self._publish = publish
-        self._sessions = SessionTable(config.max_envs, config.max_batch)
+        self._sessions = SessionTable(config.max_envs, config.max_batch, config.max_envs_per_key)
+        allowed = authentication.allowed if authentication else None
+        self._reception = Reception(allowed, time.monotonic())
         self._sessions_opened = 0
         self._pending: dict[tuple[int, int], _Pending] = {}
         self._pending_rows = 0
         self._next_housekeeping_s = 0.0
-        self._socket = bind(config.address, _largest_frame(config, offer))
+        self._socket = bind(
+            config.address, offer.largest_frame_bytes(config.max_batch), authentication
+        )
+        self._read = receive_with_key if authentication else receive
+        self._draining = False
         self.endpoint = self._socket.get_string(zmq.LAST_ENDPOINT)
 
     @property
     def num_envs(self) -> int:
         """Environments connected."""
         return self._sessions.num_envs
+
+    @property
+    def messages_refused(self) -> int:
+        """Messages that could not be used."""
+        return self._reception.messages_refused
 
     def run(self, stop: threading.Event, farewell: Callable[[], str]) -> None:
         """Serves until `stop` is set, then says goodbye with the farewell as its reason."""
@@ -206,7 +193,10 @@ class Inference:
         for _ in range(self._config.max_batch):
             if self._pending_rows >= self._config.max_batch:
                 return
-            message = receive(self._socket)
+            if self._draining:
+                self._draining = not drain(self._socket)
+                return
+            message = self._read(self._socket)
             if message is not None:
                 self._handle(*message)
             elif not timeout_ms or not self._wait(timeout_ms):
@@ -220,8 +210,11 @@ class Inference:
         self.phases.enter("receiving")
         return arrived
 
-    def _handle(self, identity: bytes, frames: list[wire.Frame]) -> None:
+    def _handle(self, identity: bytes, frames: list[wire.Frame], key: str = "") -> None:
         """Acts on one message; a bad one is refused and never ends anything but itself."""
+        self._draining = len(frames) > MOST_FRAMES
+        if not self._reception.admits(identity, key):
+            return
         session = 0
         try:
             message = wire.decode(frames)
@@ -229,7 +222,7 @@ class Inference:
             if isinstance(message, wire.Step):
                 self._handle_step(identity, message)
             elif isinstance(message, wire.Hello):
-                self._handle_hello(identity, message)
+                self._handle_hello(identity, message, key)
             elif isinstance(message, wire.Goodbye):
                 self._handle_goodbye(identity, message)
             else:
@@ -240,20 +233,24 @@ class Inference:
             self._refuse(identity, wire.Refusal(str(refused), refused.retry, session))
 
     def _refuse(self, identity: bytes, refusal: wire.Refusal) -> None:
-        self.messages_refused += 1
-        log.warning("refused a message: %s", refusal.reason)
         self._send(identity, refusal)
+        muted = self._reception.refuse(
+            identity, refusal.reason, time.monotonic(), mute=self._draining
+        )
+        for session in self._sessions if muted else ():
+            if session.identity == identity:
+                self._dismiss(session, "too many messages that cannot be used")
 
     def _handle_goodbye(self, identity: bytes, goodbye: wire.Goodbye) -> None:
         session = self._sessions.find(goodbye.session, identity)
         if session is not None:
             self._close(session, goodbye.reason)
 
-    def _handle_hello(self, identity: bytes, hello: wire.Hello) -> None:
-        earlier = self._sessions.predecessor(hello)
+    def _handle_hello(self, identity: bytes, hello: wire.Hello, key: str) -> None:
+        earlier = self._sessions.predecessor(hello, key)
         if earlier is not None:
             self._close(earlier, "it connected anew")
-        session = self._sessions.open(hello, identity, time.monotonic())
+        session = self._sessions.open(hello, identity, time.monotonic(), key)
         self._forward.set_connected(self._sessions.env_ids)
         self._sessions_opened += 1
         seeds = np.random.SeedSequence((*self._offer.seed, self._sessions_opened))
@@ -263,7 +260,8 @@ class Inference:
             (seeds.generate_state(hello.num_envs) >> 1).astype(np.int64),
         )
         if self._send(identity, welcome):
-            log.info("%s connected with %d environments", hello.name, hello.num_envs)
+            with_key = f" and the key {self._reception.name_of(key)!r}" if key else ""
+            log.info("%s connected with %d environments%s", hello.name, hello.num_envs, with_key)
         else:
             self._close(session, "it left during the handshake")
 
@@ -379,18 +377,22 @@ class Inference:
         self._forward.set_connected(self._sessions.env_ids)
         log.info("%s left: %s", session.hello.name, reason)
 
+    def _dismiss(self, session: Session, reason: str) -> None:
+        """Ends a session from this side, and tells its server."""
+        self._send(session.identity, wire.Goodbye(session.number, reason))
+        self._close(session, reason)
+
     def _keep_house(self) -> None:
-        """Tests the connections of sessions that have been silent for long."""
+        """Tests the connections of sessions that have been silent for long; ends revoked ones."""
         now_s = time.monotonic()
         if now_s < self._next_housekeeping_s:
             return
         self._next_housekeeping_s = now_s + _HOUSEKEEPING_S
+        self._reception.keep_house(now_s)
         for session in self._sessions:
+            if not self._reception.is_allowed(session.key):
+                self._dismiss(session, "the key is not allowed any more")
+                continue
             silent = now_s - session.heard_s > self._config.lease_s
             if silent and not self._send(session.identity, wire.Ping(session.number)):
                 self._close(session, "the connection is gone")
-
-
-def _largest_frame(config: InferenceConfig, offer: Offer) -> int:
-    """Bytes beyond which ZeroMQ cuts the connection; below, a wrong frame is told what is wrong."""
-    return max(_SMALLEST_FRAME_LIMIT_BYTES, config.max_batch * offer.observation.nbytes)

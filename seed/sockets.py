@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import zmq
 
+from seed.authentication import Authentication
 from seed.config import ConfigError
 from seed.wire import Frame
 
@@ -14,20 +15,33 @@ _AT_ONCE = int(zmq.NOBLOCK)
 _MORE_AT_ONCE = _AT_ONCE | int(zmq.SNDMORE)
 # Larger frames stay in ZeroMQ's memory.
 _LARGEST_COPY_BYTES = 4096
+# No message of the protocol has as many frames.
+MOST_FRAMES = 8
+_DRAINED_AT_ONCE = 10_000
+# Of a connection: received and not yet read, and sent and not yet taken by the peer's host.
+_RECEIVED_MESSAGES = 64
+_SENT_MESSAGES = 64
 
 
-def bind(address: str, largest_frame_bytes: int) -> zmq.Socket[bytes]:
+def bind(
+    address: str, largest_frame_bytes: int, authentication: Authentication | None = None
+) -> zmq.Socket[bytes]:
     """A ROUTER socket at the address, which cuts connections that send larger frames.
+
+    With an authentication, only those whom it knows can connect.
 
     Raises:
         ConfigError: where the address cannot be bound.
     """
-    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
+    context = authentication.context if authentication else zmq.Context.instance()
+    socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
+    if authentication:
+        authentication.protect(socket)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.setsockopt(zmq.ROUTER_HANDOVER, 0)
     socket.setsockopt(zmq.MAXMSGSIZE, largest_frame_bytes)
-    socket.setsockopt(zmq.RCVHWM, 64)
-    socket.setsockopt(zmq.SNDHWM, 64)
+    socket.setsockopt(zmq.RCVHWM, _RECEIVED_MESSAGES)
+    socket.setsockopt(zmq.SNDHWM, _SENT_MESSAGES)
     socket.setsockopt(zmq.HEARTBEAT_IVL, 5_000)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 15_000)
     socket.setsockopt(zmq.HEARTBEAT_TTL, 15_000)
@@ -48,17 +62,41 @@ def bind(address: str, largest_frame_bytes: int) -> zmq.Socket[bytes]:
 
 
 def receive(socket: zmq.Socket[bytes]) -> tuple[bytes, list[Frame]] | None:
-    """A message that has arrived and the identity of its connection; None where there is none."""
+    """A message that has arrived and the identity of its connection; None where there is none.
+
+    Of a message with more than MOST_FRAMES frames only so many and one are read: call `drain`.
+    """
     try:
         identity = socket.recv(_AT_ONCE, copy=False)
     except zmq.Again:
         return None
+    return identity.bytes, _frames(socket, identity)
+
+
+def receive_with_key(socket: zmq.Socket[bytes]) -> tuple[bytes, list[Frame], str] | None:
+    """As `receive`, from a socket with authentication, and with the sender's public key."""
+    try:
+        identity = socket.recv(_AT_ONCE, copy=False)
+    except zmq.Again:
+        return None
+    return identity.bytes, _frames(socket, identity), str(identity.get("User-Id"))
+
+
+def _frames(socket: zmq.Socket[bytes], frame: zmq.Frame) -> list[Frame]:
     frames: list[Frame] = []
-    frame = identity
-    while frame.more:
+    while frame.more and len(frames) <= MOST_FRAMES:
         frame = socket.recv(_AT_ONCE, copy=False)
         frames.append(frame.bytes if len(frame) <= _LARGEST_COPY_BYTES else frame.buffer)
-    return identity.bytes, frames
+    return frames
+
+
+def drain(socket: zmq.Socket[bytes]) -> bool:
+    """Throws away the rest of a message, a part of it at a time; False where some is left."""
+    for _ in range(_DRAINED_AT_ONCE):
+        if not socket.getsockopt(zmq.RCVMORE):
+            return True
+        socket.recv(_AT_ONCE, copy=False)
+    return False
 
 
 def send(socket: zmq.Socket[bytes], identity: bytes, frames: Sequence[Frame]) -> bool:

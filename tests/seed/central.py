@@ -18,8 +18,9 @@ from seed import inference, wire
 from seed.config import InferenceConfig
 from seed.contract import Acted, Algorithm, Fleet
 from seed.forward import ForwardPass
-from seed.inference import Inference, Offer
+from seed.inference import Inference
 from seed.layout import Column, StoreLayout
+from seed.reception import Offer
 from seed.rows import Rows, Unroll
 from seed.spaces import SpaceSpec
 from seed.threads import Crew

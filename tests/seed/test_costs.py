@@ -24,8 +24,9 @@ from seed import wire
 from seed.config import InferenceConfig
 from seed.contract import Acted, Algorithm, Fleet
 from seed.forward import ForwardPass
-from seed.inference import Inference, Offer
+from seed.inference import Inference
 from seed.layout import Column, StoreLayout
+from seed.reception import Offer
 from seed.rows import Rows
 from seed.spaces import SpaceSpec
 from seed.unrolls import UnrollStore
