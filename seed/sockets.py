@@ -8,7 +8,7 @@ import zmq
 
 from seed.authentication import Authentication
 from seed.config import ConfigError
-from seed.wire import Frame
+from seed.wire import MAX_GROUPS, Frame
 
 # Plain integers: pyzmq's flags cost more to combine than small frames to send.
 _AT_ONCE = int(zmq.NOBLOCK)
@@ -18,9 +18,11 @@ _LARGEST_COPY_BYTES = 4096
 # No message of the protocol has as many frames.
 MOST_FRAMES = 8
 _DRAINED_AT_ONCE = 10_000
-# Of a connection: received and not yet read, and sent and not yet taken by the peer's host.
-_RECEIVED_MESSAGES = 64
-_SENT_MESSAGES = 64
+# Messages of one connection that wait to be read: one STEP of each group, as then none is held up.
+_RECEIVED_MESSAGES = MAX_GROUPS
+# Those that wait to be sent. ZeroMQ notices only in steps of half this number that some are gone,
+# so that half of it is what can be relied on: ACTIONS for each group at once, and a few others.
+_SENT_MESSAGES = 2 * (MAX_GROUPS + 8)
 
 
 def bind(

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-
 import pytest
 
 from tests.end_to_end.commands import Command, Start, read_metrics, wait_until
@@ -88,7 +87,7 @@ def test_local_environment_servers_have_a_key_of_their_own(fleet: Fleet) -> None
     learner, _ = fleet.learner("--local-envservers", 1, "--total-env-frames", 3000)
     learner.wait_for("32 environments and the key 'local'")
     assert learner.wait(60) == 0, learner.text
-    assert not [path for path in fleet.allowed.parent.rglob("*local*")]
+    assert not list(fleet.allowed.parent.rglob("*local*"))
 
 
 def test_an_environment_server_with_keys_finds_a_learner_without(
