@@ -67,15 +67,17 @@ class AllowList:
 
     def refresh(self) -> None:
         """Reads the folder again if it has changed; what cannot be read allows nobody."""
+        seen: object
+        paths: list[Path] = []
         try:
             seen = self._look()
-            if seen == self._seen:
-                return
             paths = self._files()
         except OSError as error:
-            seen, paths = error.errno, []
+            seen = error.errno
             if seen != self._seen:
                 log.error("inference.allowed_keys: %s; no key in it is allowed now", error)
+        if seen == self._seen:
+            return
         self._seen = seen
         names = dict(self._without_file)
         for path in paths:

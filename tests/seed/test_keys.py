@@ -43,7 +43,7 @@ def test_a_secret_is_its_owners_alone(tmp_path: Path) -> None:
 def test_a_secret_has_its_mode_from_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = []
+    opened: list[tuple[str, bool, int]] = []
 
     def watched(path: Path, flags: int, wanted: int = 0o777) -> int:
         descriptor = real(path, flags, wanted)

@@ -68,7 +68,7 @@ def test_every_group_of_a_connection_can_be_answered_at_once() -> None:
     for _ in range(20):
         for _ in range(MAX_GROUPS):
             dealer.send(b"step")
-        identities = []
+        identities: list[bytes] = []
         while len(identities) < MAX_GROUPS:
             assert router.poll(10_000)
             message = receive(router)
