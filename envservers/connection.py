@@ -37,8 +37,9 @@ _EVENTS = (
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
-# A garbled greeting looks like a learner that differs about keys; several in a row are no accident.
-_DIFFERENCES_BELIEVED = 3
+# A garbled greeting looks like a learner that differs about keys, and one that just ends like a
+# learner with another key; several in a row are no accident.
+_FAILURES_BELIEVED = 3
 
 
 class Keys(NamedTuple):
@@ -77,8 +78,8 @@ class Connection:
         """
         self._closed = False
         self._address, self._keys = address, keys
-        self._differences = 0
-        self.failed_handshakes = 0
+        # Handshakes that failed since one succeeded, and those of them that differed about keys.
+        self._failures = self._differences = 0
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         for option, value in _SOCKET_OPTIONS.items():
@@ -132,16 +133,13 @@ class Connection:
     def changes(self) -> Iterator[bool]:
         """What happened to the connection, in order: True for made, False for lost.
 
-        `failed_handshakes` counts the attempts since it was made last that found somebody there,
-        but not the learner that was meant.
-
         Raises:
             Denied: where trying again cannot help.
         """
         while self._monitor.poll(0):
             event = recv_monitor_message(self._monitor, zmq.NOBLOCK)
             if event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self._differences = self.failed_handshakes = 0
+                self._differences = self._failures = 0
                 yield True
             elif event["event"] == zmq.EVENT_DISCONNECTED:
                 yield False
@@ -149,7 +147,7 @@ class Connection:
                 self._fail(event["event"])
 
     def _fail(self, event: int) -> None:
-        self.failed_handshakes += 1
+        self._failures += 1
         if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
             raise Denied(
                 f"the learner at {self._address} does not allow this key, "
@@ -159,7 +157,7 @@ class Connection:
         if event != zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
             return
         self._differences += 1
-        if self._differences >= _DIFFERENCES_BELIEVED:
+        if self._differences >= _FAILURES_BELIEVED:
             raise Denied(
                 f"what listens at {self._address} uses no keys: leave --key out, or correct "
                 "--connect"
@@ -172,13 +170,14 @@ class Connection:
             self._socket.disconnect(self._address)
         self._socket.connect(self._address)
 
-    def hint(self) -> str:
-        """What the failed handshakes may mean; empty where there were none."""
-        if not self.failed_handshakes:
+    @property
+    def doubt(self) -> str:
+        """What failed handshakes may mean, for the end of a sentence; empty where few failed."""
+        if self._failures < _FAILURES_BELIEVED:
             return ""
         if self._keys:
-            return "; it answers, but not as the owner of --learner-key"
-        return "; it answers, but not in clear: a learner with keys needs --key and --learner-key"
+            return "; what answers there is not the owner of --learner-key"
+        return "; what answers there may have keys: then give --key and --learner-key"
 
     def send(self, message: Message) -> bool:
         """Sends without waiting. Returns False, having sent nothing, where there is no learner."""

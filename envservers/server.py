@@ -128,16 +128,22 @@ class EnvServer:
                 self._handle(frames)
             except WireError as error:
                 self._say(f"ignored a message of the learner: {error}")
+        in_doubt = bool(self._connection.doubt)
         try:
             for connected in self._connection.changes():
                 self._change(connected)
         except Denied as denied:
             self._say(str(denied))
             self._exit_code = EXIT_DENIED
+        if self._connection.doubt and not in_doubt:
+            self._notice_due_s = time.monotonic()
 
     def _change(self, connected: bool) -> None:
         now_s = time.monotonic()
-        if self._connected and not connected:
+        if not self._connected and not connected:
+            # Of an attempt that failed: there was nothing to lose.
+            return
+        if not connected:
             self._say(f"lost the connection to {self._address}")
         if self._once and self._session is not None and not connected:
             self._exit_code = EXIT_DONE
@@ -159,7 +165,7 @@ class EnvServer:
             if self._connected:
                 self._say(f"no answer from the learner at {self._address} yet; still waiting")
             else:
-                self._say(f"waiting for a learner at {self._address}{self._connection.hint()}")
+                self._say(f"waiting for a learner at {self._address}{self._connection.doubt}")
 
     def _idle_s(self) -> float:
         due_s = self._hello_due_s

@@ -60,16 +60,18 @@ def fleet(start: Start, tmp_path: Path) -> Fleet:
 
 
 def test_only_allowed_keys_take_part(fleet: Fleet) -> None:
-    learner, address = fleet.learner("--local-envservers", 0)
+    learner, address = fleet.learner("--local-envservers", 1, "--local.envs-per-server", 2)
     good, leaver = fleet.server(address, "good"), fleet.server(address, "leaver")
     nobody, stranger = fleet.server(address), fleet.server(address, "stranger")
     misled = fleet.server(address, "good", learner_key="stranger")
+    # Those that the learner starts have a key of their own, which is in no file.
+    learner.wait_for("connected with 2 environments and the key 'local'")
     learner.wait_for("good connected with 2 environments and the key 'good'")
     learner.wait_for("leaver connected")
     for denied, words in ((nobody, "give --key and --learner-key"), (stranger, "does not allow")):
         assert denied.wait(60) == 76, denied.text
         assert words in denied.text
-    misled.wait_for("it answers, but not as the owner of --learner-key")
+    misled.wait_for("what answers there is not the owner of --learner-key")
     # Revoked while it is connected, and when it comes again.
     (fleet.allowed / "leaver.pub").unlink()
     leaver.wait_for("the key is not allowed any more")
@@ -81,22 +83,3 @@ def test_only_allowed_keys_take_part(fleet: Fleet) -> None:
     assert "stranger connected" not in learner.text
     assert "nobody connected" not in learner.text
     assert "refused a message" not in learner.text
-
-
-def test_local_environment_servers_have_a_key_of_their_own(fleet: Fleet) -> None:
-    learner, _ = fleet.learner("--local-envservers", 1, "--total-env-frames", 3000)
-    learner.wait_for("32 environments and the key 'local'")
-    assert learner.wait(60) == 0, learner.text
-    assert not list(fleet.allowed.parent.rglob("*local*"))
-
-
-def test_an_environment_server_with_keys_finds_a_learner_without(
-    start: Start, fleet: Fleet, tmp_path: Path
-) -> None:
-    learner = start("seed-learner", CONFIG, "--run-dir", tmp_path / "plain", "--local-envservers",
-                    0, "--inference.address", "tcp://127.0.0.1:*")  # fmt: skip
-    found = re.search(r"tcp://\S+\d", learner.wait_for("listening on"))
-    assert found is not None
-    server = fleet.server(found.group(), "good")
-    assert server.wait(60) == 76, server.text
-    assert "leave --key out" in server.text

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envservers.main import group_sizes, main
+from seed.keys import KeyPair, write_pair
 
 
 @settings(deadline=None)
@@ -32,6 +34,8 @@ def test_groups_are_as_even_as_can_be(num_envs: int, data: st.DataObject) -> Non
      (["--connect", "tcp://a:1", "--num-envs", "2", "--groups", "3"], "expected 1 to 2"),
      (["--connect", "tcp://a:1", "--num-envs", "99", "--groups", "65"], "expected 1 to 64"),
      (["--connect", "tcp://a:1", "--num-envs", "99", "--groups", "0"], "got 0"),
+     (["--connect", "tcp://a:1", "--num-envs", "1", "--key", "a"], "expected both"),
+     (["--connect", "tcp://a:1", "--num-envs", "1", "--learner-key", "a"], "expected both"),
      (["--num-envs", "1"], "--connect")],
 )  # fmt: skip
 def test_wrong_arguments_exit_with_2_and_a_reason(
@@ -41,6 +45,18 @@ def test_wrong_arguments_exit_with_2_and_a_reason(
         main(arguments)
     assert exit_.value.code == 2
     assert reason in capsys.readouterr().err
+
+
+def test_keys_that_cannot_be_used_exit_with_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secret, public = write_pair(tmp_path / "worker", KeyPair.new())
+    arguments = ["--connect", "tcp://a:1", "--num-envs", "1"]
+    assert main([*arguments, "--key", str(secret), "--learner-key", str(secret)]) == 2
+    assert "expected a public key, found a secret one" in capsys.readouterr().err
+    secret.chmod(0o644)
+    assert main([*arguments, "--key", str(secret), "--learner-key", str(public)]) == 2
+    assert f"chmod 600 {secret}" in capsys.readouterr().err
 
 
 def test_help_loads_neither_environments_nor_torch() -> None:
