@@ -56,6 +56,8 @@ def forbidden(source: str) -> Iterator[str]:
     """What a source text does that could run code out of data."""
     for node in ast.walk(ast.parse(source)):
         modules: list[str] = []
+        if not isinstance(node, ast.stmt | ast.expr):
+            continue
         if isinstance(node, ast.Import):
             modules = [each.name for each in node.names]
         elif isinstance(node, ast.ImportFrom):

@@ -97,7 +97,7 @@ def test_a_revoked_key_is_cut_off_while_it_is_connected(served: Central, folder:
     other.hello(2, server_id=2)
     (folder / "good.pub").unlink()
     assert revoked.receive() == wire.Goodbye(revoked.session, "the key is not allowed any more")
-    assert served.inference.num_envs == 2
+    wait_for(lambda: served.inference.num_envs == 2)
     # Nothing that it says from now on is decoded, let alone answered.
     dropped = served.inference._reception.messages_dropped
     revoked.send(wire.Hello(1, (1,), "again"))

@@ -144,7 +144,7 @@ def test_a_connection_is_not_heard_for_a_while_after_an_endless_message(
         assert endless.refusal().reason.startswith("malformed message")
         # Its steps would be lost, so it has no session either.
         assert isinstance(endless.receive(), wire.Goodbye)
-        assert served.inference.num_envs == 1
+        wait_for(lambda: served.inference.num_envs == 1)
         endless.send(wire.Hello(1, (1,), "too soon"))
         for seq in range(3):
             other.step(seq, [1])
@@ -164,7 +164,7 @@ def test_a_flood_of_messages_that_are_refused_ends_a_session() -> None:
         answers = [dealer.receive() for _ in range(130)]
         assert isinstance(answers[-1], wire.Goodbye)
         assert all(isinstance(answer, wire.Refusal) for answer in answers[:-1])
-        assert served.inference.num_envs == 0
+        wait_for(lambda: served.inference.num_envs == 0)
 
 
 def test_one_connection_has_its_share_of_the_environments() -> None:

@@ -203,6 +203,20 @@ def test_headers_outside_the_limits_are_refused(header: bytes, reason: str) -> N
         wire.decode([header])
 
 
+# To print what is nested so deeply takes more stack than there is, and ended the inference thread.
+@pytest.mark.parametrize("field", ["type", "protocol", "server_id", "groups", "name"])
+@pytest.mark.parametrize("depth", [8, 100, 900, 1000, 1023])
+@pytest.mark.parametrize("opening", [b"\x91", b"\x81\xa0"], ids=["list", "map"])
+def test_headers_that_are_nested_deeply_are_refused(
+    field: str, depth: int, opening: bytes
+) -> None:
+    header = {"type": "hello", "protocol": 1, "server_id": 1, "groups": [1], "name": "", field: 0}
+    packed = msgpack.packb(header)
+    head, tail = packed.split(msgpack.packb(field) + b"\x00")
+    with pytest.raises(wire.WireError):
+        wire.decode([head + msgpack.packb(field) + opening * depth + b"\x00" + tail])
+
+
 def test_a_message_without_frames_is_refused() -> None:
     with pytest.raises(wire.WireError, match="expected one frame"):
         wire.decode([])
