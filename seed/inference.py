@@ -24,7 +24,7 @@ from seed.forward import ForwardPass, GroupStep
 from seed.pages import PageLinks
 from seed.reception import Offer, Reception
 from seed.sessions import Refused, Session, SessionTable
-from seed.sockets import MOST_FRAMES, bind, drain, receive, receive_with_key, send
+from seed.sockets import MOST_FRAMES, bind, drain, receive, send
 from seed.unrolls import UnrollStore
 from seed.weights import WeightSlot
 
@@ -134,7 +134,7 @@ class Inference:
         self._socket = bind(
             config.address, offer.largest_frame_bytes(config.max_batch), authentication
         )
-        self._read = receive_with_key if authentication else receive
+        self._keyed = authentication is not None
         self._draining = False
         self.endpoint = self._socket.get_string(zmq.LAST_ENDPOINT)
 
@@ -196,7 +196,7 @@ class Inference:
             if self._draining:
                 self._draining = not drain(self._socket)
                 return
-            message = self._read(self._socket)
+            message = receive(self._socket, with_key=self._keyed)
             if message is not None:
                 self._handle(*message)
             elif not timeout_ms or not self._wait(timeout_ms):
@@ -210,7 +210,7 @@ class Inference:
         self.phases.enter("receiving")
         return arrived
 
-    def _handle(self, identity: bytes, frames: list[wire.Frame], key: str = "") -> None:
+    def _handle(self, identity: bytes, frames: list[wire.Frame], key: str) -> None:
         """Acts on one message; a bad one is refused and never ends anything but itself."""
         self._draining = len(frames) > MOST_FRAMES
         if not self._reception.admits(identity, key):

@@ -17,6 +17,7 @@ _MORE_AT_ONCE = _AT_ONCE | int(zmq.SNDMORE)
 _LARGEST_COPY_BYTES = 4096
 # No message of the protocol has as many frames.
 MOST_FRAMES = 8
+_FRAMES_READ = range(MOST_FRAMES + 1)
 _DRAINED_AT_ONCE = 10_000
 # Messages of one connection that wait to be read: one STEP of each group, as then none is held up.
 _RECEIVED_MESSAGES = MAX_GROUPS
@@ -63,33 +64,26 @@ def bind(
     return socket
 
 
-def receive(socket: zmq.Socket[bytes]) -> tuple[bytes, list[Frame]] | None:
-    """A message that has arrived and the identity of its connection; None where there is none.
+def receive(
+    socket: zmq.Socket[bytes], *, with_key: bool = False
+) -> tuple[bytes, list[Frame], str] | None:
+    """A message that has arrived, or None: its connection's identity, its frames, its sender's key.
 
-    Of a message with more than MOST_FRAMES frames only so many and one are read: call `drain`.
+    The key, of a socket with authentication, is looked up where asked for, and else empty. Of a
+    message with more than MOST_FRAMES frames only so many and one are read: call `drain`.
     """
     try:
         identity = socket.recv(_AT_ONCE, copy=False)
     except zmq.Again:
         return None
-    return identity.bytes, _frames(socket, identity)
-
-
-def receive_with_key(socket: zmq.Socket[bytes]) -> tuple[bytes, list[Frame], str] | None:
-    """As `receive`, from a socket with authentication, and with the sender's public key."""
-    try:
-        identity = socket.recv(_AT_ONCE, copy=False)
-    except zmq.Again:
-        return None
-    return identity.bytes, _frames(socket, identity), str(identity.get("User-Id"))
-
-
-def _frames(socket: zmq.Socket[bytes], frame: zmq.Frame) -> list[Frame]:
     frames: list[Frame] = []
-    while frame.more and len(frames) <= MOST_FRAMES:
+    frame = identity
+    for _ in _FRAMES_READ:
+        if not frame.more:
+            break
         frame = socket.recv(_AT_ONCE, copy=False)
         frames.append(frame.bytes if len(frame) <= _LARGEST_COPY_BYTES else frame.buffer)
-    return frames
+    return identity.bytes, frames, str(identity.get("User-Id")) if with_key else ""
 
 
 def drain(socket: zmq.Socket[bytes]) -> bool:

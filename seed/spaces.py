@@ -87,7 +87,8 @@ def map_of(value: object, what: str) -> dict[str, Any]:
     """
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise WireError(f"{what}: expected a map with string keys, got {type(value).__name__}")
-    level = [each for each in value.values() if type(each) in (list, dict)]
+    # Without a call for each: this is done for every message.
+    level = [each for each in value.values() if each.__class__ in (list, dict)]
     for _ in range(MAX_NESTING - 1):
         if not level:
             return value

@@ -141,7 +141,7 @@ OPENINGS = [
     b"\xc6\xff\xff\xff\xff", b"\xc9\xff\xff\xff\xff\x01", b"\xd8\x01", b"\xc1", b"\xcf",
     b"\xcb\x7f\xf0\x00\x00\x00\x00\x00\x00",
 ]  # fmt: skip
-VALUES = [
+VALUES: list[object] = [
     None, True, -1, 2**64 - 1, 1e308, float("nan"), "", "x" * 256, "type", "hello", "step",
     "session", [1] * 64, [[]], {"dtype": "uint8", "shape": [1] * 8, "n": None},
     {"shape": [2**62] * 8},

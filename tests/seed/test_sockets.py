@@ -35,7 +35,7 @@ def test_a_message_arrives_frame_by_frame(pair: tuple[zmq.Socket[bytes], ...]) -
     assert [bytes(frame) for frame in message[1]] == frames
     # Only what is large stays where it is.
     assert [type(frame) for frame in message[1]] == [bytes, bytes, memoryview, bytes, bytes]
-    assert receive(router) == (message[0], [b"next"])
+    assert receive(router) == (message[0], [b"next"], "")
     assert receive(router) is None
 
 
