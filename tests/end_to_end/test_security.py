@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.end_to_end import bombs
 from tests.end_to_end.commands import Command, Start, read_metrics, wait_until
 
 CONFIG = "configs/catch_vtrace.toml"
+# Catch has small observations, so that the smallest limit applies.
+_LARGEST_FRAME_BYTES = 65_536
 
 
 class Fleet:
@@ -82,4 +85,16 @@ def test_only_allowed_keys_take_part(fleet: Fleet) -> None:
     assert good.process.poll() is None
     assert "stranger connected" not in learner.text
     assert "nobody connected" not in learner.text
+    assert "refused a message" not in learner.text
+
+
+def test_strangers_cost_the_learner_no_memory(fleet: Fleet) -> None:
+    """Bombs from connections without an allowed key, then a good server."""
+    learner, address = fleet.learner("--local-envservers", 0)
+    before_mib = bombs.peak_mib(learner.process.pid)
+    for bomb in bombs.bombs(_LARGEST_FRAME_BYTES).values():
+        bombs.throw(address, bomb, connections=4, most_bytes=8 * 2**20)
+    assert bombs.peak_mib(learner.process.pid) - before_mib <= 16
+    fleet.server(address, "good")
+    wait_until(lambda: fleet.env_frames > 0, 60)
     assert "refused a message" not in learner.text
