@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from typing import Any
 
@@ -215,6 +216,23 @@ def test_headers_that_are_nested_deeply_are_refused(
     head, tail = packed.split(msgpack.packb(field) + b"\x00")
     with pytest.raises(wire.WireError):
         wire.decode([head + msgpack.packb(field) + opening * depth + b"\x00" + tail])
+
+
+# Each opening stands for a list or map that would be far larger than the header it is in.
+@pytest.mark.parametrize(
+    "opening",
+    [b"\xdc\x00\x40", b"\xde\x00\x20\xa0", b"\xdc\xff\xff", b"\xdd\x7f\xff\xff\xff",
+     b"\xdf\x7f\xff\xff\xff\xa0", b"\x9f", b"\x8f\xa1a", b"\xdb\x7f\xff\xff\xff"],
+)  # fmt: skip
+def test_a_header_cannot_ask_for_memory(opening: bytes) -> None:
+    header = (b"\x81\xa4type" + opening * 4096)[: wire.MAX_HEADER_BYTES]
+    tracemalloc.start()
+    try:
+        with pytest.raises(wire.WireError):
+            wire.decode([header])
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_message_without_frames_is_refused() -> None:
