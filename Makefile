@@ -30,8 +30,8 @@ types: $(DEV_STAMP) ## type annotations
 imports: $(DEV_STAMP) ## who imports whom
 	$(BIN)/lint-imports
 
-unit: $(DEV_STAMP) ## the tests; ARGS="-k vtrace" chooses
-	$(BIN)/pytest $(ARGS)
+unit: $(DEV_STAMP) ## the tests, one on each core; ARGS="-k vtrace" chooses
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 .venv: $(TRAIN_STAMP) ## install what training needs, and nothing else
 

@@ -13,19 +13,23 @@ import torch
 from torch import Tensor, nn
 
 from seed import wire
+from seed.blocks import Block, Blocks, HostBlock
 from seed.contract import Acted, Algorithm, Fleet
 from seed.devices import move, prepare_thread
 from seed.fleet import fleet_places
 from seed.graphs import Graph
-from seed.layout import Column
 from seed.pages import PageLinks
 from seed.phases import Phases
-from seed.places import Places, places_size, split_places
-from seed.rows import Arrived, Rows
+from seed.rows import Rows
 from seed.unrolls import UnrollStore
 from seed.weights import Weights, load_tensors
 
 Int64Array = npt.NDArray[np.int64]
+
+# A row each for what becomes `terminated` and `truncated`.
+_ENDS = np.array([[wire.TERMINATED], [wire.TRUNCATED]], np.uint8)
+_TERMINATED_OR_TRUNCATED = slice(0, 2)
+_FIRST, _EVALUATION = 2, 3
 
 
 class GroupStep(NamedTuple):
@@ -40,34 +44,30 @@ class GroupStep(NamedTuple):
     arrays: wire.StepArrays
 
 
-class _Block(NamedTuple):
-    """What a batch of n rows, padding included, brings and takes: always the same memory.
+class InferenceBatch(NamedTuple):
+    """Steps of groups whose environments are all different, in one row after the other.
 
     Attributes:
-        numbers: Of each row environment, `terminated` and `truncated`. `[3, n] int64`
-        places: Its place in the store.
-        rewards: `[n] float32`
-        observations: `[n, *shape]`; of no rows where messages go straight to the store.
-        host_numbers: The same on the host, which on a CPU is the same memory.
-        host_places: The same on the host.
-        host_rewards: The same on the host.
-        host_observations: The same on the host.
-        actions: Host memory for what comes back. `[n, *shape]`
-        copies: Tensors and what is to be copied to them, where the store is on a GPU.
-        step: Runs the batch.
+        steps: Of each group.
+        env_ids: Of all rows. `[n] int64`
+        run_ids: `[n] uint64`
+        flags: `[n] uint8`
     """
 
-    numbers: Tensor
-    places: Places[Tensor]
-    rewards: Tensor
-    observations: Tensor
-    host_numbers: Int64Array
-    host_places: Places[Int64Array]
-    host_rewards: npt.NDArray[np.float32]
-    host_observations: npt.NDArray[Any]
-    actions: Tensor
-    copies: list[tuple[Tensor, Tensor]]
-    step: Graph[None]
+    steps: Sequence[GroupStep]
+    env_ids: Int64Array
+    run_ids: npt.NDArray[np.uint64]
+    flags: npt.NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, steps: Sequence[GroupStep]) -> InferenceBatch:
+        """The batch of these steps, at least one."""
+        return cls(
+            steps,
+            np.concatenate([step.env_ids for step in steps]),
+            np.concatenate([step.arrays.run_ids for step in steps]),
+            np.concatenate([step.arrays.flags for step in steps]),
+        )
 
 
 class ForwardPass:
@@ -117,58 +117,23 @@ class ForwardPass:
         # Of the environments and, last, of the rows that are nobody's. [max_envs + 1, S] float32
         count = layout.max_envs + 1
         self._agent_states = torch.zeros(count, layout.state_size, device=self._device)
-        # [max_envs + 1] bool and float32
-        self._evaluation = torch.zeros(count, dtype=torch.bool, device=self._device)
-        self._evaluation[:-1] = torch.from_numpy(store.evaluation)
-        self._fleet_places = torch.zeros(count, device=self._device)
+        # Likewise. [max_envs + 1] bool and float32
+        self._evaluation = np.append(store.evaluation, False)
+        self._fleet_places = np.zeros(count, np.float32)
         # [] int32
         self._version = torch.zeros((), dtype=torch.int32, device=self._store_device)
-        self._make_buffers(max_batch)
-        self._blocks: dict[int, _Block] = {}
+        self._memory = Blocks(layout, max_batch, self._store_device)
+        self._blocks: dict[int, tuple[Block, Graph[None]]] = {}
 
-    def _make_buffers(self, max_batch: int) -> None:
-        """Memory for the largest batch, on the host and, where that is a GPU, on the store's."""
-        layout = self._store.layout
-
-        def on_host(form: Column, rows: int = max_batch) -> Tensor:
-            return torch.zeros(rows, *form.shape, dtype=form.dtype, pin_memory=self._staged)
-
-        numbers = on_host(Column((3 + places_size(layout),), torch.int64)).view(-1)
-        rewards = on_host(Column((), torch.float32))
-        observations = on_host(layout.observation, max_batch * self._staged)
-        # [max_batch * (3 + places)] int64, [max_batch] float32, [max_batch, *shape]
-        self._host = (numbers, rewards, observations)
-        self._on_device = tuple(
-            torch.zeros_like(host, device=self._store_device) if self._staged else host
-            for host in self._host
-        )
-        self._actions = on_host(layout.action)  # [max_batch, *shape]
-
-    def _block(self, size: int) -> _Block:
-        """The buffers' parts for batches of this size, padding included."""
-        if size in self._blocks:
-            return self._blocks[size]
-        layout = self._store.layout
-        ends = ((3 + places_size(layout)) * size, size, size)
-        host = [buffer[:end] for buffer, end in zip(self._host, ends, strict=True)]
-        device = [buffer[:end] for buffer, end in zip(self._on_device, ends, strict=True)]
-        numbers, host_numbers = device[0], host[0].numpy()
-        self._blocks[size] = _Block(
-            numbers=numbers[: 3 * size].view(3, size),
-            places=split_places(numbers[3 * size :], layout),
-            rewards=device[1],
-            observations=device[2],
-            host_numbers=host_numbers[: 3 * size].reshape(3, size),
-            host_places=split_places(host_numbers[3 * size :], layout),
-            host_rewards=host[1].numpy(),
-            host_observations=host[2].numpy(),
-            actions=self._actions[:size],
-            copies=list(zip(device, host, strict=True)) if self._staged else [],
-            step=Graph(
-                partial(self._step, size), self._device,
+    def _block(self, size: int) -> tuple[Block, Graph[None]]:
+        """The memory of batches of this size, padding included, and what runs such a batch."""
+        if size not in self._blocks:
+            block = self._memory.block(size)
+            step = Graph(
+                partial(self._step, block), self._device,
                 capture=self._captured, field="inference.cuda_graphs",
-            ),
-        )  # fmt: skip
+            )  # fmt: skip
+            self._blocks[size] = block, step
         return self._blocks[size]
 
     def enter_thread(self, threads: int) -> None:
@@ -187,101 +152,99 @@ class ForwardPass:
 
     def set_connected(self, env_ids: Int64Array) -> None:
         """From the next batch on, these environments are the fleet. `[num_envs] int64`"""
-        places = fleet_places(env_ids, self._store.evaluation)
-        self._fleet_places[:-1] = torch.from_numpy(places)
+        self._fleet_places[:-1] = fleet_places(env_ids, self._store.evaluation)
 
-    def run(self, steps: Sequence[GroupStep]) -> tuple[npt.NDArray[Any], list[PageLinks]]:
-        """Stores the rows of these groups and chooses their actions.
-
-        The groups' environments are all different and the store has room for them.
+    def run(self, batch: InferenceBatch) -> tuple[npt.NDArray[Any], list[PageLinks]]:
+        """Stores the rows of this batch, for which the store has room, and chooses their actions.
 
         Returns:
-            The actions `[n, *shape]`, in the order of the groups, and the pages that are now whole;
+            The actions `[n, *shape]`, in the order of the rows, and the pages that are now whole;
             the device has finished with both.
         """
         # A learner that captures, too, could not touch random numbers that were captured in
         # inference mode (pytorch issue 166792).
         with torch.no_grad() if self._captured else torch.inference_mode():
-            return self._run(steps)
+            return self._run(batch)
 
-    def _run(self, steps: Sequence[GroupStep]) -> tuple[npt.NDArray[Any], list[PageLinks]]:
+    def _run(self, batch: InferenceBatch) -> tuple[npt.NDArray[Any], list[PageLinks]]:
         self.phases.enter("store")
-        env_ids = np.concatenate([step.env_ids for step in steps])
-        run_ids = np.concatenate([step.arrays.run_ids for step in steps])
-        flags = np.concatenate([step.arrays.flags for step in steps])  # [n] uint8
-        n = len(env_ids)
-        block = self._block(self._sizes[bisect.bisect_left(self._sizes, n)])
-        first = (flags & wire.FIRST) != 0
-        complete = self._store.place(env_ids, run_ids, first, block.host_places)
-        self._land(steps, env_ids, flags, block)
+        n = len(batch.env_ids)
+        block, step = self._block(self._sizes[bisect.bisect_left(self._sizes, n)])
+        first = (batch.flags & wire.FIRST) != 0
+        complete = self._store.place(batch.env_ids, batch.run_ids, first, block.host.places)
+        self._fill(block.host, batch)
+        self._land(block.host, batch.steps)
         for device, host in block.copies:
             device.copy_(host, non_blocking=True)
-        block.step()
+        step()
         if self._staged:
             # By then all is in the store, too.
             torch.cuda.current_stream(self._store_device).synchronize()
         # A copy, as the next batch overwrites the buffer.
         return block.actions.numpy()[:n].copy(), complete
 
-    def _land(
-        self,
-        steps: Sequence[GroupStep],
-        env_ids: Int64Array,
-        flags: npt.NDArray[np.uint8],
-        block: _Block,
-    ) -> None:
-        """Copies what came in messages into the block; observations perhaps straight to the store.
+    def _fill(self, host: HostBlock, batch: InferenceBatch) -> None:
+        """Fills in all but observations; rows beyond the batch's are of no environment."""
+        n = len(batch.env_ids)
+        host.env_ids[:n] = batch.env_ids
+        ended = batch.flags & _ENDS  # [2, n] uint8
+        np.not_equal(ended, 0, out=host.marks[_TERMINATED_OR_TRUNCATED, :n])
+        np.concatenate([step.arrays.rewards for step in batch.steps], out=host.rewards[:n])
+        if n < len(host.env_ids):
+            host.env_ids[n:] = self._store.layout.max_envs
+            host.marks[_TERMINATED_OR_TRUNCATED, n:] = False
+            host.rewards[n:] = 0
+        np.equal(host.places.ages, 0, out=host.marks[_FIRST])
+        # "clip" writes to `out` without a buffer between; no number is out of range.
+        self._evaluation.take(host.env_ids, out=host.marks[_EVALUATION], mode="clip")
+        self._fleet_places.take(host.env_ids, out=host.fleet_places, mode="clip")
 
-        Rows beyond those that came are of no environment.
-        """
-        n, numbers = len(env_ids), block.host_numbers
-        numbers[0, :n], numbers[0, n:] = env_ids, self._store.layout.max_envs
-        numbers[1, :n], numbers[2, :n] = flags & wire.TERMINATED, flags & wire.TRUNCATED
-        numbers[1:, n:] = 0
-        np.concatenate([step.arrays.rewards for step in steps], out=block.host_rewards[:n])
-        block.host_rewards[n:] = 0
+    def _land(self, host: HostBlock, steps: Sequence[GroupStep]) -> None:
+        """Copies observations out of their messages, straight into a store on the CPU."""
         end = 0
         for step in steps:
             start, end = end, end + len(step.env_ids)
             if self._staged:
-                block.host_observations[start:end] = step.arrays.observations
+                host.observations[start:end] = step.arrays.observations
             else:
-                rows = block.host_places.rows[start:end]
+                rows = host.places.rows[start:end]
                 self._store.put_observations(rows, step.arrays.observations)
 
-    def _step(self, size: int) -> None:
+    def _step(self, block: Block) -> None:
         """The device's work for one batch; what is captured."""
-        block, store = self._blocks[size], self._store
-        terminated, truncated = (block.numbers[1:] != 0).unbind()
-        observations = block.observations if self._staged else None
-        arrived = Arrived(observations, block.rewards, terminated, truncated)
-        store.fill(block.places, arrived)
-        rows = self._move(store.seen(block.places, arrived), self._device)
+        self._store.fill(block.places, block.arrived)
+        self._store.see(block.places, block.rows)
+        rows, env_ids, fleet = (
+            self._move(value) for value in (block.rows, block.env_ids, block.fleet)
+        )
         self.phases.enter("forward")
-        acted, before = self._act(rows, self._move(block.numbers[0], self._device))
+        acted, before = self._act(rows, env_ids, fleet)
         actions, behaviour, before = (
-            self._move(value, self._store_device)
-            for value in (acted.actions, acted.behaviour, before)
+            self._move_back(value) for value in (acted.actions, acted.behaviour, before)
         )
         self.phases.enter("store")
-        store.write_acts(block.places, actions, behaviour, before, self._version)
+        self._store.write_acts(block.places, actions, behaviour, before, self._version)
         block.actions.copy_(actions, non_blocking=True)
 
-    def _act(self, rows: Rows, envs: Tensor) -> tuple[Acted, Tensor]:
+    def _act(self, rows: Rows, env_ids: Tensor, fleet: Fleet) -> tuple[Acted, Tensor]:
         """What the agent does at these rows, and the recurrent state before them `[n, S]`."""
-        before = self._agent_states.index_select(0, envs)
-        before = before.masked_fill(rows.first[0][:, None], 0.0)
-        fleet = Fleet(
-            self._fleet_places.index_select(0, envs), self._evaluation.index_select(0, envs)
-        )
+        if self._store.layout.state_size:
+            before = self._agent_states.index_select(0, env_ids)
+            before = before.masked_fill(rows.first[0][:, None], 0.0)
+        else:
+            before = self._agent_states[: len(env_ids)]
         acted = self._algorithm.act(
             self._agent, rows, before, self._config, fleet=fleet, greedy=self._greedy
         )
-        self._agent_states.index_copy_(0, envs, acted.agent_state)
+        if self._store.layout.state_size:
+            self._agent_states.index_copy_(0, env_ids, acted.agent_state)
         return acted, before
 
-    def _move(self, value: Any, device: torch.device) -> Any:
-        return move(value, device) if self._apart else value
+    def _move(self, value: Any) -> Any:
+        return move(value, self._device) if self._apart else value
+
+    def _move_back(self, value: Any) -> Any:
+        return move(value, self._store_device) if self._apart else value
 
 
 def bucket_sizes(max_batch: int) -> Sequence[int]:

@@ -20,7 +20,7 @@ import zmq
 from seed import wire
 from seed.authentication import Authentication
 from seed.config import InferenceConfig
-from seed.forward import ForwardPass, GroupStep
+from seed.forward import ForwardPass, GroupStep, InferenceBatch
 from seed.pages import PageLinks
 from seed.reception import Offer, Reception
 from seed.sessions import Refused, Session, SessionTable
@@ -156,8 +156,8 @@ class Inference:
                 self._take_weights()
                 self._receive(self._poll_ms())
                 batch = self._next_batch()
-                if batch:
-                    self._serve(batch)
+                if batch is not None:
+                    self._serve(*batch)
                 self._keep_house()
         finally:
             self._say_goodbye(farewell())
@@ -294,24 +294,26 @@ class Inference:
 
     # --- batching --------------------------------------------------------------------------------
 
-    def _next_batch(self) -> list[_Pending]:
-        """The oldest waiting groups that fit one batch; empty while it is better to wait."""
+    def _next_batch(self) -> tuple[list[_Pending], InferenceBatch] | None:
+        """The oldest waiting groups that fit one batch; None while it is better to wait."""
         self.phases.enter("batching")
         if not self._pending or self._spare_s() > 0:
-            return []
-        batch: list[_Pending] = []
+            return None
+        groups: list[_Pending] = []
         rows = 0
         for pending in self._pending.values():
             rows += len(pending.step.env_ids)
             if rows > self._config.max_batch:
                 break
-            batch.append(pending)
-        if self._store.num_ready >= self._queue_limit or not self._has_room(batch):
+            groups.append(pending)
+        batch = InferenceBatch.of([pending.step for pending in groups])
+        full = self._store.num_ready >= self._queue_limit
+        if full or not self._store.has_room(batch.env_ids, batch.run_ids):
             self._pause()
-            return []
-        for pending in batch:
+            return None
+        for pending in groups:
             self._forget(pending.session, pending.group)
-        return batch
+        return groups, batch
 
     def _pause(self) -> None:
         """Waits for the learner to take or hand back pages; messages are read in between."""
@@ -327,26 +329,19 @@ class Inference:
         oldest_s = next(iter(self._pending.values())).arrived_s
         return max(0.0, oldest_s + self._config.max_wait_us * 1e-6 - time.monotonic())
 
-    def _has_room(self, batch: list[_Pending]) -> bool:
-        return self._store.has_room(
-            np.concatenate([pending.step.env_ids for pending in batch]),
-            np.concatenate([pending.step.arrays.run_ids for pending in batch]),
-        )
-
-    def _serve(self, batch: list[_Pending]) -> None:
-        """Runs one batch and sends its actions."""
-        actions, complete = self._forward.run([pending.step for pending in batch])
+    def _serve(self, groups: list[_Pending], batch: InferenceBatch) -> None:
+        """Runs one batch and sends the groups their actions."""
+        actions, complete = self._forward.run(batch)
         self.phases.enter("replying")
         end = 0
-        for pending in batch:
+        for pending in groups:
             start, end = end, end + len(pending.step.env_ids)
             self._reply(pending, actions[start:end])
             if len(pending.step.arrays.episodes):
                 self._record_episodes(pending)
-        flags = np.concatenate([pending.step.arrays.flags for pending in batch])
-        self.env_steps += end - int(np.count_nonzero(flags & wire.FIRST))
+        self.env_steps += end - int(np.count_nonzero(batch.flags & wire.FIRST))
         self._publish(complete)
-        self.records.put(BatchRecord(end, time.monotonic() - batch[0].arrived_s))
+        self.records.put(BatchRecord(end, time.monotonic() - groups[0].arrived_s))
 
     def _reply(self, pending: _Pending, actions: npt.NDArray[Any]) -> None:
         frame = actions.tobytes()

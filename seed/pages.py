@@ -42,17 +42,25 @@ class Placed(NamedTuple):
 
     Attributes:
         pages: `[n] int64`
+        predecessors: The page before each of these, or NO_PAGE. `[n] int64`
         offsets: Row within the page. `[n] int64`
+        ages: Rows since the start of the episode or history, at most MAX_AGE. `[n] int64`
         complete: Pages for the learner, whose successor begins with these rows.
     """
 
     pages: Int64Array
+    predecessors: Int64Array
     offsets: Int64Array
+    ages: Int64Array
     complete: list[PageLinks]
 
 
 class PageTable:
-    """Bookkeeping over page numbers only; it holds no rows. Owned by the inference thread."""
+    """Bookkeeping over page numbers only; it holds no rows. Owned by the inference thread.
+
+    What there is per environment stands in arrays, as every batch needs it of all of its rows; what
+    there is per page in lists, as few pages begin or end at a time.
+    """
 
     def __init__(
         self,
@@ -72,105 +80,112 @@ class PageTable:
                 one. `[max_envs] int64`
         """
         self.unroll_length = unroll_length
-        self._evaluation = evaluation
         max_envs = len(evaluation)
         if first_offsets is None:
             first_offsets = np.zeros(max_envs, np.int64)
-        self._first_offsets = first_offsets
-        # Pages are taken from the end: the most recently freed is the warmest in the caches.
-        self._free = np.arange(num_pages - 1, -1, -1, dtype=np.int64)
-        self.num_free = num_pages
+        self._evaluation: list[bool] = evaluation.tolist()
+        self._first_offsets: list[int] = first_offsets.tolist()
         self.rows_dropped = 0
-        self._needs = np.zeros(num_pages, np.int64)
-        self.predecessors = np.full(num_pages, NO_PAGE, np.int64)
+        # Pages are taken from the end: the most recently freed is the warmest in the caches.
+        self._free = list(range(num_pages - 1, -1, -1))
+        self._needs = [0] * num_pages
+        self._before = [NO_PAGE] * num_pages
         # Row of each page that was written first.
-        self._starts = np.zeros(num_pages, np.int64)
-        self._open_pages = np.full(max_envs, NO_PAGE, np.int64)
+        self._starts = [0] * num_pages
+        # Of each environment: its open page, the page before, the rows in it. [max_envs] each
+        self._pages = np.full(max_envs, NO_PAGE, np.int64)
+        self._predecessors = np.full(max_envs, NO_PAGE, np.int64)
         self._lengths = np.zeros(max_envs, np.int64)
         self._run_ids = np.zeros(max_envs, np.uint64)
-        self.ages = np.zeros(max_envs, np.int64)
+        self._ages = np.zeros(max_envs, np.int64)
+
+    @property
+    def num_free(self) -> int:
+        """Pages that nothing needs."""
+        return len(self._free)
 
     def pages_needed(self, env_ids: Int64Array, run_ids: npt.NDArray[np.uint64]) -> int:
         """Free pages that `advance` with the same arguments may take."""
-        return int(self._begins(env_ids, run_ids).sum())
-
-    def _begins(self, env_ids: Int64Array, run_ids: npt.NDArray[np.uint64]) -> BoolArray:
-        begins: BoolArray = (
-            (self._open_pages[env_ids] == NO_PAGE)
-            | (self._lengths[env_ids] == self.unroll_length)
-            | (self._run_ids[env_ids] != run_ids)
-        )
-        return begins
+        begins = self._pages[env_ids] == NO_PAGE
+        begins |= self._lengths[env_ids] == self.unroll_length
+        begins |= self._run_ids[env_ids] != run_ids
+        return int(begins.sum())
 
     def advance(
         self, env_ids: Int64Array, run_ids: npt.NDArray[np.uint64], first: BoolArray
     ) -> Placed:
         """Gives one new row of each environment its place; the environments are all different.
 
-        A run_id other than the environment's last one ends its old history. `ages[env_ids]` then
-        holds the rows since the start of the episode or history, at most MAX_AGE.
+        A run_id other than the environment's last one ends its old history.
         """
-        self.drop(env_ids[self._run_ids[env_ids] != run_ids])
-        before = self._open_pages[env_ids]
-        self.ages[env_ids] = np.where(
-            first | (before == NO_PAGE), 0, np.minimum(self.ages[env_ids] + 1, MAX_AGE)
-        )
-        begins = self._begins(env_ids, run_ids)
-        self._run_ids[env_ids] = run_ids
-        complete = self._begin_pages(env_ids[begins], before[begins]) if begins.any() else []
-        offsets = self._lengths[env_ids]
+        broken = self._run_ids[env_ids] != run_ids
+        if np.count_nonzero(broken):
+            self.drop(env_ids[broken])
+            self._run_ids[env_ids] = run_ids
+        pages, offsets = self._pages[env_ids], self._lengths[env_ids]
+        opens = pages == NO_PAGE
+        ages = self._ages[env_ids] + 1
+        np.minimum(ages, MAX_AGE, out=ages)
+        ages[first | opens] = 0
+        opens |= offsets == self.unroll_length
+        complete: list[PageLinks] = []
+        if np.count_nonzero(opens):
+            complete = self._begin_pages(env_ids[opens].tolist())
+            pages, offsets = self._pages[env_ids], self._lengths[env_ids]
+        self._ages[env_ids] = ages
         self._lengths[env_ids] = offsets + 1
-        return Placed(self._open_pages[env_ids], offsets, complete)
+        return Placed(pages, self._predecessors[env_ids], offsets, ages, complete)
 
-    def _begin_pages(self, env_ids: Int64Array, before: Int64Array) -> list[PageLinks]:
-        """Opens a page per environment after page `before`; returns what the learner gets."""
-        self.num_free -= len(env_ids)
-        new = self._free[self.num_free : self.num_free + len(env_ids)].copy()
-        follows = before != NO_PAGE
-        starts = np.where(follows, 0, self._first_offsets[env_ids])
-        self._open_pages[env_ids] = new
-        self._lengths[env_ids] = self._starts[new] = starts
-        self.predecessors[new] = before
-        self._needs[new] = 1 + follows
-        whole = before[follows]
-        self._needs[whole] += 1
-        links = np.stack([self.predecessors[whole], whole, new[follows]], axis=1)  # [k, 3] int64
-        unread = self._evaluation[env_ids[follows]] | (self._starts[whole] > 0)
-        self.consume(links[unread])
-        return [PageLinks(*row) for row in links[~unread].tolist()]
+    def _begin_pages(self, env_ids: list[int]) -> list[PageLinks]:
+        """Opens a page for each of these environments; returns what the learner gets."""
+        complete: list[PageLinks] = []
+        unread: list[PageLinks] = []
+        for env_id in env_ids:
+            before, page = int(self._pages[env_id]), self._free.pop()
+            start = self._first_offsets[env_id] if before == NO_PAGE else 0
+            self._before[page], self._starts[page], self._needs[page] = before, start, 1
+            self._pages[env_id], self._predecessors[env_id] = page, before
+            self._lengths[env_id] = start
+            if before == NO_PAGE:
+                continue
+            self._needs[page] += 1
+            self._needs[before] += 1
+            links = PageLinks(self._before[before], before, page)
+            skip = self._evaluation[env_id] or self._starts[before] > 0
+            (unread if skip else complete).append(links)
+        self.consume(unread)
+        return complete
 
     def drop(self, env_ids: Int64Array) -> None:
         """Ends the histories of these environments; counts the rows that the learner misses."""
-        env_ids = env_ids[self._open_pages[env_ids] != NO_PAGE]
-        if not len(env_ids):
-            return
-        pages = self._open_pages[env_ids]
-        self._open_pages[env_ids] = NO_PAGE
-        self._unneed(pages)
-        self._unneed(self.predecessors[pages])
-        rows = self._lengths[env_ids] - self._starts[pages]
-        self.rows_dropped += int(rows[~self._evaluation[env_ids]].sum())
+        for env_id in env_ids[self._pages[env_ids] != NO_PAGE].tolist():
+            page = int(self._pages[env_id])
+            self._pages[env_id] = NO_PAGE
+            if not self._evaluation[env_id]:
+                self.rows_dropped += int(self._lengths[env_id]) - self._starts[page]
+            self._unneed(self._before[page])
+            self._unneed(page)
 
     def adopt(self, needs: Int64Array) -> Int64Array:
         """Takes a free page for each of these numbers of unrolls that need it. `[k] int64` both.
 
         The unrolls are of an earlier process; `consume` of their links makes the pages free again.
         """
-        self.num_free -= len(needs)
-        pages = self._free[self.num_free : self.num_free + len(needs)].copy()
-        self._needs[pages] = needs
-        return pages
+        pages = [self._free.pop() for _ in needs]
+        for page, count in zip(pages, needs.tolist(), strict=True):
+            self._needs[page] = count
+        return np.array(pages, np.int64)
 
     def consume(self, pages: Links) -> None:
         """The unrolls of these pages have been read for the last time."""
-        links = np.asarray(pages, np.int64).reshape(-1, 3)  # [k, 3] int64
-        for column in links.T:
-            self._unneed(column)
+        for links in pages.tolist() if isinstance(pages, np.ndarray) else pages:
+            for page in links:
+                self._unneed(page)
 
-    def _unneed(self, pages: Int64Array) -> None:
-        """Takes one need off each page (all different); those with none left are free."""
-        pages = pages[pages != NO_PAGE]
-        self._needs[pages] -= 1
-        freed = pages[self._needs[pages] == 0]
-        self._free[self.num_free : self.num_free + len(freed)] = freed
-        self.num_free += len(freed)
+    def _unneed(self, page: int) -> None:
+        """Takes one need off a page; with none left it is free."""
+        if page == NO_PAGE:
+            return
+        self._needs[page] -= 1
+        if not self._needs[page]:
+            self._free.append(page)

@@ -51,36 +51,42 @@ def split_places(block: Numbers, layout: StoreLayout) -> Places[Numbers]:
     )  # fmt: skip
 
 
-def fill_places(
-    places: Places[Int64Array],
-    layout: StoreLayout,
-    placed: Placed,
-    ages: Int64Array,
-    predecessors: Int64Array,
-) -> None:
+def fill_places(places: Places[Int64Array], layout: StoreLayout, placed: Placed) -> None:
     """Fills in places for n rows or more; those beyond the n are scratch.
 
     Args:
         places: To be filled in.
         layout: Of the store.
         placed: What the page table says of the n rows.
-        ages: Rows since the start of each one's episode. `[n] int64`
-        predecessors: Page before each one's page. `[n] int64`
     """
-    n, offsets, length = len(ages), placed.offsets, layout.unroll_length
-    rows = placed.pages * length + offsets
-    in_predecessor = (predecessors + 1) * length + offsets
+    n = len(placed.pages)
+    if n < len(places.rows):
+        _scratch(places, layout, n)
+    rows = placed.pages * layout.unroll_length
+    rows += placed.offsets
+    places.rows[:n], places.ages[:n] = rows, placed.ages
+    places.seen[:n, -1] = rows
+    # Rows before a page's first are the last of the page before.
+    jump = placed.predecessors + 1 - placed.pages
+    jump *= layout.unroll_length
+    stack = layout.frame_stack
+    for back in range(1, max(2, stack)):
+        before = rows - back
+        before += np.where(placed.offsets < back, jump, 0)
+        before = np.where(placed.ages < back, layout.zero_row, before)
+        if back == 1:
+            places.previous[:n] = before
+        if back < stack:
+            places.seen[:n, -1 - back] = before
+    places.state_pages[:n] = layout.scratch_page
+    if layout.state_size:
+        kept = np.flatnonzero(placed.offsets == layout.state_row)
+        places.state_pages[kept] = placed.pages[kept]
 
-    def rows_back(back: Int64Array | int) -> Int64Array:
-        """Flat rows `back` rows before each; the zero row beyond the episode's start."""
-        before = np.where(offsets[:, None] >= back, rows[:, None], in_predecessor[:, None]) - back
-        return np.where(ages[:, None] >= back, before, layout.zero_row)
 
-    places.rows[:n], places.rows[n:] = rows, layout.scratch_row
-    places.previous[:n], places.previous[n:] = rows_back(1)[:, 0], layout.zero_row
-    places.ages[:n], places.ages[n:] = ages, 0
-    places.state_pages[:] = layout.scratch_page
-    kept = np.flatnonzero(offsets == layout.state_row)
-    places.state_pages[kept] = placed.pages[kept]
-    places.seen[:n] = rows_back(np.arange(layout.frame_stack - 1, -1, -1))
-    places.seen[n:] = layout.scratch_row
+def _scratch(places: Places[Int64Array], layout: StoreLayout, start: int) -> None:
+    """Makes places from `start` on those of rows that nobody reads."""
+    places.rows[start:] = places.seen[start:] = layout.scratch_row
+    places.previous[start:] = layout.zero_row
+    places.ages[start:] = 0
+    places.state_pages[start:] = layout.scratch_page

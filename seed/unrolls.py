@@ -111,6 +111,9 @@ class UnrollStore:
     def has_room(self, env_ids: Int64Array, run_ids: npt.NDArray[np.uint64]) -> bool:
         """Whether a new row of each of these environments can be stored now."""
         self._consume_released()
+        if len(env_ids) <= self._table.num_free:
+            self._pages_short = 0
+            return True
         self._pages_short = self._table.pages_needed(env_ids, run_ids) - self._table.num_free
         if self._pages_short <= 0:
             return True
@@ -150,8 +153,7 @@ class UnrollStore:
             Pages that are whole once these rows have been written.
         """
         placed = self._table.advance(env_ids, run_ids, first)
-        predecessors = self._table.predecessors[placed.pages]
-        fill_places(places, self.layout, placed, self._table.ages[env_ids], predecessors)
+        fill_places(places, self.layout, placed)
         return placed.complete
 
     def put_observations(self, rows: Int64Array, observations: npt.NDArray[Any]) -> None:
@@ -160,19 +162,22 @@ class UnrollStore:
 
     def fill(self, places: Places[Tensor], arrived: Arrived) -> None:
         """Writes what arrived to its places, one row of each environment."""
-        self._put(places.rows, {**arrived._asdict(), "ages": places.ages.to(torch.uint8)})
+        self._put(places.rows, {**arrived._asdict(), "ages": places.ages})
 
-    def seen(self, places: Places[Tensor], arrived: Arrived) -> Rows:
-        """What the agent sees at rows that have been filled: `[1, n, ...]`."""
-        seen = places.seen if self.layout.frame_stack > 1 else places.rows
-        return Rows(
-            observations=self._take("observations", seen)[None],
-            previous_actions=self._take("actions", places.previous)[None],
-            rewards=arrived.rewards[None],
-            terminated=arrived.terminated[None],
-            truncated=arrived.truncated[None],
-            first=(places.ages == 0)[None],
-        )
+    def see(self, places: Places[Tensor], rows: Rows) -> None:
+        """Fills in observations and previous actions `[1, n, ...]`, of rows that were filled."""
+        self._read("observations", places.seen, rows.observations)
+        self._read("actions", places.previous, rows.previous_actions)
+
+    def _read(self, column: str, index: Tensor, out: Tensor) -> None:
+        """Copies the rows of a column at a flat index of any shape to memory of as many rows."""
+        values = self._columns[column]
+        out = out.view(*index.shape, *values.shape[1:])
+        if column in self._host_columns:
+            # "clip" writes to `out` without a buffer between; no number is out of range.
+            self._host_columns[column].take(index.numpy(), 0, out=out.numpy(), mode="clip")
+        else:
+            torch.index_select(values, 0, index.view(-1), out=out.view(-1, *values.shape[1:]))
 
     def write_acts(
         self,
@@ -180,7 +185,7 @@ class UnrollStore:
         actions: Tensor,
         behaviour: Mapping[str, Tensor],
         agent_states: Tensor,
-        policy_version: int | Tensor,
+        policy_version: Tensor,
     ) -> None:
         """Stores what the agent did at rows that have been filled.
 
@@ -189,12 +194,11 @@ class UnrollStore:
             actions: `[n, ...]`
             behaviour: `[n, ...]` each.
             agent_states: Recurrent state before each row. `[n, S] float32`
-            policy_version: Version of the weights that acted. `[]`
+            policy_version: Version of the weights that acted. `[] int32`
         """
-        versions = torch.as_tensor(policy_version, dtype=torch.int32, device=self.device)
         values = {f"behaviour.{name}": value for name, value in behaviour.items()}
-        values |= {"actions": actions, "policy_versions": versions.expand(len(places.rows))}
-        self._put(places.rows, values)
+        versions = policy_version.expand(len(places.rows))
+        self._put(places.rows, {**values, "actions": actions, "policy_versions": versions})
         if self.layout.state_size:
             self._put(places.state_pages, {"agent_states": agent_states})
 
@@ -207,7 +211,8 @@ class UnrollStore:
             if name in self._host_columns:
                 self._host_columns[name][host_rows] = value.numpy()
             else:
-                self._columns[name].index_copy_(0, rows, value)
+                column = self._columns[name]
+                column.index_copy_(0, rows, value.to(column.dtype))
 
     def publish(self, complete: Sequence[PageLinks]) -> None:
         """Queues whole pages for the learner; the device has finished writing their rows."""

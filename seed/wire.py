@@ -7,6 +7,7 @@ handshake. `docs/protocol.md` describes every field for writers of other clients
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -370,8 +371,13 @@ def _expect_frames(frames: Sequence[Frame], count: int, kind: str) -> None:
         raise WireError(f"{kind}: expected {count} frames, got {len(frames)}")
 
 
+@functools.cache
+def _little_endian(dtype: str) -> np.dtype[Any]:
+    return np.dtype(dtype).newbyteorder("<")
+
+
 def _array(frame: Frame, dtype: str, shape: tuple[int, ...], what: str) -> Array:
-    element = np.dtype(dtype).newbyteorder("<")
+    element = _little_endian(dtype)
     expected_bytes = math.prod(shape) * element.itemsize
     actual_bytes = memoryview(frame).nbytes
     if actual_bytes != expected_bytes:

@@ -210,8 +210,8 @@ class Dealer:
         return message
 
     def expect_silence(self) -> None:
-        """Lets the loop go round a few times, by messages that it must refuse."""
-        for _ in range(5):
+        """Lets the loop go round, by more messages that it must refuse than it reads at once."""
+        for _ in range(12):
             self.send(wire.Ping(0))
             assert "not for a learner" in self.refusal().reason
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from seed import wire
 from seed.config import ReplayConfig
 from seed.contract import Acted, Algorithm, Fleet
-from seed.forward import ForwardPass, GroupStep
+from seed.forward import ForwardPass, GroupStep, InferenceBatch
 from seed.layout import Column, StoreLayout
 from seed.replay import Replay
 from seed.rows import Rows, Unroll
@@ -102,7 +102,7 @@ class Setup:
             run_ids, self.at[envs], np.zeros(len(envs), np.float32), flags.astype(np.uint8),
             np.empty(0, wire.EPISODE_DTYPE),
         )  # fmt: skip
-        _, complete = self.forward.run([GroupStep(envs, arrays)])
+        _, complete = self.forward.run(InferenceBatch.of([GroupStep(envs, arrays)]))
         self.store.publish(complete)
         broken = envs[self.rng.random(len(envs)) < breaks]
         self.at[envs, 3] += 1

@@ -10,7 +10,7 @@ import torch
 from seed.layout import Column, StoreLayout
 from seed.rows import Arrived, Rows, Unroll
 from seed.unrolls import UnrollStore
-from tests.seed.writing import place_and_fill
+from tests.seed.writing import place_and_fill, see
 
 CPU = torch.device("cpu")
 LAYOUT = StoreLayout(
@@ -97,14 +97,15 @@ class Model:
         places, complete = place_and_fill(
             self.store, np.array(env_ids), run_ids, first, arrived
         )
-        self.check_seen(self.store.seen(places, arrived), env_ids)
+        self.check_seen(see(self.store, places, arrived), env_ids)
         behaviour = {
             "logits": torch.tensor([row.logits for row in rows]),
             "value": torch.tensor([row.value for row in rows]),
         }
         actions = torch.tensor([row.action for row in rows])
         states = torch.tensor([row.state for row in rows])
-        self.store.write_acts(places, actions, behaviour, states, rows[0].number)
+        version = torch.tensor(rows[0].number, dtype=torch.int32)
+        self.store.write_acts(places, actions, behaviour, states, version)
         for row in rows:
             self.versions[row.number] = rows[0].number
         self.store.publish(complete)

@@ -14,7 +14,7 @@ from seed import wire
 from seed.config import Config, InferenceConfig, LearnerConfig, NetworkConfig
 from seed.contract import Acted, Algorithm, Fleet, load_algorithm
 from seed.devices import move
-from seed.forward import ForwardPass, GroupStep, bucket_sizes
+from seed.forward import ForwardPass, GroupStep, InferenceBatch, bucket_sizes
 from seed.layout import Column, StoreLayout
 from seed.rows import Rows, Unroll
 from seed.serving import make_agent, make_store
@@ -97,14 +97,14 @@ def group(
 
 
 def run(forward: ForwardPass, *steps: GroupStep) -> list[int]:
-    actions, _ = forward.run(steps)
+    actions, _ = forward.run(InferenceBatch.of(steps))
     result: list[int] = actions.tolist()
     return result
 
 
 def gather(store: UnrollStore, forward: ForwardPass, *batches: list[GroupStep]) -> Unroll:
     """The unrolls that these batches make whole."""
-    complete = [page for batch in batches for page in forward.run(batch)[1]]
+    complete = [page for batch in batches for page in forward.run(InferenceBatch.of(batch))[1]]
     return store.gather(complete)
 
 
@@ -179,10 +179,14 @@ def test_the_version_of_the_weights_is_recorded() -> None:
     slot.publish(12, newer)
     weights = slot.take()
     assert weights is not None
-    complete = forward.run([group([0], [1])])[1] + forward.run([group([0], [1])])[1]
+    complete = [
+        page
+        for _ in range(2)
+        for page in forward.run(InferenceBatch.of([group([0], [1])]))[1]
+    ]
     forward.load_weights(weights)
     assert run(forward, group([1], [4])) == [12]
-    complete += forward.run([group([0], [1])])[1]
+    complete += forward.run(InferenceBatch.of([group([0], [1])]))[1]
     unroll = store.gather(complete)
     assert unroll.policy_versions.flatten().tolist() == [0, 0, 12]
     assert unroll.actions.flatten().tolist() == [1, 2, 9]
@@ -219,7 +223,7 @@ def test_evaluation_environments_see_stacks_and_previous_actions() -> None:
         history.append(t + 1)
         # A page may be written again as soon as nobody needs it: they have much the same rows.
         batch = group([0, 1], [1000 + t, t + 1], flags=wire.FIRST if first else 0)
-        _, complete = forward.run([batch])
+        _, complete = forward.run(InferenceBatch.of([batch]))
         assert seeing.rows.observations[0, 1].tolist() == history[-3:]
         assert seeing.rows.previous_actions[0, 1] == 10 * history[-2]
         assert bool(seeing.rows.first[0, 1]) == first
@@ -242,7 +246,7 @@ def test_acting_may_be_on_another_device_than_the_store(monkeypatch: pytest.Monk
     forward = ForwardPass(cast(Algorithm, seeing), None, nn.Linear(1, 1, device="meta"), store, 6)
     forward.set_connected(np.arange(2))
     for t in range(3):
-        actions, complete = forward.run([group([1, 0], [t + 1, t + 5])])
+        actions, complete = forward.run(InferenceBatch.of([group([1, 0], [t + 1, t + 5])]))
         assert actions.tolist() == [0, 0]
         assert all(value.is_meta for value in (*vars(seeing.rows).values(), seeing.fleet.places))
     assert store.gather(complete).rows.observations.T.tolist() == [[1, 2, 3], [5, 6, 7]]
@@ -306,7 +310,9 @@ def test_padding_changes_nothing(frame_stack: int, burn_in: int) -> None:
     for t in range(60):
         envs = rng.permutation(6)[: rng.integers(1, 7)].tolist()
         flags = int(rng.choice([0, 0, 0, wire.FIRST, wire.TERMINATED]))
-        batch = [group([env], [100 * t + env], flags=flags) for env in envs]
+        batch = InferenceBatch.of(
+            [group([env], [100 * t + env], flags=flags) for env in envs]
+        )
         (actions, complete), (same, pages) = (forward.run(batch) for forward, _ in both)
         assert actions.tolist() == same.tolist()
         assert complete == pages
@@ -341,13 +347,13 @@ def test_a_batch_of_a_size_is_always_in_the_same_memory() -> None:
     run(forward, group([1, 2, 3], [1, 2, 3]))
     run(forward, group([1, 0], [1, 2]))
     assert forward._block(2) is before
-    assert before.host_numbers[0].tolist() == [1, 0]
+    assert before[0].host.env_ids.tolist() == [1, 0]
 
 
 def test_observations_are_not_staged_for_a_store_on_the_cpu() -> None:
     forward, _ = make_forward()
     run(forward, group([4, 2], [40, 20]))
-    assert forward._block(2).observations.numel() == 0
+    assert forward._block(2)[0].host.observations.size == 0
 
 
 def test_time_is_counted_by_phase() -> None:
@@ -372,7 +378,8 @@ def test_cuda_graphs_do_what_plain_calls_do(frame_stack: int) -> None:
         rng = np.random.default_rng(4)
         for t in range(100):
             envs = rng.permutation(6)[: rng.integers(1, 7)].tolist()
-            acted, complete = forward.run([group(envs, [100 * t + env for env in envs])])
+            step = group(envs, [100 * t + env for env in envs])
+            acted, complete = forward.run(InferenceBatch.of([step]))
             actions.append(acted.tolist())
             if complete:
                 unrolls.append(store.gather(complete))
@@ -386,8 +393,8 @@ def test_cuda_graphs_do_what_plain_calls_do(frame_stack: int) -> None:
 
 def test_actions_stay_as_they_were_returned() -> None:
     forward, _ = make_forward()
-    actions, _ = forward.run([group([0], [5])])
-    forward.run([group([0], [6])])
+    actions, _ = forward.run(InferenceBatch.of([group([0], [5])]))
+    forward.run(InferenceBatch.of([group([0], [6])]))
     assert actions.tolist() == [5]
 
 
@@ -431,7 +438,8 @@ def test_learning_sees_what_acting_saw(network: NetworkConfig, action: SpaceSpec
     unrolls = 0
     for t in range(40):
         groups = [[2, 0]] if t % 3 == 0 else [[1, 3], [2, 0]]
-        _, complete = forward.run([random_group(rng, ended, envs) for envs in groups])
+        steps = [random_group(rng, ended, envs) for envs in groups]
+        _, complete = forward.run(InferenceBatch.of(steps))
         if complete:
             unroll = store.gather(complete)
             rewards = vtrace.shape_rewards(unroll.rows.rewards, config.algorithm)

@@ -327,7 +327,7 @@ def test_time_is_counted_by_phase() -> None:
             dealer.step(seq, [1])
             dealer.actions(seq)
         dealer.step(3, [1])
-        dealer.expect_silence()
+        wait_for(lambda: "paused" in served.inference.phases.seconds)
         served.slot.publish(4, nn.Linear(1, 1, bias=False))
         served.unrolls(1)
         dealer.actions(3)

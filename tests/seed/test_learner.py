@@ -87,7 +87,7 @@ class Setup:
             places, complete = place_and_fill(self.store, env_ids, run_ids, first, arrived)
             self.store.write_acts(
                 places, torch.zeros(BATCH, dtype=torch.int64), {"said": torch.zeros(BATCH)},
-                torch.zeros(BATCH, 0), policy_version,
+                torch.zeros(BATCH, 0), torch.tensor(policy_version, dtype=torch.int32),
             )  # fmt: skip
             self.store.publish(complete)
         self.store.drop(env_ids)

@@ -15,7 +15,7 @@ from seed import main, wire
 from seed.config import Config, ConfigError
 from seed.config_loading import parse_command_line
 from seed.contract import load_algorithm_config
-from seed.forward import GroupStep
+from seed.forward import GroupStep, InferenceBatch
 from seed.main import Run
 from seed.replay import Replay
 from seed.sources import QueueSource
@@ -91,7 +91,7 @@ def play(run: Run, rows: int) -> None:
             np.zeros(4, np.float32), np.full(4, wire.FIRST * (row == 0), np.uint8),
             np.empty(0, wire.EPISODE_DTYPE),
         )  # fmt: skip
-        _, complete = run.inference._forward.run([GroupStep(envs, arrays)])
+        _, complete = run.inference._forward.run(InferenceBatch.of([GroupStep(envs, arrays)]))
         run.store.publish(complete)
 
 

@@ -249,7 +249,7 @@ def test_an_evaluation_environment_keeps_two_pages_and_publishes_none() -> None:
         assert placed.offsets.tolist() == [t % 2]
         assert table.num_free == (2 if t < 2 else 1)
         # What stacks and previous actions reach back to is still there.
-        assert (table.predecessors[placed.pages] == NO_PAGE).tolist() == [t < 2]
+        assert (placed.predecessors == NO_PAGE).tolist() == [t < 2]
     table.drop(np.array([0]))
     assert table.num_free == 3
     assert table.rows_dropped == 0
@@ -281,7 +281,7 @@ def test_a_new_run_id_starts_a_history_without_predecessor() -> None:
     old = advance(table, [0], [7])
     new = advance(table, [0], [8])
     assert new.complete == []
-    assert table.predecessors[new.pages].tolist() == [NO_PAGE]
+    assert new.predecessors.tolist() == [NO_PAGE]
     following = advance(table, [0], [8])
     assert following.complete == [PageLinks(NO_PAGE, int(new.pages[0]), int(following.pages[0]))]
     assert old.complete == []
@@ -295,7 +295,7 @@ def test_the_same_run_id_after_a_drop_starts_anew() -> None:
     again = advance(table, [0], [7])
     assert again.complete == []
     assert again.offsets.tolist() == [0]
-    assert table.ages.tolist() == [0]
+    assert again.ages.tolist() == [0]
 
 
 def test_pages_needed_counts_what_advance_takes() -> None:
@@ -313,8 +313,8 @@ def test_ages_count_from_the_episode_and_stop_at_their_limit() -> None:
     table = make_table(400, 2, 2)
     ages = []
     for t in range(MAX_AGE + 5):
-        advance(table, [0, 1], [1, 1], [t == 3, False])
-        ages.append(table.ages.tolist())
+        placed = advance(table, [0, 1], [1, 1], [t == 3, False])
+        ages.append(placed.ages.tolist())
     assert [age for age, _ in ages[:6]] == [0, 1, 2, 0, 1, 2]
     assert [age for _, age in ages[-6:]] == [MAX_AGE - 1] + [MAX_AGE] * 5
 

@@ -330,7 +330,8 @@ def write_blank_rows(store: UnrollStore, envs: Any, run_ids: Any) -> None:
     arrived = Arrived(torch.zeros(n, 1), torch.zeros(n), blank, blank)
     places, complete = place_and_fill(store, envs, run_ids, np.zeros(n, np.bool_), arrived)
     actions, behaviour = torch.zeros(n, dtype=torch.int64), {"policy": torch.zeros(n, 2)}
-    store.write_acts(places, actions, behaviour, torch.zeros(n, 0), policy_version=0)
+    version = torch.zeros((), dtype=torch.int32)
+    store.write_acts(places, actions, behaviour, torch.zeros(n, 0), version)
     store.publish(complete)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from seed.pages import PageLinks
 from seed.places import Places, places_size, split_places
-from seed.rows import Arrived
+from seed.rows import Arrived, Rows
 from seed.unrolls import UnrollStore
 
 
@@ -28,3 +28,20 @@ def place_and_fill(
     places = split_places(torch.from_numpy(block).to(store.device), store.layout)
     store.fill(places, arrived)
     return places, complete
+
+
+def see(store: UnrollStore, places: Places[Tensor], arrived: Arrived) -> Rows:
+    """What the agent sees at rows that have been filled: `[1, n, ...]`."""
+    layout = store.layout
+    stack = (layout.frame_stack,) if layout.frame_stack > 1 else ()
+    n, (observation, action) = len(places.rows), (layout.observation, layout.action)
+    rows = Rows(
+        observations=torch.empty(1, n, *stack, *observation.shape, dtype=observation.dtype),
+        previous_actions=torch.empty(1, n, *action.shape, dtype=action.dtype),
+        rewards=arrived.rewards[None],
+        terminated=arrived.terminated[None],
+        truncated=arrived.truncated[None],
+        first=(places.ages == 0)[None],
+    )
+    store.see(places, rows)
+    return rows

@@ -139,6 +139,7 @@ def fill(store: UnrollStore, replay: Replay) -> list[PageLinks]:
     actions = zeros(layout.action)
     behaviour = {name: zeros(form) for name, form in layout.behaviour.items()}
     states = torch.ones(count, layout.state_size, device=device)
+    version = torch.zeros((), dtype=torch.int32, device=device)
     block = np.empty(places_size(layout) * count, np.int64)
     published: list[PageLinks] = []
     while not replay.wait(0.0):
@@ -146,7 +147,7 @@ def fill(store: UnrollStore, replay: Replay) -> list[PageLinks]:
             complete = store.place(env_ids, run_ids, first, split_places(block, layout))
             places = split_places(torch.from_numpy(block).to(device), layout)
             store.fill(places, arrived)
-            store.write_acts(places, actions, behaviour, states, 0)
+            store.write_acts(places, actions, behaviour, states, version)
             store.publish(complete)
             published += complete
     inserted = len(published) - store.num_ready
