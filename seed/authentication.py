@@ -7,6 +7,7 @@ connection, so what arrives later is held against the allow-list again (`seed.re
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import stat
@@ -105,8 +106,13 @@ class AllowList:
 
     def _look(self) -> list[tuple[str, int, int, int]]:
         """What changes when a key is added, removed or replaced."""
-        stats = [(path.name, path.stat()) for path in self._files()]
-        return [(name, each.st_mtime_ns, each.st_size, each.st_ino) for name, each in stats]
+        seen: list[tuple[str, int, int, int]] = []
+        for path in self._files():
+            # A file that goes while it is looked at takes no other key with it.
+            with contextlib.suppress(FileNotFoundError):
+                stats = path.stat()
+                seen.append((path.name, stats.st_mtime_ns, stats.st_size, stats.st_ino))
+        return seen
 
 
 class Authentication:

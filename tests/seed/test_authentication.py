@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Iterator
@@ -54,7 +55,9 @@ def handshake(
         | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     )  # fmt: skip
     socket.connect(endpoint)
-    socket.send_multipart(wire.encode(wire.Hello(1, (1,), "whoever")))
+    # Where the other side has refused already, there is nobody left to send it to.
+    with contextlib.suppress(zmq.Again):
+        socket.send_multipart(wire.encode(wire.Hello(1, (1,), "whoever")), zmq.NOBLOCK)
     event = recv_monitor_message(monitor)["event"] if monitor.poll(wait_ms) else None
     socket.disable_monitor()
     monitor.close()
@@ -213,6 +216,15 @@ def test_a_key_that_is_replaced_in_place_is_noticed(folder: Path) -> None:
     os.utime(path, ns=(1, 1))
     allowed.refresh()
     assert allowed.names == {STRANGER.public: "good", OTHER.public: "other"}
+
+
+# A symbolic link to nowhere looks like a file that is deleted between two looks at it.
+def test_a_key_that_vanishes_takes_no_other_with_it(folder: Path) -> None:
+    (folder / "gone.pub").symlink_to(folder / "nowhere")
+    allowed = AllowList.__new__(AllowList)
+    allowed._folder, allowed._without_file, allowed._seen, allowed.names = folder, {}, None, {}
+    allowed.refresh()
+    assert allowed.names == {GOOD.public: "good", OTHER.public: "other"}
 
 
 def test_an_unchanged_folder_is_not_read_again(
