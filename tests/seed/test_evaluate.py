@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from seed import checkpoint, evaluate
+from seed.authentication import make_authentication
 from seed.checkpoint import Checkpoint
 from seed.config import (
     Config,
@@ -144,7 +145,8 @@ def test_any_runs_configuration_can_be_played(envs: int) -> None:
     config = Config(
         local_envservers=0,
         inference=InferenceConfig(
-            address="tcp://0.0.0.0:5555", max_envs=2, max_batch=64, min_batch=64, max_wait_us=10**9
+            address="tcp://0.0.0.0:5555", max_envs=2, max_batch=64, min_batch=64, max_wait_us=10**9,
+            secret_key="not/here.key", allowed_keys="not/here", max_envs_per_key=1,
         ),
         local=LocalConfig(envs_per_server=32, groups_per_server=4),
     )
@@ -154,6 +156,8 @@ def test_any_runs_configuration_can_be_played(envs: int) -> None:
     assert (adapted.local.envs_per_server, adapted.local.groups_per_server) == (envs, 1)
     assert adapted.inference.address == "tcp://127.0.0.1:*"
     assert adapted.inference.max_envs == envs
+    assert make_authentication(adapted.inference) is None
+    assert adapted.inference.max_envs_per_key == 0
     assert adapted.inference.max_batch >= envs
     assert adapted.inference.min_batch == 1
     assert adapted.inference.evaluation_share == 1
