@@ -20,7 +20,7 @@ from zmq.auth import Authenticator
 
 from seed.config import ConfigError, InferenceConfig
 from seed.keys import PUBLIC_SUFFIX, KeyFileError, KeyPair, public_text, read_pair, read_public
-from seed.limits import LimitedLog
+from seed.rates import LimitedLog
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from seed import wire
 from seed.authentication import AllowList
 from seed.config import ConfigError
-from seed.limits import LimitedLog, RateLimit
+from seed.rates import LimitedLog, RateLimit
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,7 @@ Int64Array = npt.NDArray[np.int64]
 _REFUSALS_AT_ONCE = 2 * wire.MAX_GROUPS
 _REFUSALS_PER_S = 10.0
 _MUTE_S = 5.0
+_LONGEST_REASON = 250
 _MOST_REMEMBERED = 10_000
 _SMALLEST_FRAME_LIMIT_BYTES = 65_536
 
@@ -98,7 +99,7 @@ class Reception:
     def refuse(self, identity: bytes, reason: str, now_s: float, *, mute: bool = False) -> bool:
         """Counts and logs a message that cannot be used; whether its connection is muted now."""
         self.messages_refused += 1
-        self._log.warn(f"refused a message: {reason}", now_s)
+        self._log.warn(f"refused a message: {reason[:_LONGEST_REASON]}", now_s)
         limit = self._refusals.get(identity)
         if limit is None:
             limit = self._refusals[identity] = RateLimit(_REFUSALS_AT_ONCE, _REFUSALS_PER_S, now_s)

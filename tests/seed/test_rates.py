@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from seed.limits import LimitedLog, RateLimit
+from seed.rates import LimitedLog, RateLimit
 
 
 def test_a_burst_passes_and_then_so_many_a_second() -> None:
