@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from seed.keys import KeyPair
 from seed.wire import Frame, Message, encode
 
 _GOODBYE_LINGER_MS = 500
@@ -27,6 +30,34 @@ _SOCKET_OPTIONS = {
 }
 
 
+_EVENTS = (
+    zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+# A garbled greeting looks like a learner that differs about keys, and one that just ends like a
+# learner with another key; several in a row are no accident.
+_FAILURES_BELIEVED = 3
+
+
+class Keys(NamedTuple):
+    """What a connection to a learner with keys takes.
+
+    Attributes:
+        own: The environment server's pair.
+        learner: The learner's public key.
+    """
+
+    own: KeyPair
+    learner: str
+
+
+class Denied(Exception):
+    """The learner does not let this environment server in; the text says why and what to do."""
+
+
 class UnusableAddress(ValueError):
     """An address that no socket can connect to, with what was expected."""
 
@@ -37,13 +68,18 @@ class Connection:
     All methods belong to one thread, except `wake`.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, keys: Keys | None = None) -> None:
         """Starts connecting to `address` ("tcp://HOST:PORT" or "ipc://PATH").
+
+        With keys, only the learner that has the secret key to `keys.learner` can answer.
 
         Raises:
             UnusableAddress: where the address cannot mean a learner.
         """
         self._closed = False
+        self._address, self._keys = address, keys
+        # Handshakes that failed since one succeeded, and those of them that differed about keys.
+        self._failures = self._differences = 0
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         for option, value in _SOCKET_OPTIONS.items():
@@ -51,9 +87,11 @@ class Connection:
         # Drawn at random, so that a fleet does not come back to a restarted learner all at once.
         self._socket.setsockopt(zmq.RECONNECT_IVL, random.randint(100, 200))
         self._socket.setsockopt(zmq.IPV6, int(address.startswith("tcp://[")))
-        self._monitor = self._socket.get_monitor_socket(
-            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
-        )
+        if keys is not None:
+            self._socket.setsockopt_string(zmq.CURVE_SERVERKEY, keys.learner)
+            self._socket.setsockopt_string(zmq.CURVE_PUBLICKEY, keys.own.public)
+            self._socket.setsockopt_string(zmq.CURVE_SECRETKEY, keys.own.secret)
+        self._monitor = self._socket.get_monitor_socket(_EVENTS)
         self._wake_reader, self._wake_writer = os.pipe()
         os.set_blocking(self._wake_writer, False)
         self._poller = zmq.Poller()
@@ -93,10 +131,53 @@ class Connection:
                 return
 
     def changes(self) -> Iterator[bool]:
-        """What happened to the connection, in order: True for made, False for lost."""
+        """What happened to the connection, in order: True for made, False for lost.
+
+        Raises:
+            Denied: where trying again cannot help.
+        """
         while self._monitor.poll(0):
             event = recv_monitor_message(self._monitor, zmq.NOBLOCK)
-            yield event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED
+            if event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._differences = self._failures = 0
+                yield True
+            elif event["event"] == zmq.EVENT_DISCONNECTED:
+                yield False
+            else:
+                self._fail(event["event"])
+
+    def _fail(self, event: int) -> None:
+        self._failures += 1
+        if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            raise Denied(
+                f"the learner at {self._address} does not allow this key, "
+                f"{self._keys.own.public if self._keys else ''}: put its public half into the "
+                "learner's inference.allowed_keys, or use another"
+            )
+        if event != zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+            return
+        self._differences += 1
+        if self._differences >= _FAILURES_BELIEVED:
+            raise Denied(
+                f"what listens at {self._address} uses no keys: leave --key out, or correct "
+                "--connect"
+                if self._keys
+                else f"what listens at {self._address} is no learner without keys: give --key and "
+                "--learner-key, or correct --connect"
+            )
+        # ZeroMQ gives up where it understood an answer that it cannot use.
+        with contextlib.suppress(zmq.ZMQError):
+            self._socket.disconnect(self._address)
+        self._socket.connect(self._address)
+
+    @property
+    def doubt(self) -> str:
+        """What failed handshakes may mean, for the end of a sentence; empty where few failed."""
+        if self._failures < _FAILURES_BELIEVED:
+            return ""
+        if self._keys:
+            return "; what answers there is not the owner of --learner-key"
+        return "; what answers there may have keys: then give --key and --learner-key"
 
     def send(self, message: Message) -> bool:
         """Sends without waiting. Returns False, having sent nothing, where there is no learner."""

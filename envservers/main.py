@@ -9,11 +9,16 @@ import re
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from envservers.supervision import Supervision
 from envservers.supervisor import supervise
 from seed.limits import MAX_ENVS_PER_SERVER, MAX_GROUPS
+
+if TYPE_CHECKING:
+    from envservers.connection import Keys
 
 _DESCRIPTION = """\
 Steps environments for a SEED learner. Which environment, its options and its seeds come from the
@@ -26,7 +31,7 @@ learner's log says why.
 
 exit codes: 0 stopped, or the learner finished (--once); 1 all environments stay down, or no learner
 came (--wait-s); 2 wrong arguments, refused by the learner, or an environment that cannot be run
-here
+here; 76 the learner does not allow the key, or one side has keys and the other none
 """
 # What the clock below Python can count to.
 _LONGEST_TIMEOUT_S = 1e6
@@ -44,6 +49,7 @@ def _work(arguments: argparse.Namespace, supervision: Supervision) -> int:
     sys.path.append(os.getcwd())
     from envservers.connection import UnusableAddress
     from envservers.server import EXIT_REFUSED, EnvServer
+    from seed.keys import KeyFileError
 
     try:
         server = EnvServer(
@@ -53,8 +59,9 @@ def _work(arguments: argparse.Namespace, supervision: Supervision) -> int:
             wait_s=arguments.wait_s,
             name=arguments.name,
             supervision=supervision,
+            keys=_keys(arguments),
         )
-    except UnusableAddress as error:
+    except (UnusableAddress, KeyFileError) as error:
         print(f"seed-envserver: {error}", file=sys.stderr)
         return EXIT_REFUSED
 
@@ -64,6 +71,16 @@ def _work(arguments: argparse.Namespace, supervision: Supervision) -> int:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     return server.run()
+
+
+def _keys(arguments: argparse.Namespace) -> Keys | None:
+    """The keys that the command line names; raises KeyFileError."""
+    from envservers.connection import Keys
+    from seed.keys import read_pair, read_public
+
+    if arguments.key is None:
+        return None
+    return Keys(read_pair(arguments.key), read_public(arguments.learner_key))
 
 
 def group_sizes(num_envs: int, groups: int) -> tuple[int, ...]:
@@ -108,7 +125,16 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--name", default="", help="name in the learner's log (default: host and process id)"
     )
+    parser.add_argument(
+        "--key", type=Path, metavar="FILE",
+        help="this side's secret key, of seed-keys, for a learner with keys",
+    )  # fmt: skip
+    parser.add_argument(
+        "--learner-key", type=Path, metavar="FILE", help="the learner's public key"
+    )
     arguments = parser.parse_args(argv)
+    if (arguments.key is None) != (arguments.learner_key is None):
+        parser.error("--key and --learner-key: expected both, or none of them")
     if not 1 <= arguments.num_envs <= MAX_ENVS_PER_SERVER:
         parser.error(f"--num-envs: expected 1 to {MAX_ENVS_PER_SERVER}, got {arguments.num_envs}")
     if not arguments.wait_s > 0:

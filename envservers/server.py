@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from envservers.all_groups import AllGroups
-from envservers.connection import Connection
+from envservers.connection import Connection, Denied, Keys
 from envservers.groups import InvalidEnvironment
 from envservers.session import Session
 from envservers.supervision import Supervision
@@ -30,7 +30,7 @@ from seed.wire import (
     decode,
 )
 
-EXIT_DONE, EXIT_CRASH, EXIT_REFUSED = 0, 1, 2
+EXIT_DONE, EXIT_CRASH, EXIT_REFUSED, EXIT_DENIED = 0, 1, 2, 76
 _CONNECT_PATIENCE_S = 1.0
 _ANSWER_TIMEOUT_S = 5.0
 _NOTICE_INTERVAL_S = 30.0
@@ -50,6 +50,7 @@ class EnvServer:
         wait_s: Leave when there has been no session with a learner for so long.
         name: What the learner's log calls this server; by default host and process id.
         supervision: What the process that watches over this one has to do with it.
+        keys: For a learner that has keys.
         say: Takes lines for the person who watches.
     """
 
@@ -62,6 +63,7 @@ class EnvServer:
         wait_s: float = math.inf,
         name: str = "",
         supervision: Supervision | None = None,
+        keys: Keys | None = None,
         say: Callable[[str], None] | None = None,
     ) -> None:
         self.dropped_messages = 0
@@ -73,7 +75,7 @@ class EnvServer:
         self._address, self._once, self._say = address, once, say or _say_on_stderr
         self._wait_s = wait_s
         self._parent = os.getppid()
-        self._connection = Connection(address)
+        self._connection = Connection(address, keys)
         self._groups = AllGroups(group_sizes, self._supervision)
         # By group: actions that wait until one of its environments may be started again.
         self._held: dict[int, Actions] = {}
@@ -93,7 +95,8 @@ class EnvServer:
 
         0: stopped, or the learner has finished (`once`). 1: all environments are in quarantine, or
         no learner came within `wait_s`. 2: the learner refuses this server, or its environment
-        cannot be run here.
+        cannot be run here. 76: the learner does not allow its key, or one of the two has keys and
+        the other none.
         """
         try:
             while self._exit_code is None:
@@ -132,8 +135,15 @@ class EnvServer:
                 self._handle(frames)
             except WireError as error:
                 self._say(f"ignored a message of the learner: {error}")
-        for connected in self._connection.changes():
-            self._change(connected)
+        in_doubt = bool(self._connection.doubt)
+        try:
+            for connected in self._connection.changes():
+                self._change(connected)
+        except Denied as denied:
+            self._say(str(denied))
+            self._exit_code = EXIT_DENIED
+        if self._connection.doubt and not in_doubt:
+            self._notice_due_s = time.monotonic()
 
     def _is_orphaned(self) -> bool:
         if self._supervision.is_abandoned():
@@ -143,7 +153,10 @@ class EnvServer:
 
     def _change(self, connected: bool) -> None:
         now_s = time.monotonic()
-        if self._connected and not connected:
+        if not self._connected and not connected:
+            # Of an attempt that failed: there was nothing to lose.
+            return
+        if not connected:
             self._say(f"lost the connection to {self._address}")
         if self._once and self._session is not None and not connected:
             self._exit_code = EXIT_DONE
@@ -166,7 +179,7 @@ class EnvServer:
             if self._connected:
                 self._say(f"no answer from the learner at {self._address} yet; still waiting")
             else:
-                self._say(f"waiting for a learner at {self._address}")
+                self._say(f"waiting for a learner at {self._address}{self._connection.doubt}")
 
     def _idle_s(self) -> float:
         due_s = self._hello_due_s

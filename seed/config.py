@@ -7,9 +7,10 @@ Every field is explained by the string below it, which `seed-learner --help` pri
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from seed.addresses import is_address, is_local
 
 Scalar = bool | int | float | str
 _SEEDS = 2**62
@@ -95,6 +96,14 @@ class InferenceConfig:
     """Where environment servers connect; a port of "*" takes a free one and prints it."""
     insecure_no_auth: bool = False
     """Allows an address that other machines reach; anyone there can then join the run."""
+    secret_key: str = ""
+    """File of the learner's secret key (`seed-keys new`); with it, only keys in `allowed_keys`
+    connect, and everything is encrypted."""
+    allowed_keys: str = ""
+    """Folder of the public keys (*.pub) that may connect; read again whenever it changes."""
+    max_envs_per_key: int = 0
+    """Environments that servers with one key (without keys: on one connection) may have at a time;
+    0 sets no such limit."""
     device: str = "auto"
     """"cpu", "cuda", "cuda:1"; "auto" takes a GPU where there is one."""
     max_envs: int = 256
@@ -251,7 +260,7 @@ _AT_LEAST_ONE = (
 _AT_LEAST_ZERO = (
     "seed", "network.lstm_size", "inference.max_wait_us", "optimizer.learning_rate",
     "optimizer.final_learning_rate_fraction", "optimizer.epsilon", "optimizer.clip_norm",
-    "environment.atari.noop_max", "inference.lease_s",
+    "environment.atari.noop_max", "inference.lease_s", "inference.max_envs_per_key",
     "log_interval_s", "checkpoint_interval_s", "replay.capacity_rows", "replay.capacity_gib",
     "replay.burn_in", "replay.min_rows",
 )  # fmt: skip
@@ -325,24 +334,28 @@ def check_source(config: Config, source: Literal["queue", "replay"]) -> None:
 
 
 def _check_address(inference: InferenceConfig) -> None:
-    scheme, _, rest = inference.address.partition("://")
-    host, _, port = rest.rpartition(":")
-    if scheme not in ("tcp", "ipc") or (scheme == "tcp" and not (host and _is_port(port))):
+    if not is_address(inference.address):
         raise ConfigError(
             f"inference.address = {inference.address!r}: expected tcp://HOST:PORT or ipc://PATH"
         )
-    loopback = (
-        host in ("localhost", "[::1]") or re.fullmatch(r"127(\.\d{1,3}){3}", host) is not None
-    )
-    if scheme == "tcp" and not loopback and not inference.insecure_no_auth:
+    if bool(inference.secret_key) != bool(inference.allowed_keys):
+        there, missing = ("secret_key", "allowed_keys")[:: 1 if inference.secret_key else -1]
+        raise ConfigError(
+            f"inference.{missing} = '': expected a path, as there is an inference.{there}; a "
+            "learner's own key is of use only with those of its environment servers"
+        )
+    if inference.secret_key and inference.insecure_no_auth:
+        raise ConfigError(
+            "inference.insecure_no_auth = true: expected false, as inference.secret_key protects "
+            "the address"
+        )
+    protected = bool(inference.secret_key) or inference.insecure_no_auth
+    if not protected and not is_local(inference.address):
         raise ConfigError(
             f"inference.address = {inference.address!r}: other machines could reach it and join "
-            "the run; use 127.0.0.1, or inference.insecure_no_auth = true on a network you trust"
+            "the run; use 127.0.0.1, or keys: inference.secret_key and inference.allowed_keys, "
+            "made by seed-keys; on a network you trust, inference.insecure_no_auth = true"
         )
-
-
-def _is_port(port: str) -> bool:
-    return port == "*" or (port.isdigit() and int(port) < 65_536)
 
 
 def _check_relations(config: Config) -> None:

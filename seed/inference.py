@@ -18,12 +18,15 @@ import numpy.typing as npt
 import zmq
 
 from seed import wire
+from seed.authentication import Authentication
 from seed.config import InferenceConfig
 from seed.faults import FaultLog, printable
 from seed.forward import ForwardPass, GroupStep, InferenceBatch
 from seed.pages import PageLinks
-from seed.sessions import Offer, Refused, Session, SessionTable
-from seed.sockets import bind, receive, send
+from seed.reception import Offer, Reception
+from seed.records import BatchRecord, EpisodeRecord
+from seed.sessions import Refused, Session, SessionTable
+from seed.sockets import MOST_FRAMES, bind, drain, receive, send
 from seed.unrolls import UnrollStore
 from seed.weights import WeightSlot
 
@@ -35,35 +38,6 @@ _IDLE_POLL_MS = 20
 _HOUSEKEEPING_S = 1.0
 _FAREWELL_MS = 200
 _LONGEST_FAREWELL_S = 2.0
-_SMALLEST_FRAME_LIMIT_BYTES = 65_536
-
-
-class BatchRecord(NamedTuple):
-    """One batch, for the metrics.
-
-    Attributes:
-        rows: Rows of the batch.
-        latency_s: From reading its oldest message off the socket to having sent its actions.
-    """
-
-    rows: int
-    latency_s: float
-
-
-class EpisodeRecord(NamedTuple):
-    """One finished episode, for the metrics.
-
-    Attributes:
-        env_id: The environment that played it.
-        episode_return: Sum of its rewards, as the environment gave them.
-        length_steps: Its steps.
-        evaluation: Whether this is an evaluation environment.
-    """
-
-    env_id: int
-    episode_return: float
-    length_steps: int
-    evaluation: bool
 
 
 class _Pending(NamedTuple):
@@ -79,9 +53,9 @@ class _Pending(NamedTuple):
 class Inference:
     """The ROUTER socket and everything that happens between a STEP and its ACTIONS.
 
-    Other threads may read `env_steps`, `endpoint`, `num_envs`, `paused_s`, `phases`, the counts of
-    `faults` and the queue `records`. `paused_s` counts the seconds in which rows waited for the
-    learner to make room.
+    Other threads may read `env_steps`, `endpoint`, `num_envs`, `paused_s`, `phases`,
+    `authentication`, the counts of `faults` and the queue `records`. `paused_s` counts the seconds
+    in which rows waited for the learner to make room.
     """
 
     def __init__(
@@ -94,6 +68,7 @@ class Inference:
         *,
         queue_limit: int,
         publish: Callable[[list[PageLinks]], None],
+        authentication: Authentication | None = None,
     ) -> None:
         """Binds the socket, so that a busy port is known before anything starts.
 
@@ -105,6 +80,7 @@ class Inference:
             slot: Where new weights come from.
             queue_limit: Whole pages in the store's queue at which batches pause.
             publish: Gets the pages that a batch made whole.
+            authentication: Who may connect; None where there are no keys.
 
         Raises:
             ConfigError: where the address cannot be bound.
@@ -112,10 +88,10 @@ class Inference:
         offer.check()
         self.env_steps = 0
         self.records: queue.SimpleQueue[BatchRecord | EpisodeRecord] = queue.SimpleQueue()
-        self.messages_refused = 0
         self.faults = FaultLog()
         self.paused_s = 0.0
         self.phases = forward.phases
+        self.authentication = authentication
         self._config = config
         self._offer = offer
         self._forward = forward
@@ -123,18 +99,29 @@ class Inference:
         self._slot = slot
         self._queue_limit = queue_limit
         self._publish = publish
-        self._sessions = SessionTable(config.max_envs, config.max_batch)
+        self._sessions = SessionTable(config.max_envs, config.max_batch, config.max_envs_per_key)
+        allowed = authentication.allowed if authentication else None
+        self._reception = Reception(allowed, time.monotonic())
         self._sessions_opened = 0
         self._pending: dict[tuple[int, int], _Pending] = {}
         self._pending_rows = 0
         self._next_housekeeping_s = 0.0
-        self._socket = bind(config.address, _largest_frame(config, offer))
+        self._socket = bind(
+            config.address, offer.largest_frame_bytes(config.max_batch), authentication
+        )
+        self._keyed = authentication is not None
+        self._draining = False
         self.endpoint = self._socket.get_string(zmq.LAST_ENDPOINT)
 
     @property
     def num_envs(self) -> int:
         """Environments connected."""
         return self._sessions.num_envs
+
+    @property
+    def messages_refused(self) -> int:
+        """Messages that could not be used."""
+        return self._reception.messages_refused
 
     def run(self, stop: threading.Event, farewell: Callable[[], str]) -> None:
         """Serves until `stop` is set, then says goodbye with the farewell as its reason."""
@@ -181,7 +168,10 @@ class Inference:
         for _ in range(self._config.max_batch):
             if self._pending_rows >= self._config.max_batch:
                 return
-            message = receive(self._socket)
+            if self._draining:
+                self._draining = not drain(self._socket)
+                return
+            message = receive(self._socket, with_key=self._keyed)
             if message is not None:
                 self._handle(*message)
             elif not timeout_ms or not self._wait(timeout_ms):
@@ -195,8 +185,11 @@ class Inference:
         self.phases.enter("receiving")
         return arrived
 
-    def _handle(self, identity: bytes, frames: list[wire.Frame]) -> None:
+    def _handle(self, identity: bytes, frames: list[wire.Frame], key: str) -> None:
         """Acts on one message; a bad one is refused and never ends anything but itself."""
+        self._draining = len(frames) > MOST_FRAMES
+        if not self._reception.admits(identity, key):
+            return
         session = 0
         try:
             message = wire.decode(frames)
@@ -204,7 +197,7 @@ class Inference:
             if isinstance(message, wire.Step):
                 self._handle_step(identity, message)
             elif isinstance(message, wire.Hello):
-                self._handle_hello(identity, message)
+                self._handle_hello(identity, message, key)
             elif isinstance(message, wire.Goodbye):
                 self._handle_goodbye(identity, message)
             elif isinstance(message, wire.Fault):
@@ -217,9 +210,13 @@ class Inference:
             self._refuse(identity, wire.Refusal(str(refused), refused.retry, session))
 
     def _refuse(self, identity: bytes, refusal: wire.Refusal) -> None:
-        self.messages_refused += 1
-        log.warning("refused a message: %s", printable(refusal.reason))
         self._send(identity, refusal)
+        muted = self._reception.refuse(
+            identity, refusal.reason, time.monotonic(), mute=self._draining
+        )
+        for session in self._sessions if muted else ():
+            if session.identity == identity:
+                self._dismiss(session, "too many messages that cannot be used")
 
     def _handle_goodbye(self, identity: bytes, goodbye: wire.Goodbye) -> None:
         session = self._sessions.find(goodbye.session, identity)
@@ -234,11 +231,11 @@ class Inference:
         num_envs = session.count(fault.group, fault.index)
         self.faults.note(session.hello.server_id, session.hello.name, fault, num_envs, now_s)
 
-    def _handle_hello(self, identity: bytes, hello: wire.Hello) -> None:
-        earlier = self._sessions.predecessor(hello)
+    def _handle_hello(self, identity: bytes, hello: wire.Hello, key: str) -> None:
+        earlier = self._sessions.predecessor(hello, key)
         if earlier is not None:
             self._close(earlier, "it connected anew")
-        session = self._sessions.open(hello, identity, time.monotonic())
+        session = self._sessions.open(hello, identity, time.monotonic(), key)
         self._forward.set_connected(self._sessions.env_ids)
         self._sessions_opened += 1
         seeds = np.random.SeedSequence((*self._offer.seed, self._sessions_opened))
@@ -248,7 +245,9 @@ class Inference:
             (seeds.generate_state(hello.num_envs) >> 1).astype(np.int64),
         )
         if self._send(identity, welcome):
-            log.info("%s connected with %d environments", printable(hello.name), hello.num_envs)
+            with_key = f" and the key {self._reception.name_of(key)!r}" if key else ""
+            name = printable(hello.name)
+            log.info("%s connected with %d environments%s", name, hello.num_envs, with_key)
         else:
             self._close(session, "it left during the handshake")
 
@@ -360,19 +359,23 @@ class Inference:
         self._forward.set_connected(self._sessions.env_ids)
         log.info("%s left: %s", printable(session.hello.name), printable(reason))
 
+    def _dismiss(self, session: Session, reason: str) -> None:
+        """Ends a session from this side, and tells its server."""
+        self._send(session.identity, wire.Goodbye(session.number, reason))
+        self._close(session, reason)
+
     def _keep_house(self) -> None:
-        """Tests the connections of sessions that have been silent for long, now and then."""
+        """Tests the connections of sessions that have been silent for long; ends revoked ones."""
         now_s = time.monotonic()
         if now_s < self._next_housekeeping_s:
             return
         self._next_housekeeping_s = now_s + _HOUSEKEEPING_S
         self.faults.tell_rest(now_s)
+        self._reception.keep_house(now_s)
         for session in self._sessions:
+            if not self._reception.is_allowed(session.key):
+                self._dismiss(session, "the key is not allowed any more")
+                continue
             silent = now_s - session.heard_s > self._config.lease_s
             if silent and not self._send(session.identity, wire.Ping(session.number)):
                 self._close(session, "the connection is gone")
-
-
-def _largest_frame(config: InferenceConfig, offer: Offer) -> int:
-    """Bytes beyond which ZeroMQ cuts the connection; below, a wrong frame is told what is wrong."""
-    return max(_SMALLEST_FRAME_LIMIT_BYTES, config.max_batch * offer.observation.nbytes)

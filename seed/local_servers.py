@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,11 +49,15 @@ def _usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def server_command(config: LocalConfig, endpoint: str) -> list[str]:
-    """The command line of one local environment server."""
+def server_command(
+    config: LocalConfig, endpoint: str, key_files: Sequence[int] = ()
+) -> list[str]:
+    """The command line of one local environment server; its keys come as open files."""
+    options = zip(("--key", "--learner-key"), key_files, strict=False)
     return [
         sys.executable, "-m", "envservers.main", "--connect", endpoint, "--once",
         "--num-envs", str(config.envs_per_server), "--groups", str(config.groups_per_server),
+        *(word for option, file in options for word in (option, f"/dev/fd/{file}")),
     ]  # fmt: skip
 
 
@@ -77,8 +82,18 @@ class _Server:
 class LocalServers:
     """A fixed number of processes. Owned by the main thread."""
 
-    def __init__(self, command: list[str], count: int, log_file: Path | None = None) -> None:
-        """Starts them; what they print goes to the file, or where this process's output goes."""
+    def __init__(
+        self,
+        command: list[str],
+        count: int,
+        log_file: Path | None = None,
+        key_files: Sequence[int] = (),
+    ) -> None:
+        """Starts them; what they print goes to the file, or where this process's output goes.
+
+        They inherit the open files `key_files`.
+        """
+        self._key_files = key_files
         self._log_file = log_file
         self._command = command
         # One thread for numerical libraries: the environments of all servers share the cores.
@@ -94,7 +109,7 @@ class LocalServers:
             # servers. But of the same session, as Linux may weigh priorities within one only.
             process = subprocess.Popen(
                 self._command, env=self._environment, stdin=subprocess.DEVNULL, stdout=output,
-                stderr=output, process_group=0,
+                stderr=output, process_group=0, pass_fds=self._key_files,
             )  # fmt: skip
         _yield_to_learner(process.pid)
         return process

@@ -16,6 +16,7 @@ from rich.logging import RichHandler
 
 from envservers.environments import InvalidEnvironment, describe
 from seed import checkpoint
+from seed.authentication import hand_over, make_authentication
 from seed.checkpoint import Checkpoint, CheckpointError
 from seed.config import Config, ConfigError, check_source
 from seed.config_loading import parse_command_line, to_toml
@@ -143,8 +144,10 @@ def _train(config: Config) -> int:
     run = _assemble(config, loaded)
     _write_config(config, run_dir)
     log.info("listening on %s, run in %s", run.inference.endpoint, run_dir)
-    command = server_command(config.local, run.inference.endpoint)
-    servers = LocalServers(command, count, run_dir / "envservers.log")
+    authentication = run.inference.authentication
+    key_files = hand_over(authentication) if authentication else ()
+    command = server_command(config.local, run.inference.endpoint, key_files)
+    servers = LocalServers(command, count, run_dir / "envservers.log", key_files)
     try:
         _supervise(run, signals, servers)
     finally:
@@ -231,8 +234,9 @@ def _assemble(config: Config, loaded: Checkpoint | None) -> Run:
         start = Progress(loaded.state["env_steps"], 0, loaded.state["time_s"])
     seed = (config.seed, start.env_steps)
     inference = make_inference(
-        algorithm, config, spaces, store, acting, slot, store.publish, seed=seed
-    )
+        algorithm, config, spaces, store, acting, slot, store.publish, seed=seed,
+        authentication=make_authentication(config.inference),
+    )  # fmt: skip
     run: Run
     source = _make_source(algorithm, config, store, np.random.default_rng(seed))
     kept = source if isinstance(source, Replay) and config.replay.in_checkpoint else None
@@ -340,6 +344,9 @@ def _supervise(run: Run, signals: Signals, servers: LocalServers) -> None:
         writer.write(line)
         display.update(line)
 
+    authentication = run.inference.authentication
+    if authentication is not None:
+        crew.start("authentication", lambda: authentication.run(crew.stop))
     crew.start("inference", lambda: run.inference.run(crew.stop, farewell))
     learning = crew.start("learner", lambda: run.learner.run(crew.stop))
     next_line_s = time.monotonic() + config.log_interval_s

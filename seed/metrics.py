@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-from seed.inference import BatchRecord, Inference
+from seed.inference import Inference
 from seed.learner import Learner, Progress, UpdateRecord
 from seed.phases import Phases
+from seed.records import BatchRecord
 from seed.unrolls import UnrollStore
 
 RETURN_WINDOW = 100

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from seed.authentication import Authentication
 from seed.config import Config, ConfigError
 from seed.contract import Acted, Algorithm, Fleet
 from seed.devices import available_bytes, resolve_precision
@@ -22,9 +23,9 @@ from seed.inference import Inference
 from seed.layout import Column, StoreLayout
 from seed.networks.body import Body
 from seed.pages import PageLinks
+from seed.reception import Offer
 from seed.replay import count_unrolls
 from seed.rows import Rows
-from seed.sessions import Offer
 from seed.spaces import Spaces, SpaceSpec
 from seed.unrolls import UnrollStore
 from seed.weights import WeightSlot
@@ -148,6 +149,7 @@ def make_inference(
     *,
     seed: tuple[int, ...],
     greedy: bool = False,
+    authentication: Authentication | None = None,
 ) -> Inference:
     """Inference that acts with this agent, which is its own from here on; binds the socket.
 
@@ -164,7 +166,7 @@ def make_inference(
     offer = Offer(dataclasses.asdict(config.environment), spaces.observation, spaces.action, seed)
     return Inference(
         config.inference, offer, forward, store, slot,
-        queue_limit=queue_limit(config), publish=publish,
+        queue_limit=queue_limit(config), publish=publish, authentication=authentication,
     )  # fmt: skip
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import heapq
 import secrets
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from seed import wire
-from seed.config import ConfigError
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -26,33 +25,6 @@ class Refused(Exception):
         self.retry = retry
 
 
-@dataclass(frozen=True)
-class Offer:
-    """What a WELCOME tells an environment server to run."""
-
-    environment: dict[str, Any]
-    observation: wire.SpaceSpec
-    action: wire.SpaceSpec
-    seed: tuple[int, ...]
-
-    def welcome(self, session: int, env_ids: Int64Array, seeds: Int64Array) -> wire.Welcome:
-        """The WELCOME for one session."""
-        return wire.Welcome(
-            session, self.environment, self.observation, self.action, env_ids, seeds
-        )
-
-    def check(self) -> None:
-        """Raises ConfigError where a WELCOME could not be read by an environment server."""
-        none = np.zeros(0, np.int64)
-        try:
-            wire.decode(wire.encode(self.welcome(2**63, none, none)))
-        except wire.WireError as error:
-            raise ConfigError(
-                f"environment: too large to be sent to environment servers ({error}); shorten the "
-                "texts in environment.kwargs, to 250 bytes each and 3000 in all"
-            ) from None
-
-
 @dataclass
 class Session:
     """One connected environment server.
@@ -64,6 +36,7 @@ class Session:
         env_ids: Numbers of its environments, by group. `[size] int64` each.
         next_seq: The seq that each group's next STEP carries if nothing was lost.
         heard_s: Monotonic time of its last message.
+        key: The public key of its connection; empty where the learner has no keys.
     """
 
     identity: bytes
@@ -72,6 +45,7 @@ class Session:
     env_ids: list[Int64Array]
     heard_s: float
     next_seq: list[int] = field(default_factory=list)
+    key: str = ""
 
     @property
     def all_env_ids(self) -> Int64Array:
@@ -98,10 +72,16 @@ class Session:
 class SessionTable:
     """All sessions, and the env_ids that none of them holds. Owned by the inference thread."""
 
-    def __init__(self, max_envs: int, max_group: int) -> None:
-        """No session yet; a group may have `max_group` environments."""
+    def __init__(self, max_envs: int, max_group: int, max_envs_per_key: int = 0) -> None:
+        """No session yet; a group may have `max_group` environments.
+
+        Sessions of one key, or without keys of one connection, may have `max_envs_per_key`; 0 sets
+        no such limit.
+        """
         self._max_envs = max_envs
         self._max_group = max_group
+        self._max_envs_per_key = max_envs_per_key
+        self._envs_by_owner: Counter[str | bytes] = Counter()
         # A heap: the lowest is taken first.
         self._free_env_ids = list(range(max_envs))
         self._taken = np.zeros(max_envs, np.bool_)
@@ -127,11 +107,21 @@ class SessionTable:
         session = self._sessions.get(number)
         return session if session is not None and session.identity == identity else None
 
-    def predecessor(self, hello: wire.Hello) -> Session | None:
-        """The session that the same server process opened earlier, if it still stands."""
-        return self._by_server.get(hello.server_id)
+    def predecessor(self, hello: wire.Hello, key: str = "") -> Session | None:
+        """The session that the same server process opened earlier, if it still stands.
 
-    def open(self, hello: wire.Hello, identity: bytes, now_s: float) -> Session:
+        Raises:
+            Refused: where that session is of another key.
+        """
+        session = self._by_server.get(hello.server_id)
+        if session is not None and session.key != key:
+            raise Refused(
+                "the server_id is that of a connected server with another key: draw a random one",
+                retry=False,
+            )
+        return session
+
+    def open(self, hello: wire.Hello, identity: bytes, now_s: float, key: str = "") -> Session:
         """A session for the server that said hello, with the lowest env_ids that are free.
 
         Raises:
@@ -155,20 +145,35 @@ class SessionTable:
                 f"inference.max_envs = {self._max_envs} are taken",
                 retry=hello.num_envs <= self._max_envs,
             )
+        self._check_quota(hello.num_envs, key or identity)
         env_ids = [
             np.array([heapq.heappop(self._free_env_ids) for _ in range(size)], np.int64)
             for size in hello.group_sizes
         ]
         number = secrets.randbits(63)
-        session = Session(identity, number, hello, env_ids, now_s, [0] * len(env_ids))
+        session = Session(identity, number, hello, env_ids, now_s, [0] * len(env_ids), key)
+        self._envs_by_owner[key or identity] += hello.num_envs
         self._sessions[number] = self._by_server[hello.server_id] = session
         self._taken[session.all_env_ids] = True
         return session
+
+    def _check_quota(self, num_envs: int, owner: str | bytes) -> None:
+        most, taken = self._max_envs_per_key, self._envs_by_owner[owner]
+        if most and taken + num_envs > most:
+            raise Refused(
+                f"{num_envs} environments are too many: servers with this key have {taken} of the "
+                f"learner's inference.max_envs_per_key = {most}",
+                retry=num_envs <= most,
+            )
 
     def close(self, session: Session) -> None:
         """Forgets the session; its env_ids are free again."""
         del self._sessions[session.number]
         del self._by_server[session.hello.server_id]
+        owner = session.key or session.identity
+        self._envs_by_owner[owner] -= session.hello.num_envs
+        if not self._envs_by_owner[owner]:
+            del self._envs_by_owner[owner]
         self._taken[session.all_env_ids] = False
         for env_id in session.all_env_ids.tolist():
             heapq.heappush(self._free_env_ids, env_id)

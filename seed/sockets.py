@@ -6,28 +6,45 @@ from collections.abc import Sequence
 
 import zmq
 
+from seed.authentication import Authentication
 from seed.config import ConfigError
-from seed.wire import Frame
+from seed.wire import MAX_GROUPS, Frame
 
 # Plain integers: pyzmq's flags cost more to combine than small frames to send.
 _AT_ONCE = int(zmq.NOBLOCK)
 _MORE_AT_ONCE = _AT_ONCE | int(zmq.SNDMORE)
 # Larger frames stay in ZeroMQ's memory.
 _LARGEST_COPY_BYTES = 4096
+# No message of the protocol has as many frames.
+MOST_FRAMES = 8
+_FRAMES_READ = range(MOST_FRAMES + 1)
+_DRAINED_AT_ONCE = 10_000
+# Messages of one connection that wait to be read: one STEP of each group, as then none is held up.
+_RECEIVED_MESSAGES = MAX_GROUPS
+# Those that wait to be sent. ZeroMQ notices only in steps of half this number that some are gone,
+# so that half of it is what can be relied on: ACTIONS for each group at once, and a few others.
+_SENT_MESSAGES = 2 * (MAX_GROUPS + 8)
 
 
-def bind(address: str, largest_frame_bytes: int) -> zmq.Socket[bytes]:
+def bind(
+    address: str, largest_frame_bytes: int, authentication: Authentication | None = None
+) -> zmq.Socket[bytes]:
     """A ROUTER socket at the address, which cuts connections that send larger frames.
+
+    With an authentication, only those whom it knows can connect.
 
     Raises:
         ConfigError: where the address cannot be bound.
     """
-    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
+    context = authentication.context if authentication else zmq.Context.instance()
+    socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
+    if authentication:
+        authentication.protect(socket)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.setsockopt(zmq.ROUTER_HANDOVER, 0)
     socket.setsockopt(zmq.MAXMSGSIZE, largest_frame_bytes)
-    socket.setsockopt(zmq.RCVHWM, 64)
-    socket.setsockopt(zmq.SNDHWM, 64)
+    socket.setsockopt(zmq.RCVHWM, _RECEIVED_MESSAGES)
+    socket.setsockopt(zmq.SNDHWM, _SENT_MESSAGES)
     socket.setsockopt(zmq.HEARTBEAT_IVL, 5_000)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 15_000)
     socket.setsockopt(zmq.HEARTBEAT_TTL, 15_000)
@@ -47,18 +64,35 @@ def bind(address: str, largest_frame_bytes: int) -> zmq.Socket[bytes]:
     return socket
 
 
-def receive(socket: zmq.Socket[bytes]) -> tuple[bytes, list[Frame]] | None:
-    """A message that has arrived and the identity of its connection; None where there is none."""
+def receive(
+    socket: zmq.Socket[bytes], *, with_key: bool = False
+) -> tuple[bytes, list[Frame], str] | None:
+    """A message that has arrived, or None: its connection's identity, its frames, its sender's key.
+
+    The key, of a socket with authentication, is looked up where asked for, and else empty. Of a
+    message with more than MOST_FRAMES frames only so many and one are read: call `drain`.
+    """
     try:
         identity = socket.recv(_AT_ONCE, copy=False)
     except zmq.Again:
         return None
     frames: list[Frame] = []
     frame = identity
-    while frame.more:
+    for _ in _FRAMES_READ:
+        if not frame.more:
+            break
         frame = socket.recv(_AT_ONCE, copy=False)
         frames.append(frame.bytes if len(frame) <= _LARGEST_COPY_BYTES else frame.buffer)
-    return identity.bytes, frames
+    return identity.bytes, frames, str(identity.get("User-Id")) if with_key else ""
+
+
+def drain(socket: zmq.Socket[bytes]) -> bool:
+    """Throws away the rest of a message, a part of it at a time; False where some is left."""
+    for _ in range(_DRAINED_AT_ONCE):
+        if not socket.getsockopt(zmq.RCVMORE):
+            return True
+        socket.recv(_AT_ONCE, copy=False)
+    return False
 
 
 def send(socket: zmq.Socket[bytes], identity: bytes, frames: Sequence[Frame]) -> bool:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 MAX_OBSERVATION_BYTES = 16 * 1024 * 1024
+# Deeper maps and lists are no message, and to print one may take more stack than there is.
+MAX_NESTING = 8
 DTYPES = ("uint8", "int32", "int64", "float32", "float64", "bool")
 
 
@@ -79,10 +81,20 @@ class Spaces:
 
 
 def map_of(value: object, what: str) -> dict[str, Any]:
-    """The value as a map with string keys; raises WireError, which begins with `what`."""
+    """The value as a map with string keys; raises WireError, which begins with `what`.
+
+    Maps and lists in it are nested at most MAX_NESTING deep.
+    """
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise WireError(f"{what}: expected a map with string keys, got {type(value).__name__}")
-    return value
+    # Without a call for each: this is done for every message.
+    level = [each for each in value.values() if each.__class__ in (list, dict)]
+    for _ in range(MAX_NESTING - 1):
+        if not level:
+            return value
+        children = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [child for each in children for child in each if type(child) in (list, dict)]
+    raise WireError(f"{what}: expected maps and lists nested at most {MAX_NESTING} deep")
 
 
 def is_count(value: object) -> bool:

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import pytest
 import zmq
 
-from envservers.connection import Connection
+from envservers.connection import Connection, Denied, Keys
 from seed import wire
+from seed.keys import KeyPair
 
 HELLO = wire.Hello(1, (1,), "test")
 PATIENCE_S = 10.0
@@ -56,6 +57,75 @@ def test_messages_go_both_ways(router: zmq.Socket[bytes], connection: Connection
         connection.wait(PATIENCE_S)
         received += [wire.decode(frames) for frames in connection.messages()]
     assert received == [wire.Ping(1), wire.Ping(2)]
+
+
+@pytest.fixture
+def keyed_router(router: zmq.Socket[bytes]) -> tuple[str, str]:
+    """A learner that knows no key at all: its address and its public key."""
+    pair = KeyPair.new()
+    router.unbind(router.get_string(zmq.LAST_ENDPOINT))
+    router.setsockopt(zmq.CURVE_SERVER, 1)
+    router.setsockopt_string(zmq.CURVE_SECRETKEY, pair.secret)
+    router.setsockopt_string(zmq.ZAP_DOMAIN, "domain")
+    router.bind("tcp://127.0.0.1:*")
+    return router.get_string(zmq.LAST_ENDPOINT), pair.public
+
+
+def denial(address: str, keys: Keys | None) -> str:
+    connection = Connection(address, keys)
+    try:
+        while True:
+            connection.wait(PATIENCE_S)
+            # Never made, only lost.
+            assert True not in list(connection.changes())
+    except Denied as denied:
+        return str(denied)
+    finally:
+        connection.close()
+
+
+def test_a_learner_that_does_not_know_the_key_is_told(
+    router: zmq.Socket[bytes], keyed_router: tuple[str, str]
+) -> None:
+    address, learner_key = keyed_router
+    keys = Keys(KeyPair.new(), learner_key)
+    with router.context.socket(zmq.REP) as handler:
+        handler.bind("inproc://zeromq.zap.01")
+        answering = threading.Thread(target=deny, args=(handler,))
+        answering.start()
+        reason = denial(address, keys)
+        answering.join()
+    assert f"does not allow this key, {keys.own.public}" in reason
+    assert keys.own.secret not in reason
+
+
+def deny(handler: zmq.Socket[bytes]) -> None:
+    version, request, *_ = handler.recv_multipart()
+    handler.send_multipart([version, request, b"400", b"no", b"", b""])
+
+
+def test_sides_that_differ_about_keys_are_told(
+    router: zmq.Socket[bytes], keyed_router: tuple[str, str]
+) -> None:
+    assert "give --key and --learner-key" in denial(keyed_router[0], None)
+    plain = router.context.socket(zmq.ROUTER)
+    plain.bind("tcp://127.0.0.1:*")
+    keys = Keys(KeyPair.new(), keyed_router[1])
+    assert "leave --key out" in denial(plain.get_string(zmq.LAST_ENDPOINT), keys)
+    plain.close(0)
+
+
+# ZeroMQ tries for ever and says nothing.
+def test_another_learner_than_the_one_meant_is_told(keyed_router: tuple[str, str]) -> None:
+    connection = Connection(keyed_router[0], Keys(KeyPair.new(), KeyPair.new().public))
+    assert connection.doubt == ""
+    for _ in range(100):
+        connection.wait(PATIENCE_S)
+        assert True not in list(connection.changes())
+        if connection.doubt:
+            break
+    assert "not the owner of --learner-key" in connection.doubt
+    connection.close()
 
 
 def test_a_lost_connection_is_told(router: zmq.Socket[bytes], connection: Connection) -> None:

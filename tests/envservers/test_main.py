@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envservers.main import group_sizes, main
+from seed.keys import KeyPair, write_pair
 
 
 @settings(deadline=None)
@@ -34,6 +36,8 @@ def test_groups_are_as_even_as_can_be(num_envs: int, data: st.DataObject) -> Non
      (["--connect", "tcp://a:1", "--num-envs", "99", "--groups", "0"], "got 0"),
      (["--connect", "tcp://a:1", "--num-envs", "1", "--step-timeout-s", "-1"], "0 to 1e+06"),
      (["--connect", "tcp://a:1", "--num-envs", "1", "--step-timeout-s", "nan"], "got nan"),
+     (["--connect", "tcp://a:1", "--num-envs", "1", "--key", "a"], "expected both"),
+     (["--connect", "tcp://a:1", "--num-envs", "1", "--learner-key", "a"], "expected both"),
      (["--num-envs", "1"], "--connect")],
 )  # fmt: skip
 def test_wrong_arguments_exit_with_2_and_a_reason(
@@ -43,6 +47,24 @@ def test_wrong_arguments_exit_with_2_and_a_reason(
         main(arguments)
     assert exit_.value.code == 2
     assert reason in capsys.readouterr().err
+
+
+def test_keys_that_cannot_be_used_exit_with_2(tmp_path: Path) -> None:
+    secret, public = write_pair(tmp_path / "worker", KeyPair.new())
+
+    def reason(learner_key: Path) -> str:
+        arguments = ["--connect", "tcp://a:1", "--num-envs", "1", "--key", str(secret)]
+        command = [sys.executable, "-m", "envservers.main", *arguments]
+        ended = subprocess.run(
+            [*command, "--learner-key", str(learner_key)],
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert ended.returncode == 2
+        return ended.stderr
+
+    assert "expected a public key, found a secret one" in reason(secret)
+    secret.chmod(0o644)
+    assert f"chmod 600 {secret}" in reason(public)
 
 
 def test_help_loads_neither_environments_nor_torch() -> None:

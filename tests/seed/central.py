@@ -15,13 +15,15 @@ import zmq
 from torch import Tensor, nn
 
 from seed import inference, wire
+from seed.authentication import Authentication
 from seed.config import InferenceConfig
 from seed.contract import Acted, Algorithm, Fleet
 from seed.forward import ForwardPass
 from seed.inference import Inference
+from seed.keys import KeyPair
 from seed.layout import Column, StoreLayout
+from seed.reception import Offer
 from seed.rows import Rows, Unroll
-from seed.sessions import Offer
 from seed.spaces import SpaceSpec
 from seed.threads import Crew
 from seed.unrolls import UnrollStore
@@ -77,9 +79,11 @@ class Central(NamedTuple):
     crew: Crew
     dealers: list[Dealer]
 
-    def connect(self) -> Dealer:
+    def connect(self, pair: KeyPair | None = None) -> Dealer:
         """A connection of an environment server's own; closed together with the rest."""
-        self.dealers.append(Dealer(self.inference.endpoint))
+        authentication = self.inference.authentication
+        learner_key = authentication.public_key if authentication else ""
+        self.dealers.append(Dealer(self.inference.endpoint, pair, learner_key))
         return self.dealers[-1]
 
     def unrolls(self, count: int) -> Unroll:
@@ -99,6 +103,7 @@ def central(
     queue_limit: int = 100,
     farewell_ms: int = 5,
     algorithm: type = Summing,
+    authentication: Authentication | None = None,
     **settings: Any,
 ) -> Iterator[Central]:
     """Serves until the block ends; by default it waits for nobody's last words."""
@@ -116,8 +121,11 @@ def central(
     forward = ForwardPass(cast(Algorithm, algorithm()), None, agent, store, config.max_batch)
     dealers: list[Dealer] = []
     server = Inference(
-        config, OFFER, forward, store, slot, queue_limit=queue_limit, publish=store.publish
-    )
+        config, OFFER, forward, store, slot, queue_limit=queue_limit, publish=store.publish,
+        authentication=authentication,
+    )  # fmt: skip
+    if authentication:
+        crew.start("authentication", lambda: authentication.run(crew.stop))
     crew.start("inference", lambda: server.run(crew.stop, lambda: "the end"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inference, "_FAREWELL_MS", farewell_ms)
@@ -126,15 +134,23 @@ def central(
         finally:
             for dealer in dealers:
                 dealer.socket.close()
-            crew.join()
+            try:
+                crew.join()
+            finally:
+                if authentication:
+                    authentication.context.term()
 
 
 class Dealer:
     """An environment server's socket."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, pair: KeyPair | None = None, learner_key: str = "") -> None:
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         self.socket.setsockopt(zmq.LINGER, 0)
+        if pair is not None:
+            self.socket.setsockopt_string(zmq.CURVE_SERVERKEY, learner_key)
+            self.socket.setsockopt_string(zmq.CURVE_PUBLICKEY, pair.public)
+            self.socket.setsockopt_string(zmq.CURVE_SECRETKEY, pair.secret)
         self.socket.connect(endpoint)
         self.session = 0
 

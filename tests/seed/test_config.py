@@ -149,9 +149,27 @@ def test_takes_addresses_of_this_machine(address: str) -> None:
 )  # fmt: skip
 def test_refuses_open_addresses_unless_told_so(address: str) -> None:
     config = change(Config(), "inference.address", address)
-    with pytest.raises(ConfigError, match="other machines could reach it"):
+    with pytest.raises(ConfigError, match=r"other machines could reach it .* seed-keys"):
         check(config)
     check(change(config, "inference.insecure_no_auth", True))
+    config = change(config, "inference.secret_key", "learner.key")
+    check(change(config, "inference.allowed_keys", "allowed"))
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:5555", "tcp://*:5555"])
+def test_half_of_the_keys_is_refused(address: str) -> None:
+    config = change(Config(), "inference.address", address)
+    with pytest.raises(ConfigError, match=r"inference.allowed_keys = '': .*inference.secret_key"):
+        check(change(config, "inference.secret_key", "learner.key"))
+    with pytest.raises(ConfigError, match=r"inference.secret_key = '': .*inference.allowed_keys"):
+        check(change(config, "inference.allowed_keys", "allowed"))
+
+
+def test_keys_and_no_keys_at_once_are_refused() -> None:
+    config = change(Config(), "inference.secret_key", "learner.key")
+    config = change(config, "inference.allowed_keys", "allowed")
+    with pytest.raises(ConfigError, match=r"insecure_no_auth = true: expected false"):
+        check(change(config, "inference.insecure_no_auth", True))
 
 
 @pytest.mark.parametrize(

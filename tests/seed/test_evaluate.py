@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from seed import checkpoint, evaluate
+from seed.authentication import make_authentication
 from seed.checkpoint import Checkpoint
 from seed.config import (
     Config,
@@ -29,8 +30,8 @@ from seed.config import (
 from seed.contract import load_algorithm
 from seed.evaluate import Result, main
 from seed.faults import FaultLog
-from seed.inference import BatchRecord, EpisodeRecord
 from seed.local_servers import LocalServerError
+from seed.records import BatchRecord, EpisodeRecord
 from seed.serving import make_agent
 from seed.spaces import Spaces, SpaceSpec
 from seed.threads import Crew
@@ -159,7 +160,8 @@ def test_any_runs_configuration_can_be_played(envs: int) -> None:
     config = Config(
         local_envservers=0,
         inference=InferenceConfig(
-            address="tcp://0.0.0.0:5555", max_envs=2, max_batch=64, min_batch=64, max_wait_us=10**9
+            address="tcp://0.0.0.0:5555", max_envs=2, max_batch=64, min_batch=64, max_wait_us=10**9,
+            secret_key="not/here.key", allowed_keys="not/here", max_envs_per_key=1,
         ),
         local=LocalConfig(envs_per_server=32, groups_per_server=4),
     )
@@ -169,6 +171,8 @@ def test_any_runs_configuration_can_be_played(envs: int) -> None:
     assert (adapted.local.envs_per_server, adapted.local.groups_per_server) == (envs, 1)
     assert adapted.inference.address == "tcp://127.0.0.1:*"
     assert adapted.inference.max_envs == envs
+    assert make_authentication(adapted.inference) is None
+    assert adapted.inference.max_envs_per_key == 0
     assert adapted.inference.max_batch >= envs
     assert adapted.inference.min_batch == 1
     assert adapted.inference.evaluation_share == 1

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seed import inference, wire
+from seed import inference, reception, wire
 from seed.config import ConfigError
 from tests.seed.central import OFFER, central, wait_for
 
@@ -112,7 +112,7 @@ def test_a_malformed_step_is_refused_and_nothing_else(changes: dict[str, bytes])
         [b"\x81\xa4type\x90"],
         [b"\x81\xa4type\xa4\xff\xff\xff\xff"],
         [b"\x91" * 4000],
-        [b""] * 1000,
+        [b""] * 8,
         wire.encode(wire.Actions(1, 0, 0, b"")),
         wire.encode(wire.Ping(1)),
         wire.encode(wire.Refusal("no", retry=True)),
@@ -130,6 +130,57 @@ def test_the_loop_lives_on_after_a_malformed_message(frames: list[bytes]) -> Non
         dealer.hello(1)
         dealer.step(0, [1])
         assert dealer.actions(0) == [1]
+
+
+def test_a_connection_is_not_heard_for_a_while_after_an_endless_message(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inference, "_HOUSEKEEPING_S", 0.01)
+    monkeypatch.setattr(reception, "_MUTE_S", 1.0)
+    with central() as served:
+        endless, other = served.connect(), served.connect()
+        endless.hello(2)
+        other.hello(1, server_id=2)
+        endless.socket.send_multipart([b""] * 30_000)
+        assert endless.refusal().reason.startswith("malformed message")
+        # Its steps would be lost, so it has no session either.
+        assert isinstance(endless.receive(), wire.Goodbye)
+        wait_for(lambda: served.inference.num_envs == 1)
+        endless.send(wire.Hello(1, (1,), "too soon"))
+        for seq in range(3):
+            other.step(seq, [1])
+            assert other.actions(seq) == [seq + 1]
+        assert not endless.socket.poll(0)
+        wait_for(lambda: not served.inference._reception._muted)
+        endless.hello(2)
+
+
+def test_a_flood_of_messages_that_are_refused_ends_a_session() -> None:
+    with central() as served:
+        dealer = served.connect()
+        dealer.hello(2)
+        for _ in range(200):
+            dealer.send(wire.Ping(1))
+        wait_for(lambda: served.inference._reception.messages_dropped > 0)
+        answers = [dealer.receive() for _ in range(130)]
+        assert isinstance(answers[-1], wire.Goodbye)
+        assert all(isinstance(answer, wire.Refusal) for answer in answers[:-1])
+        wait_for(lambda: served.inference.num_envs == 0)
+
+
+def test_one_connection_has_its_share_of_the_environments() -> None:
+    with central(max_envs_per_key=3) as served:
+        dealer, other = served.connect(), served.connect()
+        dealer.send(wire.Hello(1, (2, 2), "large"))
+        refusal = dealer.refusal()
+        assert "max_envs_per_key = 3" in refusal.reason
+        assert not refusal.retry
+        dealer.hello(2, server_id=1)
+        dealer.send(wire.Hello(2, (2,), "second"))
+        assert dealer.refusal().retry
+        other.hello(3, server_id=3)
+        # Its own successor does not count twice.
+        dealer.hello(3, server_id=1)
 
 
 def test_a_group_that_was_not_agreed_is_refused() -> None:

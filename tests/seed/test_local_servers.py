@@ -262,3 +262,22 @@ def test_command_names_the_address_and_the_environments() -> None:
     assert command[:3] == [sys.executable, "-m", "envservers.main"]
     for option, value in {"--connect": "tcp://h:1", "--num-envs": "6", "--groups": "3"}.items():
         assert command[command.index(option) + 1] == value
+    assert "--key" not in command
+
+
+def test_keys_are_inherited_and_not_on_the_command_line(tmp_path: Path) -> None:
+    """Each of two servers reads the whole of each file, wherever another has left off."""
+    file = os.memfd_create("key")
+    os.write(file, b"secret")
+    command = server_command(LocalConfig(), "tcp://h:1", (file, file))
+    assert command[-4:] == ["--key", f"/dev/fd/{file}", "--learner-key", f"/dev/fd/{file}"]
+    code = "import sys, time; print(open(sys.argv[1]).read(), flush=True); time.sleep(1000)"
+    log_file = tmp_path / "log"
+    servers = LocalServers(
+        [sys.executable, "-c", code, f"/dev/fd/{file}"], 2, log_file, key_files=(file,)
+    )
+    try:
+        wait_for(lambda: log_file.read_text() == "secret\nsecret\n")
+    finally:
+        servers.stop(timeout_s=0.0)
+        os.close(file)

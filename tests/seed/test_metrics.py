@@ -14,9 +14,9 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
     EventAccumulator,
 )
 
-from seed.inference import BatchRecord, EpisodeRecord
 from seed.learner import Progress, UpdateRecord
 from seed.metrics import EVALUATION_WINDOW, RETURN_WINDOW, Line, Window, Writer
+from seed.records import BatchRecord, EpisodeRecord
 
 
 def put(records: list[Any]) -> queue.SimpleQueue[Any]:

@@ -116,6 +116,37 @@ def test_refuses_more_environments_than_there_will_ever_be_for_good() -> None:
     assert not refusal.value.retry
 
 
+def test_a_session_is_replaced_by_its_own_key_only() -> None:
+    table = SessionTable(8, 4)
+    session = table.open(hello(1, 2), b"id1", 0.0, "key a")
+    assert session.key == "key a"
+    assert table.predecessor(hello(1, 2), "key a") is session
+    for key in ("key b", ""):
+        with pytest.raises(Refused, match="a connected server with another key") as refusal:
+            table.predecessor(hello(1, 2), key)
+        assert not refusal.value.retry
+    assert table.predecessor(hello(2, 2), "key b") is None
+    assert list(table) == [session]
+
+
+# Many servers may share a key, and one connection's servers without keys share that.
+@pytest.mark.parametrize("keys", [("a", "a", "b"), ("", "", "")])
+def test_the_environments_of_one_key_are_limited(keys: tuple[str, str, str]) -> None:
+    table = SessionTable(max_envs=20, max_group=4, max_envs_per_key=5)
+    first = table.open(hello(1, 3), b"x", 0.0, keys[0])
+    with pytest.raises(Refused, match=r"have 3 of .*max_envs_per_key = 5") as refusal:
+        table.open(hello(2, 3), b"x", 0.0, keys[1])
+    assert refusal.value.retry
+    table.open(hello(2, 2), b"x", 0.0, keys[1])
+    table.open(hello(3, 4, 1), b"y", 0.0, keys[2])
+    with pytest.raises(Refused) as refusal:
+        table.open(hello(4, 4, 2), b"z", 0.0, "c")
+    assert not refusal.value.retry
+    table.close(first)
+    table.open(hello(4, 3), b"x", 0.0, keys[0])
+    assert table.num_envs == 10
+
+
 @settings(max_examples=50, deadline=None)
 @given(
     operations=st.lists(

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import pytest
 import zmq
 
-from seed.sockets import bind, receive, send
+from seed import sockets
+from seed.sockets import MOST_FRAMES, bind, drain, receive, send
+from seed.wire import MAX_GROUPS
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def test_a_message_arrives_frame_by_frame(pair: tuple[zmq.Socket[bytes], ...]) -
     assert [bytes(frame) for frame in message[1]] == frames
     # Only what is large stays where it is.
     assert [type(frame) for frame in message[1]] == [bytes, bytes, memoryview, bytes, bytes]
-    assert receive(router) == (message[0], [b"next"])
+    assert receive(router) == (message[0], [b"next"], "")
     assert receive(router) is None
 
 
@@ -56,3 +58,44 @@ def test_nobody_there_is_no_error(pair: tuple[zmq.Socket[bytes], ...]) -> None:
     assert message is not None
     assert send(pair[0], message[0], [b"welcome"])
     assert pair[1].recv_multipart() == [b"welcome"]
+
+
+# A refused ACTIONS message ends its session.
+def test_every_group_of_a_connection_can_be_answered_at_once() -> None:
+    router = bind("tcp://127.0.0.1:*", 10**6)
+    dealer: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+    dealer.connect(router.get_string(zmq.LAST_ENDPOINT))
+    for _ in range(20):
+        for _ in range(MAX_GROUPS):
+            dealer.send(b"step")
+        identities: list[bytes] = []
+        while len(identities) < MAX_GROUPS:
+            assert router.poll(10_000)
+            message = receive(router)
+            assert message is not None
+            identities.append(message[0])
+        # One more, so that ZeroMQ's count of what has gone out lags behind in every round anew.
+        identities.append(identities[0])
+        assert all(send(router, identity, [b"actions"]) for identity in identities)
+        for _ in identities:
+            dealer.recv()
+    dealer.close(0)
+    router.close(0)
+
+
+def test_an_endless_message_is_thrown_away_piece_by_piece(
+    pair: tuple[zmq.Socket[bytes], ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sockets, "_DRAINED_AT_ONCE", 10)
+    router, dealer = pair
+    dealer.send_multipart([b"x"] * (MOST_FRAMES + 25))
+    dealer.send_multipart([b"y"] * (MOST_FRAMES + 1))
+    dealer.send(b"next")
+    for letter, drains in ((b"x", [False, False, True]), (b"y", [True])):
+        message = receive(router)
+        assert message is not None
+        assert message[1] == [letter] * (MOST_FRAMES + 1)
+        assert [drain(router) for _ in drains] == drains
+    message = receive(router)
+    assert message is not None
+    assert message[1] == [b"next"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from typing import Any
 
@@ -206,6 +207,37 @@ def test_damaged_messages_raise_nothing_but_wire_errors(
 def test_headers_outside_the_limits_are_refused(header: bytes, reason: str) -> None:
     with pytest.raises(wire.WireError, match=reason):
         wire.decode([header])
+
+
+# To print what is nested so deeply takes more stack than there is, and ended the inference thread.
+@pytest.mark.parametrize("field", ["type", "protocol", "server_id", "groups", "name"])
+@pytest.mark.parametrize("depth", [8, 100, 900, 1000, 1023])
+@pytest.mark.parametrize("opening", [b"\x91", b"\x81\xa0"], ids=["list", "map"])
+def test_headers_that_are_nested_deeply_are_refused(
+    field: str, depth: int, opening: bytes
+) -> None:
+    header = {"type": "hello", "protocol": 1, "server_id": 1, "groups": [1], "name": "", field: 0}
+    packed = msgpack.packb(header)
+    head, tail = packed.split(msgpack.packb(field) + b"\x00")
+    with pytest.raises(wire.WireError):
+        wire.decode([head + msgpack.packb(field) + opening * depth + b"\x00" + tail])
+
+
+# Each opening stands for a list or map that would be far larger than the header it is in.
+@pytest.mark.parametrize(
+    "opening",
+    [b"\xdc\x00\x40", b"\xde\x00\x20\xa0", b"\xdc\xff\xff", b"\xdd\x7f\xff\xff\xff",
+     b"\xdf\x7f\xff\xff\xff\xa0", b"\x9f", b"\x8f\xa1a", b"\xdb\x7f\xff\xff\xff"],
+)  # fmt: skip
+def test_a_header_cannot_ask_for_memory(opening: bytes) -> None:
+    header = (b"\x81\xa4type" + opening * 4096)[: wire.MAX_HEADER_BYTES]
+    tracemalloc.start()
+    try:
+        with pytest.raises(wire.WireError):
+            wire.decode([header])
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_message_without_frames_is_refused() -> None:

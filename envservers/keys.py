@@ -1,0 +1,83 @@
+"""The command `seed-keys`: makes and lists the keys by which both sides know each other."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from seed.keys import (
+    PUBLIC_SUFFIX,
+    SECRET_SUFFIX,
+    KeyFileError,
+    KeyPair,
+    read_pair,
+    read_public,
+    write_pair,
+)
+
+EXIT_DONE, EXIT_FAULTY, EXIT_REFUSED = 0, 1, 2
+_DESCRIPTION = """\
+Keys for connections over a network. The learner and each machine, or each fleet, have a pair: the
+secret key (NAME.key) stays where it is used, the public one (NAME.pub) goes to the other side.
+"""
+_EPILOG = """\
+exit codes: 0 done; 1 (list) something is wrong with a key; 2 wrong arguments, or a file that is
+there already or cannot be written
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command with `argv` (by default the process's); returns its exit code."""
+    arguments = _parse(argv)
+    try:
+        if arguments.command == "new":
+            return _new(arguments.path)
+        return _list(arguments.folder)
+    except (KeyFileError, OSError) as error:
+        print(f"seed-keys: {error}", file=sys.stderr)
+        return EXIT_REFUSED
+
+
+def _new(base: Path) -> int:
+    if not base.name or base.suffix in (SECRET_SUFFIX, PUBLIC_SUFFIX):
+        raise KeyFileError(f"{base}: expected a name without {SECRET_SUFFIX} or {PUBLIC_SUFFIX}")
+    secret_path, public_path = write_pair(base, KeyPair.new())
+    print(f"{secret_path}: secret, stays here\n{public_path}: public, for the other side")
+    return EXIT_DONE
+
+
+def _list(folder: Path) -> int:
+    """Prints the keys of a folder, one a line, then what is wrong with them."""
+    complaints: list[str] = []
+    for path in sorted(folder.iterdir()):
+        if path.suffix not in (SECRET_SUFFIX, PUBLIC_SUFFIX):
+            continue
+        secret = path.suffix == SECRET_SUFFIX
+        try:
+            key = read_pair(path).public if secret else read_public(path)
+        except KeyFileError as error:
+            complaints.append(str(error))
+            continue
+        print(f"{key}  {path.stem}  {'secret' if secret else 'public'}")
+    for complaint in complaints:
+        print(f"seed-keys: {complaint}", file=sys.stderr)
+    return EXIT_FAULTY if complaints else EXIT_DONE
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="seed-keys", description=_DESCRIPTION, epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    new = commands.add_parser("new", help="make a pair: PATH.key (mode 0600) and PATH.pub")
+    new.add_argument("path", type=Path, metavar="PATH", help="folder and name, say keys/learner")
+    listing = commands.add_parser("list", help="print the public key of each file in a folder")
+    listing.add_argument("folder", type=Path, metavar="FOLDER")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

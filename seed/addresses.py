@@ -1,0 +1,40 @@
+"""Addresses that the learner's socket may be bound to, and which of them other machines reach."""
+
+from __future__ import annotations
+
+import ipaddress
+
+_LARGEST_PORT = 65_535
+
+
+def is_address(address: str) -> bool:
+    """Whether the text has the form tcp://HOST:PORT or ipc://PATH; the port may be "*"."""
+    scheme, _, rest = address.partition("://")
+    if scheme == "ipc":
+        return bool(rest)
+    host, _, port = rest.rpartition(":")
+    return scheme == "tcp" and bool(host) and _is_port(port)
+
+
+def is_local(address: str) -> bool:
+    """Whether only processes of this machine reach an address; `is_address` must be true of it.
+
+    Names other than localhost count as reachable, whatever they stand for today, and so does
+    every form of number that is no plain IP address.
+    """
+    scheme, _, rest = address.partition("://")
+    if scheme == "ipc":
+        return True
+    host = rest.rpartition(":")[0]
+    if host == "localhost":
+        return True
+    try:
+        if host.startswith("[") and host.endswith("]"):
+            return ipaddress.IPv6Address(host[1:-1]).is_loopback
+        return ipaddress.IPv4Address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_port(port: str) -> bool:
+    return port == "*" or (port.isascii() and port.isdecimal() and int(port) <= _LARGEST_PORT)

@@ -1,0 +1,197 @@
+"""Who may connect to a learner that has keys: an allow-list, and the thread that answers by it.
+
+ZeroMQ asks before any message of a connection is read (CURVE with ZAP). It asks once for each
+connection, so what arrives later is held against the allow-list again (`seed.reception`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import stat
+import threading
+import time
+from pathlib import Path
+
+import zmq
+from zmq.auth import Authenticator
+
+from seed.config import ConfigError, InferenceConfig
+from seed.keys import PUBLIC_SUFFIX, KeyFileError, KeyPair, public_text, read_pair, read_public
+from seed.rates import LimitedLog
+
+log = logging.getLogger(__name__)
+
+_DOMAIN = "seed-rl"
+_POLL_MS = 200
+_REFRESH_S = 1.0
+_LOCAL_NAME = "local"
+
+
+class AllowList:
+    """The public keys that may connect: those of a folder's files, and some that have no file.
+
+    The authenticator's thread refreshes it, others read `names`.
+
+    Attributes:
+        names: What each allowed key is called: its file's name, without the suffix.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Reads the folder once.
+
+        Raises:
+            ConfigError: where the folder or a key in it cannot be read, or anyone may add to it.
+        """
+        self._folder = folder
+        self._without_file: dict[str, str] = {}
+        self._seen: object = None
+        self._log = LimitedLog(log, time.monotonic())
+        try:
+            mode = folder.stat().st_mode
+            self._seen = self._look()
+            self.names = {read_public(path): path.stem for path in self._files()}
+        except (OSError, KeyFileError) as error:
+            raise ConfigError(f"inference.allowed_keys = {str(folder)!r}: {error}") from None
+        if mode & stat.S_IWOTH:
+            raise ConfigError(
+                f"inference.allowed_keys = {str(folder)!r}: everyone on this machine may add keys "
+                f"to it (mode {stat.S_IMODE(mode):04o}): chmod 755 {folder}"
+            )
+
+    def add(self, key: str, name: str) -> None:
+        """Allows a key that has no file, for as long as this process lives."""
+        self._without_file[key] = name
+        self.names = {**self.names, key: name}
+
+    def refresh(self) -> None:
+        """Reads the folder again if it has changed; what cannot be read allows nobody."""
+        seen: object
+        paths: list[Path] = []
+        try:
+            seen = self._look()
+            paths = self._files()
+        except OSError as error:
+            seen = error.errno
+            if seen != self._seen:
+                log.error("inference.allowed_keys: %s; no key in it is allowed now", error)
+        if seen == self._seen:
+            return
+        self._seen = seen
+        names = dict(self._without_file)
+        for path in paths:
+            try:
+                names[read_public(path)] = path.stem
+            except KeyFileError as error:
+                log.warning("inference.allowed_keys: %s; it allows nobody", error)
+        for what, keys in (("allowed", names), ("revoked", self.names)):
+            other = self.names if keys is names else names
+            changed = sorted(name for key, name in keys.items() if key not in other)
+            if changed:
+                log.info("keys %s: %s", what, ", ".join(changed))
+        self.names = names
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        """Whether a key in Z85 may connect; pyzmq's authenticator calls it by this name."""
+        name = self.names.get(key.decode())
+        if name is None:
+            text = f"refused a connection with an unknown key: {key.decode()}"
+            self._log.warn(text, time.monotonic())
+        return name is not None
+
+    def _files(self) -> list[Path]:
+        return sorted(path for path in self._folder.iterdir() if path.suffix == PUBLIC_SUFFIX)
+
+    def _look(self) -> list[tuple[str, int, int, int]]:
+        """What changes when a key is added, removed or replaced."""
+        seen: list[tuple[str, int, int, int]] = []
+        for path in self._files():
+            # A file that goes while it is looked at takes no other key with it.
+            with contextlib.suppress(FileNotFoundError):
+                stats = path.stat()
+                seen.append((path.name, stats.st_mtime_ns, stats.st_size, stats.st_ino))
+        return seen
+
+
+class Authentication:
+    """The learner's key, its allow-list, and the handler that ZeroMQ asks (ZAP).
+
+    The handler has its place from the start, so nobody gets in before the thread serves it, nor
+    after the thread has ended.
+
+    Attributes:
+        context: ZeroMQ's context in which the handler answers; sockets in it are protected.
+        allowed: The allow-list.
+        public_key: The learner's own public key.
+    """
+
+    def __init__(self, pair: KeyPair, allowed: AllowList) -> None:
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.allowed = allowed
+        self.public_key = pair.public
+        self._secret = pair.secret
+        self._handler = Authenticator(self.context)
+        self._handler.configure_curve_callback(_DOMAIN, allowed)
+        self._handler.start()
+
+    def protect(self, socket: zmq.Socket[bytes]) -> None:
+        """Lets only allowed keys connect to a socket of `context` that is about to be bound."""
+        socket.setsockopt(zmq.CURVE_SERVER, 1)
+        socket.setsockopt_string(zmq.CURVE_SECRETKEY, self._secret)
+        socket.setsockopt_string(zmq.ZAP_DOMAIN, _DOMAIN)
+        # Without it, whoever connects while there is no handler would be let in.
+        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+
+    def run(self, stop: threading.Event) -> None:
+        """Answers ZeroMQ and keeps the allow-list fresh until `stop` is set."""
+        loop = asyncio.new_event_loop()
+        next_refresh_s = time.monotonic() + _REFRESH_S
+        try:
+            while not stop.is_set():
+                if self._handler.zap_socket.poll(_POLL_MS):
+                    request = self._handler.zap_socket.recv_multipart()
+                    loop.run_until_complete(self._handler.handle_zap_message(request))
+                if time.monotonic() >= next_refresh_s:
+                    self.allowed.refresh()
+                    next_refresh_s = time.monotonic() + _REFRESH_S
+        finally:
+            self._handler.stop()
+            loop.close()
+
+
+def make_authentication(config: InferenceConfig) -> Authentication | None:
+    """What the keys of a configuration ask for; None where it has none.
+
+    Raises:
+        ConfigError: where a key cannot be used.
+    """
+    if not config.secret_key:
+        return None
+    try:
+        pair = read_pair(Path(config.secret_key))
+    except KeyFileError as error:
+        raise ConfigError(f"inference.secret_key = {config.secret_key!r}: {error}") from None
+    return Authentication(pair, AllowList(Path(config.allowed_keys)))
+
+
+def hand_over(authentication: Authentication) -> tuple[int, int]:
+    """Open files with a new key pair that is allowed, and with the learner's public key.
+
+    They are for local environment servers, which inherit them. Neither is ever on a disk, in an
+    environment variable or on a command line; other users cannot open them.
+    """
+    pair = KeyPair.new()
+    authentication.allowed.add(pair.public, _LOCAL_NAME)
+    return (
+        _file_in_memory("key", pair.secret_text),
+        _file_in_memory("learner-key", public_text(authentication.public_key, "learner")),
+    )
+
+
+def _file_in_memory(name: str, text: str) -> int:
+    descriptor = os.memfd_create(f"seed-rl-{name}")
+    os.fchmod(descriptor, 0o600)
+    os.write(descriptor, text.encode())
+    return descriptor

@@ -1,0 +1,131 @@
+"""CURVE keys in files: what `seed-keys` writes, and both sides of a connection read. No torch here.
+
+A file holds one key, on a line `secret KEY` or `public KEY`; other lines are comments. A public key
+follows from its secret one, so a secret file stands for the pair.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import zmq
+
+SECRET_SUFFIX, PUBLIC_SUFFIX = ".key", ".pub"
+_SECRET_MODE, _PUBLIC_MODE = 0o600, 0o644
+_LONGEST_FILE_BYTES = 4096
+# Z85 has neither blanks nor quotation marks.
+_LINE = re.compile(r"(secret|public) ([0-9A-Za-z.\-:+=^!/*?&<>()\[\]{}@%$#]{40})")
+
+
+class KeyFileError(ValueError):
+    """A key file that cannot be used; its text names the file, what is wrong and the remedy."""
+
+
+@dataclass(frozen=True)
+class KeyPair:
+    """A public key and its secret one, each 40 characters of Z85."""
+
+    public: str
+    secret: str = field(repr=False)
+
+    @staticmethod
+    def new() -> KeyPair:
+        """A pair that nobody has had before."""
+        public, secret = zmq.curve_keypair()
+        return KeyPair(public.decode(), secret.decode())
+
+    @property
+    def secret_text(self) -> str:
+        """What a secret key's file holds."""
+        return f"# Secret key of seed-rl: for its owner's eyes only.\nsecret {self.secret}\n"
+
+
+def public_text(key: str, name: str) -> str:
+    """What a public key's file holds."""
+    return f"# Public key of seed-rl: {name}\npublic {key}\n"
+
+
+def read_pair(path: Path) -> KeyPair:
+    """The pair of the secret key in a file.
+
+    Raises:
+        KeyFileError: where there is none, or where others than the file's owner may read it.
+    """
+    secret = _read(path, "secret")
+    return KeyPair(zmq.curve_public(secret.encode()).decode(), secret)
+
+
+def read_public(path: Path) -> str:
+    """The public key in a file.
+
+    Raises:
+        KeyFileError: where there is none.
+    """
+    return _read(path, "public")
+
+
+def write_pair(base: Path, pair: KeyPair) -> tuple[Path, Path]:
+    """Writes `base`.key and `base`.pub, which must not be there yet; returns the two paths.
+
+    The secret file is its owner's alone from the moment at which it appears.
+
+    Raises:
+        KeyFileError: where a file is there already or cannot be written.
+    """
+    secret_path = base.with_name(base.name + SECRET_SUFFIX)
+    public_path = base.with_name(base.name + PUBLIC_SUFFIX)
+    _create(public_path, public_text(pair.public, base.name), _PUBLIC_MODE)
+    try:
+        _create(secret_path, pair.secret_text, _SECRET_MODE)
+    except KeyFileError:
+        public_path.unlink()
+        raise
+    return secret_path, public_path
+
+
+def _complaint(path: Path, mode: int) -> str:
+    if not mode & (stat.S_IRWXG | stat.S_IRWXO):
+        return ""
+    return f"others than its owner may use it (mode {stat.S_IMODE(mode):04o}): chmod 600 {path}"
+
+
+def _create(path: Path, text: str, mode: int) -> None:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    except FileExistsError:
+        raise KeyFileError(f"{path}: is there already; choose another name, or delete it") from None
+    except OSError as error:
+        raise KeyFileError(f"{path}: cannot be written ({error.strerror})") from None
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise KeyFileError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def _read(path: Path, kind: Literal["secret", "public"]) -> str:
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            text = file.read(_LONGEST_FILE_BYTES).decode(errors="replace")
+    except OSError as error:
+        raise KeyFileError(f"{path}: cannot be read ({error.strerror})") from None
+    found = [match for line in text.splitlines() if (match := _LINE.fullmatch(line.strip()))]
+    if len(found) != 1:
+        raise KeyFileError(f"{path}: expected a {kind} key of seed-keys, found no key there")
+    if found[0][1] != kind:
+        raise KeyFileError(f"{path}: expected a {kind} key, found a {found[0][1]} one")
+    complaint = _complaint(path, mode) if kind == "secret" else ""
+    if complaint:
+        raise KeyFileError(f"{path}: {complaint}")
+    return found[0][2]

@@ -1,0 +1,100 @@
+"""Who gets in: the real commands with real keys."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end import bombs
+from tests.end_to_end.commands import Command, Start, read_metrics, wait_until
+
+CONFIG = "configs/catch_vtrace.toml"
+# Catch has small observations, so that the smallest limit applies.
+_LARGEST_FRAME_BYTES = 65_536
+
+
+class Fleet:
+    """A learner with keys, and environment servers that come to it."""
+
+    def __init__(self, start: Start, folder: Path) -> None:
+        self._start, self._folder = start, folder
+        self.allowed = folder / "allowed"
+        self.allowed.mkdir()
+        for name in ("learner", "good", "leaver", "stranger"):
+            command = [sys.executable, "-m", "envservers.keys", "new", str(folder / name)]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        for name in ("good", "leaver"):
+            (folder / f"{name}.pub").rename(self.allowed / f"{name}.pub")
+
+    def learner(self, *overrides: object) -> tuple[Command, str]:
+        """The learner and its address."""
+        command = self._start(
+            "seed-learner", CONFIG, "--run-dir", self._folder / "run",
+            "--inference.address", "tcp://127.0.0.1:*", "--total-env-frames", 10**9,
+            "--inference.secret-key", self._folder / "learner.key",
+            "--inference.allowed-keys", self.allowed, *overrides,
+        )  # fmt: skip
+        found = re.search(r"tcp://\S+\d", command.wait_for("listening on"))
+        assert found is not None
+        return command, found.group()
+
+    def server(self, address: str, key: str = "", learner_key: str = "learner") -> Command:
+        """An environment server with the key of that name."""
+        keys = ("--key", self._folder / f"{key}.key",
+                "--learner-key", self._folder / f"{learner_key}.pub") if key else ()  # fmt: skip
+        return self._start(
+            "seed-envserver", "--connect", address, "--num-envs", 2, "--name", key or "nobody",
+            "--wait-s", 60, *keys,
+        )  # fmt: skip
+
+    @property
+    def env_frames(self) -> int:
+        lines = read_metrics(self._folder / "run")
+        return int(lines[-1]["env_frames"]) if lines else 0
+
+
+@pytest.fixture
+def fleet(start: Start, tmp_path: Path) -> Fleet:
+    return Fleet(start, tmp_path)
+
+
+def test_only_allowed_keys_take_part(fleet: Fleet) -> None:
+    learner, address = fleet.learner("--local-envservers", 1, "--local.envs-per-server", 2)
+    good, leaver = fleet.server(address, "good"), fleet.server(address, "leaver")
+    nobody, stranger = fleet.server(address), fleet.server(address, "stranger")
+    misled = fleet.server(address, "good", learner_key="stranger")
+    # Those that the learner starts have a key of their own, which is in no file.
+    learner.wait_for("connected with 2 environments and the key 'local'")
+    learner.wait_for("good connected with 2 environments and the key 'good'")
+    learner.wait_for("leaver connected")
+    for denied, words in ((nobody, "give --key and --learner-key"), (stranger, "does not allow")):
+        assert denied.wait(60) == 76, denied.text
+        assert words in denied.text
+    misled.wait_for("what answers there is not the owner of --learner-key")
+    # Revoked while it is connected, and when it comes again.
+    (fleet.allowed / "leaver.pub").unlink()
+    leaver.wait_for("the key is not allowed any more")
+    learner.wait_for("keys revoked: leaver")
+    assert fleet.server(address, "leaver").wait(60) == 76
+    before = fleet.env_frames
+    wait_until(lambda: fleet.env_frames > before, 30)
+    assert good.process.poll() is None
+    assert "stranger connected" not in learner.text
+    assert "nobody connected" not in learner.text
+    assert "refused a message" not in learner.text
+
+
+def test_strangers_cost_the_learner_no_memory(fleet: Fleet) -> None:
+    """Bombs from connections without an allowed key, then a good server."""
+    learner, address = fleet.learner("--local-envservers", 0)
+    before_mib = bombs.peak_mib(learner.process.pid)
+    for bomb in bombs.bombs(_LARGEST_FRAME_BYTES).values():
+        bombs.throw(address, bomb, connections=4, most_bytes=8 * 2**20)
+    assert bombs.peak_mib(learner.process.pid) - before_mib <= 16
+    fleet.server(address, "good")
+    wait_until(lambda: fleet.env_frames > 0, 60)
+    assert "refused a message" not in learner.text

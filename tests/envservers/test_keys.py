@@ -1,0 +1,62 @@
+"""The command `seed-keys`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from envservers.keys import main
+from seed.keys import read_pair
+
+
+def test_makes_a_pair_and_lists_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["new", str(tmp_path / "worker")]) == 0
+    assert "worker.key: secret" in capsys.readouterr().out
+    (tmp_path / "notes.txt").write_text("no key")
+    assert main(["list", str(tmp_path)]) == 0
+    pair = read_pair(tmp_path / "worker.key")
+    out = capsys.readouterr().out
+    assert out == f"{pair.public}  worker  secret\n{pair.public}  worker  public\n"
+    assert pair.secret not in out
+
+
+def test_refuses_to_overwrite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["new", str(tmp_path / "worker")]) == 0
+    before = (tmp_path / "worker.key").read_bytes()
+    assert main(["new", str(tmp_path / "worker")]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert (tmp_path / "worker.key").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["worker.key", "worker.pub", "", "no/such/folder"])
+def test_refuses_names_that_cannot_be(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["new", name]) == 2
+    assert capsys.readouterr().err.startswith("seed-keys: ")
+    assert not list(tmp_path.iterdir())
+
+
+def test_says_what_is_wrong_with_the_keys_of_a_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("good", "open"):
+        main(["new", str(tmp_path / name)])
+    (tmp_path / "open.key").chmod(0o644)
+    (tmp_path / "torn.pub").write_text("public abc")
+    capsys.readouterr()
+    assert main(["list", str(tmp_path)]) == 1
+    out, err = capsys.readouterr()
+    assert out.count("good") == 2
+    assert f"chmod 600 {tmp_path / 'open.key'}" in err
+    assert "torn.pub: expected a public key" in err
+    assert main(["list", str(tmp_path / "nowhere")]) == 2
+
+
+def test_needs_no_torch() -> None:
+    code = "import sys, envservers.keys\nsys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

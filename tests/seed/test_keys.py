@@ -1,0 +1,126 @@
+"""Keys in files: whole, fenced off from other users, and never mistaken for one another."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from seed.keys import KeyFileError, KeyPair, public_text, read_pair, read_public, write_pair
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    pair = KeyPair.new()
+    secret, public = write_pair(tmp_path / "worker.1", pair)
+    assert (secret.name, public.name) == ("worker.1.key", "worker.1.pub")
+    assert read_pair(secret) == pair
+    assert read_public(public) == pair.public
+    assert pair.secret not in public.read_text()
+    assert pair != KeyPair.new()
+
+
+def test_a_secret_is_not_shown() -> None:
+    pair = KeyPair.new()
+    assert pair.secret not in repr(pair)
+
+
+def test_a_secret_is_its_owners_alone(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        secret, public = write_pair(tmp_path / "a", KeyPair.new())
+    finally:
+        os.umask(before)
+    assert (mode(secret), mode(public)) == (0o600, 0o644)
+
+
+# Else somebody could have opened it in between.
+def test_a_secret_has_its_mode_from_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[tuple[str, bool, int]] = []
+
+    def watched(path: Path, flags: int, wanted: int = 0o777) -> int:
+        descriptor = real(path, flags, wanted)
+        opened.append((Path(path).suffix, flags & os.O_EXCL > 0, mode(Path(path))))
+        return descriptor
+
+    real = os.open
+    monkeypatch.setattr(os, "open", watched)
+    write_pair(tmp_path / "a", KeyPair.new())
+    assert opened == [(".pub", True, 0o644), (".key", True, 0o600)]
+
+
+@pytest.mark.parametrize("bits", [0o640, 0o604, 0o620, 0o602, 0o610, 0o644])
+def test_a_secret_that_others_can_use_is_refused(tmp_path: Path, bits: int) -> None:
+    secret, _ = write_pair(tmp_path / "a", KeyPair.new())
+    secret.chmod(bits)
+    with pytest.raises(KeyFileError, match=rf"mode {bits:04o}\): chmod 600 {secret}"):
+        read_pair(secret)
+    secret.chmod(0o400)
+    read_pair(secret)
+
+
+@pytest.mark.parametrize("there", ["a.key", "a.pub"])
+def test_nothing_is_overwritten(tmp_path: Path, there: str) -> None:
+    (tmp_path / there).write_text("mine")
+    with pytest.raises(KeyFileError, match="is there already"):
+        write_pair(tmp_path / "a", KeyPair.new())
+    assert [path.name for path in tmp_path.iterdir()] == [there]
+    assert (tmp_path / there).read_text() == "mine"
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(KeyFileError, match=r"no/a\.pub: cannot be written"):
+        write_pair(tmp_path / "no" / "a", KeyPair.new())
+
+
+# Whoever puts a secret where public keys belong has given it away, and must hear of it.
+def test_one_kind_is_no_other(tmp_path: Path) -> None:
+    secret, public = write_pair(tmp_path / "a", KeyPair.new())
+    public.chmod(0o600)
+    with pytest.raises(KeyFileError, match="expected a public key, found a secret one"):
+        read_public(secret)
+    with pytest.raises(KeyFileError, match="expected a secret key, found a public one"):
+        read_pair(public)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"# nothing\n",
+        b"public " + b"a" * 39,
+        b"public " + b"a" * 41,
+        b"public " + b'"' * 40,
+        b"a" * 40,
+        b"\xff\xfe" * 100,
+        (public_text(KeyPair.new().public, "a") + public_text(KeyPair.new().public, "b")).encode(),
+    ],
+    ids=range(8),
+)
+def test_what_is_no_key_is_refused(tmp_path: Path, text: bytes) -> None:
+    path = tmp_path / "a.pub"
+    path.write_bytes(text)
+    with pytest.raises(KeyFileError, match="found no key there"):
+        read_public(path)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(KeyFileError, match=r"a\.pub: cannot be read"):
+        read_public(tmp_path / "a.pub")
+    with pytest.raises(KeyFileError, match="cannot be read"):
+        read_public(tmp_path)
+
+
+# Z85 begins with any of its characters, that of comments included.
+def test_any_key_is_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "a.pub"
+    key = "#" * 20 + ".-:+=^!/*?&<>()[]{}@%$#"[:20]
+    path.write_text(public_text(key, "a"))
+    assert read_public(path) == key
