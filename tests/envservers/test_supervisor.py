@@ -42,7 +42,9 @@ class Supervised:
         log.touch()
         self.log = log
         command = [sys.executable, "-c", PROGRAM, str(log), code, str(jitter)]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
 
     def lines(self) -> list[str]:
         return [line for line in self.log.read_text().splitlines() if line[0] != " "]
@@ -170,6 +172,16 @@ def test_a_request_to_stop_is_passed_on(run: Run, number: int) -> None:
     assert code == 0
     assert "Traceback" not in errors
     assert not is_alive(pid)
+
+
+def test_ctrl_c_while_it_starts_leaves_no_traceback(run: Run) -> None:
+    # A terminal sends it to both processes, of which one knows nothing of signals yet.
+    supervised = run(SLEEP)
+    supervised.wait_until_ready()
+    os.killpg(supervised.process.pid, signal.SIGINT)
+    code, errors = supervised.end()
+    assert code == 0
+    assert "Traceback" not in errors
 
 
 def test_a_second_request_does_not_wait_for_anything(run: Run) -> None:
