@@ -17,6 +17,8 @@ PROGRAM = """
 import os, signal, sys, time
 from envservers import supervisor
 supervisor.jitter = lambda: float(sys.argv[3])
+# As in a terminal, also where the tests run in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def work(supervision):
     log = open(sys.argv[1], "a", buffering=1)
