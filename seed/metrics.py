@@ -78,6 +78,8 @@ class Window:
             "inference_latency_p99_ms": _percentile(latencies_ms, 99),
             # A pause that began before this line's time is counted in full.
             "inference_paused_share": min(paused_s / elapsed_s, 1.0),
+            "updates_skipped": learner.updates_skipped,
+            "checkpoints_failed": learner.checkpoints_failed,
             "learner_utilisation": busy_s / (busy_s + waited_s) if updates else None,
             "queue_length": store.num_ready,
             "num_envs": inference.num_envs,

@@ -41,8 +41,9 @@ def close(
         phases=SimpleNamespace(seconds=acting or {}),
     )  # fmt: skip
     learner: Any = SimpleNamespace(
-        records=put(learned or []), phases=SimpleNamespace(seconds=learning or {})
-    )
+        records=put(learned or []), phases=SimpleNamespace(seconds=learning or {}),
+        updates_skipped=4, checkpoints_failed=1,
+    )  # fmt: skip
     store: Any = SimpleNamespace(num_ready=5, rows_dropped=3)
     return window.close(progress, inference, learner, store)
 
