@@ -135,7 +135,7 @@ def _write(
         _write_file(folder / part, content)
         sign()
     _sync(folder)
-    if _read_manifest(folder) != digests:
+    if (folder / MANIFEST).read_bytes() != contents[MANIFEST]:
         raise CheckpointError(f"{folder / MANIFEST}: not as it was written")
     for part in (TENSORS, STATE):
         _check(folder, part)
