@@ -3,20 +3,21 @@
 At the limit libzmq fails to accept a connection, and tries again at once, and again: a core spins,
 the environment server waits without a word, and the next checkpoint cannot open its files. So the
 limit is raised as far as it goes, looked at before there is a run, and kept at a distance: near it
-the listener is closed until there is room again.
+nobody else is let in until there is room again.
 """
 
 from __future__ import annotations
 
-import errno
+import contextlib
+import ctypes
 import logging
 import math
 import os
 import resource
+import socket
+import struct
 import time
 from pathlib import Path
-
-import zmq
 
 from seed.config import ConfigError
 
@@ -29,6 +30,11 @@ _FEWEST = 256
 _OWN = 64
 _OPEN_FILES = Path("/proc/self/fd")
 _LOG_INTERVAL_S = 60.0
+_FAR_CHECK_S, _NEAR_CHECK_S = 1.0, 0.2
+_TCP = (socket.AF_INET, socket.AF_INET6)
+# From Linux's asm-generic/socket.h, and linux/filter.h: one instruction, BPF_RET | BPF_K, 0.
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
+_RETURN_NOTHING = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
 
 
 def raise_limit(servers: int) -> int:
@@ -60,69 +66,87 @@ def connections_within(limit: int) -> int:
     return limit - _OWN
 
 
-def count_open_files() -> int | None:
-    """Files that this process has open; None where the system does not say.
-
-    Where there is none left to look with, that is as many as there may be.
-    """
+def count_open_files() -> int:
+    """Files that this process has open, by /proc; where none is left to look with, the limit."""
     try:
         return len(os.listdir(_OPEN_FILES))
-    except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        return None
+    except OSError:
+        return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 class Listener:
-    """Closes a socket's listener while the process has hardly any file left to open.
+    """Lets no connection in while the process has few files left to open. Linux and TCP only.
 
-    Connections that stand are not touched. Environment servers that come meanwhile find nobody
-    listening; they say so and try again, as if the learner were not there yet.
+    Connections that stand go on: to unbind the socket would end all of them. A filter in the kernel
+    drops what would open another one, so that an environment server finds nobody answering, says so
+    and tries again, as if the learner were not there yet.
 
     Owned by the thread that owns the socket.
     """
 
-    def __init__(
-        self,
-        socket: zmq.Socket[bytes],
-        limit: int | None = None,
-    ) -> None:
-        """The socket is bound already, to one address.
-
-        Args:
-            socket: Whose listener it is.
-            limit: Open files at most; without it the process's limit.
-        """
-        self._socket = socket
-        self._endpoint = socket.get_string(zmq.LAST_ENDPOINT)
-        self._limit = limit or resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._next_log_s = -math.inf
-        self.listening = True
+    def __init__(self, endpoint: str) -> None:
+        """A socket of this process is bound there: tcp://HOST:PORT, or any other address."""
+        self._endpoint = endpoint
+        self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._listening_socket = _find_listening(endpoint)
+        self._next_check_s = self._next_log_s = -math.inf
+        self.closed = False
 
     def check(self) -> None:
-        """Closes or opens the listener; to be called about once a second."""
-        count = count_open_files()
-        if count is None:
+        """Closes or opens; cheap enough to be called a few hundred times a second."""
+        now_s = time.monotonic()
+        if self._listening_socket is None or now_s < self._next_check_s:
             return
+        count = count_open_files()
         left = self._limit - count
-        if self.listening and left < _OWN // 2:
-            self._socket.unbind(self._endpoint)
-            self.listening = False
-        elif not self.listening and left >= _OWN:
-            self._open()
-        if not self.listening and time.monotonic() >= self._next_log_s:
-            self._next_log_s = time.monotonic() + _LOG_INTERVAL_S
+        # Looking takes longer with more of them, and is of no use while there are few.
+        self._next_check_s = now_s + (_NEAR_CHECK_S if left < self._limit / 2 else _FAR_CHECK_S)
+        # More may have come by the next time, or wait to be accepted already.
+        if not self.closed and left < self._limit / 4:
+            self._set(_SO_ATTACH_FILTER, _drop_all())
+            self.closed = True
+        elif self.closed and left > self._limit / 3:
+            self._set(_SO_DETACH_FILTER, 0)
+            self.closed = False
+            log.info("%s: environment servers can connect again", self._endpoint)
+        if self.closed and now_s >= self._next_log_s:
+            self._next_log_s = now_s + _LOG_INTERVAL_S
             log.error(
-                "%d of %d files are open: no more environment servers can connect to %s; raise "
-                "`ulimit -n`, or start fewer",
-                count, self._limit, self._endpoint,
+                "%s: no more environment servers can connect, as %d files are open of the %d that "
+                "`ulimit -n` allows; raise it, or start fewer servers",
+                self._endpoint, count, self._limit,
             )  # fmt: skip
 
-    def _open(self) -> None:
+    def _set(self, option: int, value: int | bytes) -> None:
+        assert self._listening_socket is not None
         try:
-            self._socket.bind(self._endpoint)
-        except zmq.ZMQError as error:
-            log.warning("%s: cannot listen again yet (%s)", self._endpoint, error)
-            return
-        self.listening = True
-        log.info("listening on %s again", self._endpoint)
+            self._listening_socket.setsockopt(socket.SOL_SOCKET, option, value)
+        except OSError as error:
+            # A sandbox's kernel may have none. The log still says what is going on.
+            log.warning("%s: the system does not filter connections (%s)", self._endpoint, error)
+
+    def close(self) -> None:
+        """Lets go of the socket."""
+        if self._listening_socket is not None:
+            self._listening_socket.close()
+
+
+def _find_listening(endpoint: str) -> socket.socket | None:
+    """This process's socket that listens at the endpoint, as another handle; None for no TCP."""
+    port = endpoint.rpartition(":")[2]
+    if not (endpoint.startswith("tcp://") and port.isdigit() and _OPEN_FILES.exists()):
+        return None
+    for name in os.listdir(_OPEN_FILES):
+        # Some are gone by now: that of the listing itself, for one.
+        with contextlib.suppress(OSError):
+            found = socket.socket(fileno=os.dup(int(name)))
+            listens = found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            if listens and found.family in _TCP and found.getsockname()[1] == int(port):
+                return found
+            found.close()
+    return None
+
+
+def _drop_all() -> bytes:
+    """The kernel's `struct sock_fprog` for a program that takes no byte of any packet."""
+    return struct.pack("HP", 1, ctypes.addressof(_RETURN_NOTHING))

@@ -40,11 +40,11 @@ def _after_some_updates(stall: Callable[[], object]) -> None:
 
 
 def sync_slowly() -> None:
-    """Every file takes a second to reach the disk."""
+    """Every file takes half a second to reach the disk."""
     sync = os.fsync
 
     def sync_later(descriptor: int) -> None:
-        time.sleep(1.0)
+        time.sleep(0.5)
         sync(descriptor)
 
     os.fsync = sync_later  # type: ignore[assignment]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -36,9 +37,9 @@ class Shim:
         for name in CALLS:
             monkeypatch.setattr(os, name, self._wrap(name, getattr(os, name)))
         # The dead delete nothing either.
-        rmtree = checkpoint.shutil.rmtree
+        rmtree = shutil.rmtree
         monkeypatch.setattr(
-            checkpoint.shutil, "rmtree", lambda *a, **k: None if self._dead else rmtree(*a, **k)
+            shutil, "rmtree", lambda *a, **k: None if self._dead else rmtree(*a, **k)
         )
 
     def _wrap(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import faulthandler
+import os
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,7 +30,7 @@ class Bench:
         for thread, name in zip(self.threads, ("inference", "learner"), strict=True):
             thread.name = name
             thread.start()
-        monkeypatch.setattr(watchdog.time, "monotonic", lambda: self.now_s)
+        monkeypatch.setattr(time, "monotonic", lambda: self.now_s)
         monkeypatch.setattr(faulthandler, "dump_traceback_later", self._arm)
         monkeypatch.setattr(faulthandler, "cancel_dump_traceback_later", self._cancel)
         watched = dict(zip(self.threads, self.phases, strict=True))
@@ -130,7 +132,7 @@ def test_giving_up_prints_stacks_cleans_up_and_leaves(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     order: list[object] = []
-    monkeypatch.setattr(watchdog.os, "_exit", order.append)
+    monkeypatch.setattr(os, "_exit", order.append)
     watchdog.exit_with_stacks("it hangs", lambda: order.append("clean"))
     assert order == ["clean", 1]
     printed = capfd.readouterr().err
@@ -144,7 +146,7 @@ def test_it_leaves_even_where_it_cannot_clean_up(monkeypatch: pytest.MonkeyPatch
     def fail() -> None:
         raise OSError("no such process")
 
-    monkeypatch.setattr(watchdog.os, "_exit", left.append)
+    monkeypatch.setattr(os, "_exit", left.append)
     with pytest.raises(OSError, match="no such process"):
         watchdog.exit_with_stacks("it hangs", fail)
     assert left == [1]
