@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -232,3 +233,15 @@ def test_a_disk_that_takes_no_more(tmp_path: Path) -> None:
     lines = result.stdout.splitlines()
     assert ["could not be written" in line for line in lines] == [True, True, False]
     assert lines[2] == "['frames-4']"
+
+
+# `python -m tests.seed.killed_saves FOLDER 1000` does it more often.
+def test_kills_at_random_tear_nothing_that_is_believed(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.seed.killed_saves", str(tmp_path / "c"), "30"]
+    result = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+    )
+    figures = json.loads(result.stdout)
+    assert (figures["believed"], figures["lost"]) == (0, 0)
+    assert figures["torn"] > 3, "some of the kills came during a save"
+    assert figures["saved"] > 5
