@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import resource
 import socket
 import subprocess
@@ -13,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from seed import file_limits
 from seed.config import ConfigError
 from seed.file_limits import Listener, connections_within, count_open_files, raise_limit
 
@@ -69,7 +69,7 @@ def test_open_files_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(path: Any) -> Any:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(file_limits.os, "listdir", fail)
+    monkeypatch.setattr(os, "listdir", fail)
     assert count_open_files() == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
@@ -84,7 +84,7 @@ def test_without_a_listener_there_is_nothing_to_check(endpoint: str) -> None:
 PROGRAM = """
 import json, resource, sys, time
 import zmq
-from seed import file_limits
+
 from seed.file_limits import Listener, count_open_files
 
 resource.setrlimit(resource.RLIMIT_NOFILE, (400, 400))
