@@ -84,7 +84,7 @@ def test_without_a_listener_there_is_nothing_to_check(endpoint: str) -> None:
 PROGRAM = """
 import json, resource, sys, time
 import zmq
-
+from seed import file_limits
 from seed.file_limits import Listener, count_open_files
 
 resource.setrlimit(resource.RLIMIT_NOFILE, (400, 400))
