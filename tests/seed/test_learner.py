@@ -324,7 +324,7 @@ def test_weights_that_break_by_finite_gradients_are_noticed(
 ) -> None:
     monkeypatch.setattr("seed.learner._CHECK_WEIGHTS_EVERY_UPDATES", 1)
     setup = Setup(tmp_path, total(make_config(learning_rate=math.inf), 100))
-    setup.feed([1.0])
+    setup.feed([1.0] * 12)
     with pytest.raises(Diverged, match=r"agent\.weight"):
         run(setup)
     assert setup.learner.learner_steps == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import logging
 import signal
@@ -343,3 +344,33 @@ def test_servers_that_keep_failing_stop_the_run(tmp_path: Path) -> None:
     with pytest.raises(LocalServerError, match="no such game"):
         ending.supervise()
     assert ending.farewells == ["the learner failed"]
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_learner_that_stalls_is_given_up_even_while_it_is_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: bool
+) -> None:
+    released = threading.Event()
+    reasons: list[str] = []
+
+    def give_up(reason: str, clean_up: Callable[[], None]) -> None:
+        reasons.append(reason)
+        clean_up()
+        ending.signals.asked = True
+        released.set()
+
+    def learn(stop: threading.Event) -> None:
+        ending.signals.asked = asked
+        released.wait(20)
+
+    monkeypatch.setattr(main, "exit_with_stacks", give_up)
+    # Its timer would end this process, were it only slow.
+    monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda *_, **__: None)
+    ending = Ending(tmp_path / "run", learn)
+    stopped: list[float] = []
+    ending.servers.stop = stopped.append
+    ending.run.config = replace(ending.run.config, watchdog_s=1.0)
+    ending.inference.run = lambda stop, farewell: None
+    ending.supervise()
+    assert reasons[0].startswith("the learner thread has made no sign of life for 1 s")
+    assert stopped[0] == 0.0
