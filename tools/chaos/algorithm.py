@@ -7,8 +7,9 @@ process; whoever reads the metrics adds up the processes of a run.
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
-from collections import Counter
+from collections import defaultdict
 
 import torch
 from torch import Tensor
@@ -20,16 +21,19 @@ from seed.contract import Acted, Fleet, LossResult
 from seed.rows import Rows, Unroll
 from seed.wire import SpaceSpec
 from tools.chaos.checking import Ends, find_wrong
-from tools.chaos.marks import HISTORY, MADE_US, NUM_MARKS, REWARD, SERVER_SHIFT
+from tools.chaos.marks import (
+    ENV_SHIFT,
+    HISTORY,
+    MADE_US,
+    NUM_MARKS,
+    REWARD,
+    SERVER_SHIFT,
+    WRONG,
+)
 
-__all__ = ["DATA_SOURCE", "WRONG", "Config", "act", "loss", "make_agent"]
-
-WRONG = "wrong unroll of environment server "
-"""The learner's log has a line with this for each wrong unroll, followed by the server's number."""
+__all__ = ["DATA_SOURCE", "Config", "act", "loss", "make_agent"]
 
 log = logging.getLogger(__name__)
-_ends = Ends()
-_counts: Counter[str] = Counter()
 
 
 def make_agent(
@@ -56,39 +60,65 @@ def act(
 def loss(agent: ActorCritic, target: None, unroll: Unroll, config: Config) -> LossResult:
     """V-trace's loss; its metrics say what was checked, and how new each server's rows are.
 
-    `made_s_server_K` is when row 0 of the newest unroll of environment server K was made, in
-    seconds since the measurement's start, and `unrolls_server_K` how many of its unrolls there
-    were.
+    `unrolls_checked` and `unrolls_wrong` count all, `unrolls_server_K` those of environment server
+    K. Of its environments, `envs_server_K` have been seen; each has given an unroll since
+    `made_s_server_K`, in seconds since the measurement's start.
     """
     marks = unroll.rows.observations[..., :NUM_MARKS]  # [T + 1, B, marks] int64
-    wrong = find_wrong(unroll, marks, marks[..., REWARD])
-    wrong["it overlaps the one before"] = _ends.find_overlapping(marks)
-    _report(wrong, marks)
-    result = vtrace.loss(
-        agent, target, dataclasses.replace(unroll, rows=_unmarked(unroll.rows)), config
-    )
-    return result._replace(metrics=result.metrics | _count(wrong, marks))
+    metrics = _checks.check(unroll, marks)
+    unmarked = dataclasses.replace(unroll, rows=_unmarked(unroll.rows))
+    result = vtrace.loss(agent, target, unmarked, config)
+    figures = {name: torch.tensor(value) for name, value in metrics.items()}
+    return result._replace(metrics=result.metrics | figures)
 
 
 def _unmarked(rows: Rows) -> Rows:
     return dataclasses.replace(rows, observations=rows.observations[..., NUM_MARKS:].float())
 
 
-def _report(wrong: dict[str, Tensor], marks: Tensor) -> None:
-    for what, which in wrong.items():
-        for b in which.nonzero()[:, 0].tolist():
-            servers = (marks[:, b, HISTORY] >> SERVER_SHIFT).tolist()
-            log.error("%s%d: %s; its marks: %s", WRONG, servers[0], what, marks[:, b].tolist())
+class Checks:
+    """Checks unrolls, logs wrong ones and keeps the counts."""
+
+    def __init__(self) -> None:
+        """Nothing checked yet."""
+        self._ends = Ends()
+        self._checked = self._wrong = 0
+        self._unrolls: defaultdict[int, int] = defaultdict(int)
+        # By server and environment, when row 0 of its newest unroll was made.
+        self._made_s: defaultdict[int, dict[int, float]] = defaultdict(dict)
+
+    def check(self, unroll: Unroll, marks: Tensor) -> dict[str, float]:
+        """Checks a batch; all figures so far, by name."""
+        wrong = find_wrong(unroll, marks, marks[..., REWARD])
+        wrong["it overlaps the one before"] = self._ends.find_overlapping(marks)
+        for b in torch.stack(list(wrong.values())).any(0).nonzero()[:, 0].tolist():
+            self._wrong += 1
+            _report([what for what, which in wrong.items() if which[b]], marks[:, b])
+        self._checked += marks.shape[1]
+        for history, made_us in marks[0][:, [HISTORY, MADE_US]].tolist():
+            server = history >> SERVER_SHIFT
+            self._unrolls[server] += 1
+            self._made_s[server][history >> ENV_SHIFT] = made_us / 1e6
+        return self._figures()
+
+    def _figures(self) -> dict[str, float]:
+        figures: dict[str, float] = {"unrolls_checked": self._checked, "unrolls_wrong": self._wrong}
+        for server, made_s in self._made_s.items():
+            figures[f"unrolls_server_{server}"] = self._unrolls[server]
+            figures[f"envs_server_{server}"] = len(made_s)
+            figures[f"made_s_server_{server}"] = min(made_s.values())
+        return figures
 
 
-def _count(wrong: dict[str, Tensor], marks: Tensor) -> dict[str, Tensor]:
-    """Adds these unrolls to the counts; all metrics. `[]` each."""
-    servers = marks[0, :, HISTORY] >> SERVER_SHIFT  # [B] int64
-    _counts["unrolls_checked"] += len(servers)
-    _counts["unrolls_wrong"] += int(torch.stack(list(wrong.values())).any(0).sum())
-    metrics = {}
-    for server in servers.unique().tolist():
-        mine = servers == server
-        _counts[f"unrolls_server_{server}"] += int(mine.sum())
-        metrics[f"made_s_server_{server}"] = marks[0, mine, MADE_US].max() / 1e6
-    return metrics | {name: torch.tensor(float(count)) for name, count in _counts.items()}
+def _report(what: list[str], marks: Tensor) -> None:
+    """Logs a wrong unroll's server, as most of its rows have it, and all of its marks."""
+    text = {
+        "server": int((marks[:, HISTORY] >> SERVER_SHIFT).mode().values),
+        "made_s": float(marks[:, MADE_US].median()) / 1e6,
+        "what": what,
+        "marks": marks.tolist(),
+    }
+    log.error("%s%s", WRONG, json.dumps(text))
+
+
+_checks = Checks()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import secrets
 import time
@@ -15,6 +16,7 @@ from gymnasium.vector.utils import batch_space
 from envservers.groups import Array
 from envservers.tasks.catch import Catch
 from tools.chaos.marks import (
+    ENV_SHIFT,
     EPISODE_ROW,
     HISTORY,
     LED_HERE,
@@ -25,6 +27,9 @@ from tools.chaos.marks import (
     SERVER_SHIFT,
     SERVER_VARIABLE,
 )
+
+# Numbers the environments of this process.
+_numbers = itertools.count()
 
 
 def make(num_envs: int, start_us: int = 0) -> MarkedCatch:
@@ -56,7 +61,10 @@ class MarkedCatch(VectorEnv[Array, Array, Array]):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = self._catch.action_space
         self._start_us = start_us
-        self._server = int(os.environ.get(SERVER_VARIABLE, "0"))
+        server = int(os.environ.get(SERVER_VARIABLE, "0"))
+        self._names = [
+            server << SERVER_SHIFT | next(_numbers) << ENV_SHIFT for _ in range(num_envs)
+        ]
         self._marks = np.zeros((num_envs, NUM_MARKS), np.int64)
         self._ended = np.zeros(num_envs, np.bool_)
 
@@ -65,10 +73,7 @@ class MarkedCatch(VectorEnv[Array, Array, Array]):
     ) -> tuple[Array, dict[str, Any]]:
         """Starts every board anew, each in a new history."""
         boards, _ = self._catch.reset(seed=seed)
-        self._marks[:, HISTORY] = [
-            self._server << SERVER_SHIFT | secrets.randbits(SERVER_SHIFT)
-            for _ in range(self.num_envs)
-        ]
+        self._marks[:, HISTORY] = [name | secrets.randbits(ENV_SHIFT) for name in self._names]
         self._marks[:, ROW] = 0
         everywhere = np.ones(self.num_envs, np.bool_)
         self._ended = ~everywhere

@@ -39,7 +39,7 @@ class Link:
     Attributes:
         port: Where the environment server connects.
         recorded: The newest whole messages to the learner, over all connections.
-        bytes_flipped: By `corrupt`, so far.
+        flipped_s: When `corrupt` flipped a bit, by the monotonic clock.
         noticed_s: Seconds from each `half_open` until the end that was left alone closed its
             connection, too.
     """
@@ -48,7 +48,7 @@ class Link:
         """A link to the learner at this address; it listens from `open` on."""
         self.port = 0
         self.recorded: deque[bytes] = deque(maxlen=_RECORDED_MESSAGES)
-        self.bytes_flipped = 0
+        self.flipped_s: list[float] = []
         self.noticed_s: list[float] = []
         self._learner = (host, port)
         self._pairs: set[_Pair] = set()
@@ -119,7 +119,7 @@ class Link:
             await asyncio.sleep(self._delay_s)
         if data and self._to_flip[sender]:
             self._to_flip[sender] -= 1
-            self.bytes_flipped += 1
+            self.flipped_s.append(time.monotonic())
             at = int(self._flip_at * len(data))
             data = data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :]
         return data

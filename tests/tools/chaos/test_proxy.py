@@ -112,7 +112,7 @@ def test_one_bit_is_flipped(ends: Ends) -> None:
     assert head == b"head"
     assert len(body) == 1000
     assert sorted(body)[-2:] == [0, 0x10]
-    assert ends.link.bytes_flipped == 1
+    assert len(ends.link.flipped_s) == 1
     assert ends.ask(b"after") == [b"after"]
 
 
