@@ -1,4 +1,4 @@
-"""Trains Catch while killing, stopping, cutting off, slowing down and corrupting; says what came of it.
+"""Trains Catch while killing, stopping, cutting off and corrupting; says what came of it.
 
     python -m tools.chaos --minutes 10 --faults-per-minute 6
 
