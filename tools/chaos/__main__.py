@@ -102,7 +102,7 @@ def _disturb(setup: Setup, arguments: argparse.Namespace, processes: Processes) 
             longest_s=arguments.longest_s, seed=arguments.seed,
         )  # fmt: skip
         try:
-            chaos.run(60 * arguments.minutes)
+            chaos.run(60 * arguments.minutes, arguments.faults)
             exit_code = training.stop_learner()
         finally:
             training.wake_all()
@@ -158,6 +158,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--minutes", type=positive_seconds, default=2.0, help="time in which faults begin")
     add("--faults-per-minute", type=positive_seconds, default=6.0, help="mean rate of faults")
+    add("--faults", type=positive, help="end after so many, each kind as often as the others")
     add("--longest-s", type=positive_seconds, default=30.0,
         help="longest duration of a fault that lasts; short ones are as frequent")  # fmt: skip
     add("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), metavar="KIND",

@@ -53,8 +53,10 @@ class Chaos:
         self._deck: list[str] = []
         self._open: list[Fault] = []
 
-    def run(self, seconds: float) -> None:
+    def run(self, seconds: float, most_faults: int | None = None) -> None:
         """Begins faults for so long, then waits until the last has been recovered from.
+
+        It ends earlier once there have been `most_faults`, where that is given.
 
         Raises:
             Unready: where the training has not begun after a minute.
@@ -66,9 +68,10 @@ class Chaos:
             self._training.look()
             self._settle()
             now_s = self._training.now_s()
-            if now_s >= end_s and not self._open:
+            over = now_s >= end_s or len(self.faults) == most_faults
+            if over and not self._open:
                 return
-            if due_s <= now_s < end_s and self._begin():
+            if not over and now_s >= due_s and self._begin():
                 due_s += self._chance.expovariate(self._per_s)
             time.sleep(_LOOK_INTERVAL_S)
 

@@ -133,7 +133,7 @@ def _replay(training: Training, server: Server, chance: random.Random) -> None:
     """Old messages of this environment server's link and of another one's."""
     other = chance.choice(training.servers)
     for link in (server.link, other.link):
-        old = training.call(partial(list, link.recorded))
+        old: list[bytes] = training.call(partial(list, link.recorded))
         chosen = chance.sample(old, min(len(old), _MESSAGES_INJECTED))
         training.call(partial(server.link.inject, chosen))
 
