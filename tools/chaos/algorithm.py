@@ -90,12 +90,15 @@ class Checks:
     def check(self, unroll: Unroll, marks: Tensor) -> dict[str, float]:
         """Checks a batch; all figures so far, by name."""
         wrong = find_wrong(unroll, marks, marks[..., REWARD])
-        wrong["it overlaps the one before"] = self._ends.find_overlapping(marks)
+        well_formed = ~torch.stack(list(wrong.values())).any(0)  # [B] bool
+        wrong["it overlaps the one before"] = self._ends.find_overlapping(marks, well_formed)
         for b in torch.stack(list(wrong.values())).any(0).nonzero()[:, 0].tolist():
             self._wrong += 1
             _report([what for what, which in wrong.items() if which[b]], marks[:, b])
         self._checked += marks.shape[1]
-        for history, made_us in marks[0][:, [HISTORY, MADE_US]].tolist():
+        # A flipped bit may have spoiled a row's history, hardly those of most rows.
+        histories = marks[..., HISTORY].mode(0).values.tolist()
+        for history, made_us in zip(histories, marks[0, :, MADE_US].tolist(), strict=True):
             server = history >> SERVER_SHIFT
             self._unrolls[server] += 1
             self._made_s[server][history >> ENV_SHIFT] = made_us / 1e6

@@ -45,14 +45,16 @@ class Ends:
         """No history yet."""
         self._ends: dict[int, int] = {}
 
-    def find_overlapping(self, marks: Tensor) -> Tensor:
+    def find_overlapping(self, marks: Tensor, among: Tensor) -> Tensor:
         """Which unrolls begin before the last one of the same history ended. `[B] bool`
 
-        Row T of an unroll is row 0 of the next, so those may be the same.
+        Row T of an unroll is row 0 of the next, so those may be the same. Only unrolls `among`
+        (`[B] bool`) are looked at, and remembered: the marks of the others are not to be trusted.
         """
-        starts, ends = marks[0, :, ROW].tolist(), marks[-1, :, ROW].tolist()
-        overlapping = []
-        for history, start, end in zip(marks[0, :, HISTORY].tolist(), starts, ends, strict=True):
-            overlapping.append(start < self._ends.get(history, 0))
-            self._ends[history] = end
-        return torch.tensor(overlapping)
+        first, last = marks[0].tolist(), marks[-1].tolist()
+        overlapping = torch.zeros_like(among)
+        for b in among.nonzero()[:, 0].tolist():
+            history = first[b][HISTORY]
+            overlapping[b] = first[b][ROW] < self._ends.get(history, 0)
+            self._ends[history] = last[b][ROW]
+        return overlapping

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import secrets
 import time
@@ -28,8 +27,8 @@ from tools.chaos.marks import (
     SERVER_VARIABLE,
 )
 
-# Numbers the environments of this process.
-_numbers = itertools.count()
+# Numbers of the environments that this process has at present.
+_numbers: set[int] = set()
 
 
 def make(num_envs: int, start_us: int = 0) -> MarkedCatch:
@@ -62,9 +61,8 @@ class MarkedCatch(VectorEnv[Array, Array, Array]):
         self.action_space = self._catch.action_space
         self._start_us = start_us
         server = int(os.environ.get(SERVER_VARIABLE, "0"))
-        self._names = [
-            server << SERVER_SHIFT | next(_numbers) << ENV_SHIFT for _ in range(num_envs)
-        ]
+        self._numbers = _take_numbers(num_envs)
+        self._names = [server << SERVER_SHIFT | n << ENV_SHIFT for n in self._numbers]
         self._marks = np.zeros((num_envs, NUM_MARKS), np.int64)
         self._ended = np.zeros(num_envs, np.bool_)
 
@@ -86,6 +84,10 @@ class MarkedCatch(VectorEnv[Array, Array, Array]):
         self._marks[:, ROW] += 1
         return self._observe(boards, first, actions, rewards), rewards, terminated, truncated, {}
 
+    def close_extras(self, **kwargs: Any) -> None:
+        """Leaves the boards' numbers to others."""
+        _numbers.difference_update(self._numbers)
+
     def _observe(self, boards: Array, first: Array, actions: Array, rewards: Array) -> Array:
         marks = self._marks
         marks[:, EPISODE_ROW] = np.where(first, 0, marks[:, EPISODE_ROW] + 1)
@@ -93,3 +95,10 @@ class MarkedCatch(VectorEnv[Array, Array, Array]):
         marks[:, REWARD] = rewards
         marks[:, MADE_US] = time.monotonic_ns() // 1000 - self._start_us
         return np.concatenate([marks, boards.reshape(self.num_envs, -1).astype(np.int64)], axis=1)
+
+
+def _take_numbers(count: int) -> list[int]:
+    """The lowest numbers that no environment of this process has."""
+    free = [n for n in range(len(_numbers) + count) if n not in _numbers][:count]
+    _numbers.update(free)
+    return free

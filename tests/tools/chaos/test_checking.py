@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -10,9 +11,20 @@ import torch
 from torch import Tensor
 
 from seed.rows import Rows, Unroll
+from tools.chaos.algorithm import Checks
 from tools.chaos.checking import Ends, find_wrong
 from tools.chaos.environment import make
-from tools.chaos.marks import ENV_SHIFT, HISTORY, LED_HERE, MADE_US, NUM_MARKS, REWARD, ROW
+from tools.chaos.marks import (
+    ENV_SHIFT,
+    HISTORY,
+    LED_HERE,
+    MADE_US,
+    NUM_MARKS,
+    REWARD,
+    ROW,
+    SERVER_SHIFT,
+    WRONG,
+)
 
 LENGTH, ENVS = 20, 3
 
@@ -92,13 +104,15 @@ def test_a_missing_row_is_found(unroll: Unroll) -> None:
 
 def test_rows_are_learned_from_once(unroll: Unroll) -> None:
     ends, marks = Ends(), unroll.rows.observations.clone()
-    assert not ends.find_overlapping(marks).any()
+    everyone = torch.ones(ENVS, dtype=torch.bool)
+    assert not ends.find_overlapping(marks, everyone).any()
     following = marks.clone()
     following[..., ROW] += LENGTH
-    assert not ends.find_overlapping(following).any()
+    assert not ends.find_overlapping(following, everyone).any()
     following[:, 1, ROW] += LENGTH - 1
     following[:, [0, 2], ROW] += LENGTH
-    assert ends.find_overlapping(following).tolist() == [False, True, False]
+    assert not ends.find_overlapping(following, ~everyone).any()
+    assert ends.find_overlapping(following, everyone).tolist() == [False, True, False]
 
 
 def test_a_reset_with_seeds_starts_new_histories_of_the_same_environments() -> None:
@@ -112,3 +126,38 @@ def test_a_reset_with_seeds_starts_new_histories_of_the_same_environments() -> N
     assert (again[:, MADE_US] >= first[:, MADE_US]).all()
     other, _ = make(1).reset(seed=1)
     assert other[0, HISTORY] >> ENV_SHIFT not in first[:, HISTORY] >> ENV_SHIFT
+    env.close()
+    successor, _ = make(2).reset(seed=1)
+    assert (successor[:, HISTORY] >> ENV_SHIFT == first[:, HISTORY] >> ENV_SHIFT).all()
+
+
+def _check(checks: Checks, unroll: Unroll) -> dict[str, float]:
+    return checks.check(unroll, unroll.rows.observations[..., :NUM_MARKS])
+
+
+def test_counts_and_the_oldest_environment_are_in_the_metrics(unroll: Unroll) -> None:
+    checks, made = Checks(), unroll.rows.observations[..., MADE_US]
+    made[0] = torch.tensor([3_000_000, 1_000_000, 2_000_000])
+    assert _check(checks, unroll) == {
+        "unrolls_checked": 3, "unrolls_wrong": 0, "unrolls_server_0": 3, "envs_server_0": 3,
+        "made_s_server_0": 1.0,
+    }  # fmt: skip
+    unroll.rows.observations[..., ROW] += LENGTH
+    made[0] = torch.tensor([4_000_000, 5_000_000, 6_000_000])
+    figures = _check(checks, unroll)
+    assert figures["made_s_server_0"] == 4.0
+    assert figures["unrolls_checked"] == 6
+
+
+def test_a_wrong_unroll_is_logged_with_what_is_wrong(
+    unroll: Unroll, caplog: pytest.LogCaptureFixture
+) -> None:
+    unroll.rows.observations[..., HISTORY] += 5 << SERVER_SHIFT
+    # A flipped bit in a row's history: neither server nor environment are other ones for that.
+    unroll.rows.observations[0, 1, HISTORY] ^= 1 << ENV_SHIFT + 3
+    figures = _check(Checks(), unroll)
+    assert (figures["unrolls_wrong"], figures["envs_server_5"]) == (1, 3)
+    (line,) = caplog.messages
+    said = json.loads(line.partition(WRONG)[2])
+    assert said["server"] == 5
+    assert said["what"] == ["it mixes two histories"]
