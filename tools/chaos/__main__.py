@@ -16,6 +16,7 @@ learner's successor lost more than a checkpoint interval, or a learner ended by 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import shutil
 import sys
 from collections.abc import Sequence
@@ -87,7 +88,7 @@ def _measure(arguments: argparse.Namespace) -> Result:
             if not frames:
                 return result
             undisturbed = _train_undisturbed(setup, frames, processes)
-            return Result(**{**vars(result), "undisturbed": undisturbed})
+            return dataclasses.replace(result, undisturbed=undisturbed)
         finally:
             if arguments.keep is not None:
                 shutil.copytree(processes.folder, arguments.keep, dirs_exist_ok=True)

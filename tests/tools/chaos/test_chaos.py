@@ -6,7 +6,6 @@ from typing import Any, cast
 
 import pytest
 
-from tools.chaos import chaos as module
 from tools.chaos.chaos import RECOVERY_LIMIT_S, Chaos, Unready
 from tools.chaos.faults import KINDS
 from tools.chaos.training import Training
@@ -56,7 +55,7 @@ class PlayedServer:
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("tools.chaos.chaos.time.sleep", lambda seconds: None)
 
 
 def _run(training: Played, kinds: list[str], seconds: float, **options: Any) -> Chaos:
