@@ -64,28 +64,18 @@ class Kind:
     all_servers: bool = False
 
 
-def _kill_server(training: Training, server: Server, chance: random.Random) -> None:
-    training.signal(server.process, signal.SIGKILL)
+def _to_server(number: signal.Signals) -> Act:
+    """Sends the victim a signal."""
+    return lambda training, server, chance: training.signal(server.process, number)
 
 
-def _stop_server(training: Training, server: Server, chance: random.Random) -> None:
-    training.signal(server.process, signal.SIGSTOP)
-
-
-def _continue_server(training: Training, server: Server, chance: random.Random) -> None:
-    training.signal(server.process, signal.SIGCONT)
+def _to_learner(number: signal.Signals) -> Act:
+    """Sends the learner a signal."""
+    return lambda training, server, chance: training.signal(training.learner, number)
 
 
 def _kill_learner(training: Training, server: Server, chance: random.Random) -> None:
     training.kill_learner()
-
-
-def _stop_learner(training: Training, server: Server, chance: random.Random) -> None:
-    training.signal(training.learner, signal.SIGSTOP)
-
-
-def _continue_learner(training: Training, server: Server, chance: random.Random) -> None:
-    training.signal(training.learner, signal.SIGCONT)
 
 
 def _hold(training: Training, server: Server, chance: random.Random) -> None:
@@ -100,12 +90,9 @@ def _cut(training: Training, server: Server, chance: random.Random) -> None:
     training.call(server.link.cut)
 
 
-def _lose_learner(training: Training, server: Server, chance: random.Random) -> None:
-    training.call(partial(server.link.half_open, "server"))
-
-
-def _lose_server(training: Training, server: Server, chance: random.Random) -> None:
-    training.call(partial(server.link.half_open, "learner"))
+def _half_open(left: End) -> Act:
+    """Leaves one end of the victim's connection alone."""
+    return lambda training, server, chance: training.call(partial(server.link.half_open, left))
 
 
 def _slow_down(training: Training, server: Server, chance: random.Random) -> None:
@@ -139,24 +126,30 @@ def _replay(training: Training, server: Server, chance: random.Random) -> None:
 
 
 KINDS: dict[str, Kind] = {
-    "kill-envserver": Kind("an environment server is killed, and started anew", _kill_server),
+    "kill-envserver": Kind(
+        "an environment server is killed, and started anew", _to_server(signal.SIGKILL)
+    ),
     "kill-learner": Kind(
         "the learner is killed, and started anew from its checkpoint", _kill_learner,
         all_servers=True,
     ),
-    "stop-envserver": Kind("an environment server stands still", _stop_server, _continue_server),
+    "stop-envserver": Kind(
+        "an environment server stands still", _to_server(signal.SIGSTOP),
+        _to_server(signal.SIGCONT),
+    ),
     "stop-learner": Kind(
-        "the learner stands still", _stop_learner, _continue_learner, all_servers=True
+        "the learner stands still", _to_learner(signal.SIGSTOP), _to_learner(signal.SIGCONT),
+        all_servers=True,
     ),
     "partition": Kind("nothing passes a link, in either direction", _hold, _release),
     "cut": Kind("a link's connection is closed at both ends", _cut),
     "lose-learner": Kind(
         "the learner's end of a connection is gone; the environment server is not told",
-        _lose_learner,
+        _half_open("server"),
     ),
     "lose-envserver": Kind(
         "the environment server's end of a connection is gone; the learner is not told",
-        _lose_server,
+        _half_open("learner"),
     ),
     "slow": Kind("a link takes 20 to 200 ms for every chunk", _slow_down, _speed_up),
     "corrupt": Kind(
