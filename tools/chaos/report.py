@@ -17,7 +17,7 @@ from tools.chaos.training import Resume
 GOOD_RETURN = 0.9
 _DIP_WINDOW_S = 2.0
 # A flipped bit spoils rows that were made about then.
-_SPOILED_S = 3.0
+_SPOILED_S = 1.5
 # Beyond a checkpoint interval: the time that a checkpoint takes, and a line of metrics.
 _SAVING_S = 2.0
 
