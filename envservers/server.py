@@ -134,7 +134,8 @@ class EnvServer:
             try:
                 self._handle(frames)
             except WireError as error:
-                self._say(f"ignored a message of the learner: {error}")
+                # It may have been the actions that a group waits for.
+                self._start_over(f"a message of the learner cannot be used: {error}")
         in_doubt = bool(self._connection.doubt)
         try:
             for connected in self._connection.changes():
@@ -216,8 +217,6 @@ class EnvServer:
         if self._session is None or not self._session.awaits(message):
             self.dropped_messages += 1
             return
-        # The learner works with this session, so the next trouble is a new one.
-        self._delay_s, self._last_refusal = _SHORTEST_DELAY_S, ""
         if self._groups.ready_s(message.group) > time.monotonic():
             # Rows of environments that are all down would go round as fast as the network can.
             self._held[message.group] = message
@@ -226,9 +225,10 @@ class EnvServer:
             step = self._session.advance(message)
         except WireError as error:
             # The learner waits for this group's next row, which cannot be: no quiet way on.
-            self._say(f"the learner sent actions that cannot be taken: {error}")
-            self._leave(EXIT_CRASH, str(error))
+            self._start_over(f"the learner sent actions that cannot be taken: {error}")
             return
+        # The learner works with this session, so the next trouble is a new one.
+        self._delay_s, self._last_refusal = _SHORTEST_DELAY_S, ""
         self._send_faults(self._groups.take_faults(message.group))
         if self._exit_code is None:
             self._send_step(step)
@@ -298,6 +298,13 @@ class EnvServer:
             self._last_refusal = refusal.reason
             self._say(f"the learner asks for another attempt: {refusal.reason}")
         self._forget_session()
+
+    def _start_over(self, reason: str) -> None:
+        """Leaves the session, if there is one, for a new one with new histories."""
+        self._say(reason)
+        if self._session is not None:
+            self._connection.send(Goodbye(self._session.number, reason))
+            self._forget_session()
 
     def _forget_session(self) -> None:
         """Ends the session on this side and says HELLO again, later each time it does not help."""

@@ -122,7 +122,7 @@ class InferenceConfig:
     back to the host. Off, as it has not been measured on a GPU yet."""
     evaluation_share: float = 0.0
     """Share of the environments whose rows are never learned from; their returns count apart."""
-    lease_s: float = 20.0
+    lease_s: float = 10.0
     """Seconds of silence after which an environment server's connection is tested."""
 
 

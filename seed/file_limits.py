@@ -139,6 +139,8 @@ def _find_listening(endpoint: str) -> socket.socket | None:
     for name in os.listdir(_OPEN_FILES):
         # Some are gone by now: that of the listing itself, for one.
         with contextlib.suppress(OSError):
+            if not os.readlink(_OPEN_FILES / name).startswith("socket:"):
+                continue
             found = socket.socket(fileno=os.dup(int(name)))
             listens = found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
             if listens and found.family in _TCP and found.getsockname()[1] == int(port):

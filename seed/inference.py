@@ -21,11 +21,12 @@ from seed import wire
 from seed.authentication import Authentication
 from seed.config import InferenceConfig
 from seed.faults import FaultLog, printable
+from seed.file_limits import Listener
 from seed.forward import ForwardPass, GroupStep, InferenceBatch
 from seed.pages import PageLinks
 from seed.reception import Offer, Reception
 from seed.records import BatchRecord, EpisodeRecord
-from seed.sessions import Refused, Session, SessionTable
+from seed.sessions import NoRoom, Refused, Session, SessionTable
 from seed.sockets import MOST_FRAMES, bind, drain, receive, send
 from seed.unrolls import UnrollStore
 from seed.weights import WeightSlot
@@ -36,6 +37,8 @@ Int64Array = npt.NDArray[np.int64]
 
 _IDLE_POLL_MS = 20
 _HOUSEKEEPING_S = 1.0
+# Of silence that is enough to test a connection while somebody else wants its room.
+_SHORTEST_LEASE_S = 1.0
 _FAREWELL_MS = 200
 _LONGEST_FAREWELL_S = 2.0
 
@@ -106,12 +109,14 @@ class Inference:
         self._pending: dict[tuple[int, int], _Pending] = {}
         self._pending_rows = 0
         self._next_housekeeping_s = 0.0
+        self._room_wanted = False
         self._socket = bind(
             config.address, offer.largest_frame_bytes(config.max_batch), authentication
         )
         self._keyed = authentication is not None
         self._draining = False
         self.endpoint = self._socket.get_string(zmq.LAST_ENDPOINT)
+        self._listener = Listener(self.endpoint)
 
     @property
     def num_envs(self) -> int:
@@ -134,8 +139,10 @@ class Inference:
                 if batch is not None:
                     self._serve(*batch)
                 self._keep_house()
+                self._listener.check()
         finally:
             self._say_goodbye(farewell())
+            self._listener.close()
             self._socket.close(linger=_FAREWELL_MS)
 
     def _say_goodbye(self, reason: str) -> None:
@@ -207,6 +214,7 @@ class Inference:
         except wire.WireError as error:
             self._refuse(identity, wire.Refusal(f"malformed message: {error}", False, session))
         except Refused as refused:
+            self._room_wanted |= isinstance(refused, NoRoom)
             self._refuse(identity, wire.Refusal(str(refused), refused.retry, session))
 
     def _refuse(self, identity: bytes, refusal: wire.Refusal) -> None:
@@ -372,10 +380,14 @@ class Inference:
         self._next_housekeeping_s = now_s + _HOUSEKEEPING_S
         self.faults.tell_rest(now_s)
         self._reception.keep_house(now_s)
+        lease_s = self._config.lease_s
+        if self._room_wanted:
+            # Of those that hold it some may be dead: the successors of killed servers ask first.
+            lease_s, self._room_wanted = min(lease_s, _SHORTEST_LEASE_S), False
         for session in self._sessions:
             if not self._reception.is_allowed(session.key):
                 self._dismiss(session, "the key is not allowed any more")
                 continue
-            silent = now_s - session.heard_s > self._config.lease_s
+            silent = now_s - session.heard_s > lease_s
             if silent and not self._send(session.identity, wire.Ping(session.number)):
                 self._close(session, "the connection is gone")

@@ -25,6 +25,10 @@ class Refused(Exception):
         self.retry = retry
 
 
+class NoRoom(Refused):
+    """A HELLO for whose environments there is no room at present."""
+
+
 @dataclass
 class Session:
     """One connected environment server.
@@ -140,7 +144,7 @@ class SessionTable:
                 retry=False,
             )
         if hello.num_envs > len(self._free_env_ids):
-            raise Refused(
+            raise NoRoom(
                 f"{hello.num_envs} environments are too many: {self.num_envs} of the learner's "
                 f"inference.max_envs = {self._max_envs} are taken",
                 retry=hello.num_envs <= self._max_envs,
@@ -160,7 +164,7 @@ class SessionTable:
     def _check_quota(self, num_envs: int, owner: str | bytes) -> None:
         most, taken = self._max_envs_per_key, self._envs_by_owner[owner]
         if most and taken + num_envs > most:
-            raise Refused(
+            raise NoRoom(
                 f"{num_envs} environments are too many: servers with this key have {taken} of the "
                 f"learner's inference.max_envs_per_key = {most}",
                 retry=num_envs <= most,

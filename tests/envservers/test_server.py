@@ -92,7 +92,7 @@ def test_messages_that_nobody_awaits_change_nothing(learner: FakeLearner, serve:
     [np.zeros(2, np.int64), np.array([3]), np.array([-1])],
     ids=["too long", "too large", "negative"],
 )
-def test_actions_that_cannot_be_taken_end_the_server(
+def test_actions_that_cannot_be_taken_end_the_session(
     learner: FakeLearner, serve: Serve, actions: Any
 ) -> None:
     """The learner waits for this group's next row: to go on in silence would stall it for ever."""
@@ -101,18 +101,24 @@ def test_actions_that_cannot_be_taken_end_the_server(
     learner.receive(wire.Step)
     learner.send(wire.Actions(11, 0, 0, actions.tobytes()))
     assert "actions: expected" in learner.receive(wire.Goodbye).reason
-    assert running.wait() == 1
+    learner.welcome(learner.receive(wire.Hello), session=12)
+    assert learner.receive(wire.Step).session == 12
     assert any("cannot be taken" in line for line in running.lines)
 
 
-def test_a_malformed_message_is_said_and_ignored(learner: FakeLearner, serve: Serve) -> None:
+# It may have been the actions that a group waits for, which would then wait for ever.
+def test_a_message_that_cannot_be_read_ends_the_session(
+    learner: FakeLearner, serve: Serve
+) -> None:
     running = serve(1)
     learner.welcome(learner.receive(wire.Hello))
-    step = learner.receive(wire.Step)
+    learner.receive(wire.Step)
     learner.socket.send_multipart([learner.peer, b"\xc1 no msgpack"])
-    learner.act(step, [1])
+    assert "not a msgpack map" in learner.receive(wire.Goodbye).reason
+    learner.welcome(learner.receive(wire.Hello), session=12)
+    learner.act(learner.receive(wire.Step), [1])
     assert learner.receive(wire.Step).seq == 1
-    assert sum("ignored a message" in line for line in running.lines) == 1
+    assert sum("cannot be used" in line for line in running.lines) == 1
 
 
 def test_a_server_of_one_learner_leaves_with_its_connection() -> None:

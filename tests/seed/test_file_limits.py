@@ -81,6 +81,19 @@ def test_without_a_listener_there_is_nothing_to_check(endpoint: str) -> None:
     assert not listener.closed
 
 
+def test_a_listener_leaves_no_file_open() -> None:
+    reader, writer = os.pipe()
+    listening = socket.create_server(("127.0.0.1", 0))
+    before = count_open_files()
+    listener = Listener(f"tcp://127.0.0.1:{listening.getsockname()[1]}")
+    assert count_open_files() == before + 1
+    listener.close()
+    assert count_open_files() == before
+    listening.close()
+    for end in (reader, writer):
+        os.close(end)
+
+
 PROGRAM = """
 import json, resource, sys, time
 import zmq

@@ -237,6 +237,23 @@ def test_a_dead_connection_frees_its_env_ids(monkeypatch: pytest.MonkeyPatch) ->
         assert isinstance(message, wire.Actions)
 
 
+# As after a kill: the room of the dead is free long before `lease_s` has passed.
+def test_somebody_who_finds_no_room_has_the_silent_tested(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "_HOUSEKEEPING_S", 0.01)
+    monkeypatch.setattr(inference, "_SHORTEST_LEASE_S", 0.01)
+    with central(lease_s=3600.0) as served:
+        dead, alive = served.connect(), served.connect()
+        dead.hello(6)
+        dead.socket.close()
+
+        def is_let_in() -> bool:
+            alive.send(wire.Hello(2, (6,), "successor"))
+            return isinstance(alive.receive(), wire.Welcome)
+
+        assert not is_let_in()
+        wait_for(is_let_in)
+
+
 def test_a_silent_connection_is_pinged_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inference, "_HOUSEKEEPING_S", 0.01)
     with central(lease_s=0.01) as served:
@@ -262,7 +279,7 @@ def test_a_connection_that_cannot_be_answered_is_closed() -> None:
         dead.socket.close()
         alive.step(3, [1])
         # Many messages later, the socket has heard of it, too.
-        for _ in range(20):
+        for _ in range(8):
             alive.expect_silence()
         served.unrolls(1)
         assert alive.actions(3) == [4]
