@@ -107,7 +107,7 @@ def central(
     authentication: Authentication | None = None,
     **settings: Any,
 ) -> Iterator[Central]:
-    """Serves until the block ends; by default it waits for nobody's last words, and mutes nobody."""
+    """Serves until the block ends; by default it awaits nobody's last words and mutes nobody."""
     config = InferenceConfig(
         **{"address": "tcp://127.0.0.1:*", "max_envs": 6, "max_batch": 6, **settings}
     )
