@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from envservers.groups import Group, GroupRow, InvalidEnvironment
+from envservers.guard import Guard
+from envservers.guarded import GuardedGroup
 from seed.wire import SpaceSpec
 
-__all__ = ["Group", "GroupRow", "InvalidEnvironment", "describe", "make_group"]
+__all__ = [
+    "Group", "GroupRow", "InvalidEnvironment", "describe", "make_group", "make_guarded_group",
+]  # fmt: skip
 
 _KEYS = ("kind", "id", "vectorization", "kwargs", "atari", "frames_per_step")
 _KINDS = ("atari", "gymnasium", "function")
 _VECTORIZATIONS = ("sync", "async", "native")
 
 
+Specs: TypeAlias = tuple[SpaceSpec, SpaceSpec]
+
+
 def make_group(environment: Mapping[str, Any], num_envs: int) -> Group:
     """Makes `num_envs` environments that are stepped as one group.
+
+    What they raise later on goes to the caller.
 
     Args:
         environment: The `[environment]` table: `kind`, `id`, and optionally `vectorization`,
@@ -27,16 +36,60 @@ def make_group(environment: Mapping[str, Any], num_envs: int) -> Group:
     Raises:
         InvalidEnvironment: where the table or the environment that it names cannot be used.
     """
+    single, vector = _makers(environment, num_envs)
+    if single is None:
+        return vector()
+    from envservers.singles import SinglesGroup
+
+    return SinglesGroup(single, num_envs)
+
+
+def make_guarded_group(
+    environment: Mapping[str, Any],
+    num_envs: int,
+    new_guard: Callable[[int, bool], Guard],
+    expected: Specs,
+) -> tuple[Group, Guard]:
+    """Makes the same group, one that goes on when its environments fail, and its books.
+
+    Args:
+        environment: As for `make_group`.
+        num_envs: As for `make_group`.
+        new_guard: Makes the books for a number of units, and for whether the unit is the group.
+        expected: Specs of observations and actions, if nothing of the group may be made any more.
+
+    Raises:
+        InvalidEnvironment: as `make_group` does.
+    """
+    single, vector = _makers(environment, num_envs)
+    if single is None:
+        guard = new_guard(1, True)
+        return GuardedGroup(vector, num_envs, guard, expected), guard
+    from envservers.singles import SinglesGroup
+
+    guard = new_guard(num_envs, False)
+    return SinglesGroup(single, num_envs, guard, expected), guard
+
+
+def _makers(
+    environment: Mapping[str, Any], num_envs: int
+) -> tuple[Callable[[], Any] | None, Callable[[], Group]]:
+    """What makes a single environment, None where there is none to be had, and what the group."""
     _check(environment)
-    kwargs = dict(environment.get("kwargs", {}))
+    kwargs, id_ = dict(environment.get("kwargs", {})), environment["id"]
     if environment["kind"] == "atari":
-        return _make_atari(environment, kwargs, num_envs)
+        return None, lambda: _make_atari(environment, kwargs, num_envs)
     from envservers import gymnasium as gymnasium_groups
 
     if environment["kind"] == "function":
-        return gymnasium_groups.make_function_group(environment["id"], kwargs, num_envs)
+        maker = gymnasium_groups.FunctionMaker(id_, kwargs)
+        single = None if maker.makes_vectors else maker.make_single
+        return single, lambda: maker.make_vector(num_envs)
     vectorization = environment.get("vectorization", "sync")
-    return gymnasium_groups.make_gymnasium_group(environment["id"], vectorization, kwargs, num_envs)
+    single = gymnasium_groups.gymnasium_maker(id_, kwargs) if vectorization == "sync" else None
+    return single, lambda: gymnasium_groups.make_gymnasium_vector(
+        id_, vectorization, kwargs, num_envs
+    )
 
 
 def describe(environment: Mapping[str, Any]) -> tuple[SpaceSpec, SpaceSpec]:

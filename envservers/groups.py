@@ -17,6 +17,15 @@ class InvalidEnvironment(ValueError):
     """An environment that cannot be run; its text is one line for the person who asked for it."""
 
 
+class UnfitRow(ValueError):
+    """A row that an environment returned and that cannot be sent; `kind` says why in a word."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        """Keeps the text as the exception's."""
+        super().__init__(text)
+        self.kind = kind
+
+
 @dataclass(frozen=True)
 class GroupRow:
     """One new row of every environment in a group of `n`.
@@ -28,6 +37,10 @@ class GroupRow:
         truncated: The episode ended here from outside, by a time limit say. `[n] bool`
         first: The row is the first of an episode. `[n] bool`
         episodes: A record per whole game that ended with this row. `[k] EPISODE_DTYPE`
+        down: The environment does not run, and the row stands for nothing; None for none of them.
+            `[n] bool`
+        restarted: The environment has been made anew, so that its history begins with this row;
+            None for none of them. `[n] bool`
     """
 
     observations: Array
@@ -36,6 +49,8 @@ class GroupRow:
     truncated: Array
     first: Array
     episodes: Array
+    down: Array | None = None
+    restarted: Array | None = None
 
 
 class Group(Protocol):
@@ -64,6 +79,51 @@ class Group(Protocol):
         """Releases processes, windows and files; the group cannot be used afterwards."""
 
 
+def check_row(row: GroupRow, observation: SpaceSpec) -> None:
+    """Refuses a row that the learner would refuse.
+
+    Raises:
+        UnfitRow: for numbers that are not finite or out of range, and for arrays of other shapes.
+    """
+    n = len(row.first)
+    for what, values, shape in (
+        ("observations", row.observations, (n, *observation.shape)),
+        ("rewards", row.rewards, (n,)),
+        ("terminated", row.terminated, (n,)),
+        ("truncated", row.truncated, (n,)),
+    ):
+        if values.shape != shape:
+            raise UnfitRow("unfit", f"{what}: expected the shape {shape}, got {values.shape}")
+    for what, fits, kind in (
+        ("rewards", np.isfinite(row.rewards), "not finite"),
+        ("observations", *fit_observations(row.observations, observation)),
+    ):
+        if not fits.all():
+            misfit = np.flatnonzero(~fits).tolist()
+            raise UnfitRow(kind, f"{what} of environments {misfit} are {kind}")
+
+
+def fit_observations(observations: Array, spec: SpaceSpec) -> tuple[Array, str]:
+    """Which observations can be sent, `[n] bool`, and what the others are.
+
+    Observations of integers without an `n` always can, at no cost.
+    """
+    fits: Array = np.ones(len(observations), np.bool_)
+    if spec.n is not None:
+        fits = np.asarray((observations >= 0) & (observations < spec.n))
+    elif observations.dtype.kind == "f":
+        fits = np.asarray(np.isfinite(observations).reshape(len(observations), -1).all(axis=1))
+    return fits, "not finite" if spec.n is None else "out of range"
+
+
+def new_seeds(seeds: Array, restarts: int) -> Array:
+    """Seeds for environments that are made anew: those before may have led to the fault."""
+    sequences = (np.random.SeedSequence((seed, restarts)) for seed in seeds.tolist())
+    # 31 bits, as many as the learner's seeds have.
+    drawn = [int(sequence.generate_state(1)[0]) >> 1 for sequence in sequences]
+    return np.array(drawn, np.int64)
+
+
 class EpisodeTracker:
     """Adds up the return and the length of every environment's running game."""
 
@@ -76,6 +136,10 @@ class EpisodeTracker:
     def reset(self) -> None:
         """Forgets all running games; the next row starts new ones."""
         self._starting = np.arange(len(self._returns))
+
+    def restart(self, indices: Array) -> None:
+        """Forgets the games of these environments; the next row starts new ones. `[k] int64`"""
+        self._starting = np.union1d(self._starting, indices)
 
     def add(self, rewards: Array, ended: Array) -> Array:
         """Counts one row of every environment.

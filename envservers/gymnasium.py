@@ -9,67 +9,97 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv
 
-from envservers.groups import Array, EpisodeTracker, GroupRow, InvalidEnvironment
+from envservers.groups import Array, EpisodeTracker, GroupRow, InvalidEnvironment, UnfitRow
 from envservers.spaces import action_codec, observation_codec
 
+Env = gymnasium.Env[Any, Any]
 
-def make_gymnasium_group(
-    id_: str, vectorization: str, kwargs: Mapping[str, Any], num_envs: int
-) -> GymnasiumGroup:
-    """Makes a group of a registered Gymnasium environment.
+
+def gymnasium_maker(id_: str, kwargs: Mapping[str, Any]) -> Callable[[], Env]:
+    """What makes one registered Gymnasium environment; it raises InvalidEnvironment.
 
     Args:
         id_: Gymnasium id ("CartPole-v1", "ALE/Pong-v5", "module:Name-v0").
-        vectorization: "sync" (in turn), "async" (a process each), or "native" (the vector class
-            that the environment was registered with).
+        kwargs: Keyword arguments of the environment.
+    """
+    _register(id_)
+    return lambda: _made(id_, lambda: gymnasium.make(id_, **kwargs))
+
+
+def make_gymnasium_vector(
+    id_: str, vectorization: str, kwargs: Mapping[str, Any], num_envs: int
+) -> GymnasiumGroup:
+    """Makes a group of a registered Gymnasium environment that is one object.
+
+    Args:
+        id_: Gymnasium id ("CartPole-v1", "ALE/Pong-v5", "module:Name-v0").
+        vectorization: "async" (a process each), or "native" (the vector class that the environment
+            was registered with).
         kwargs: Keyword arguments of the environment.
         num_envs: Number of environments.
 
     Raises:
         InvalidEnvironment: where Gymnasium cannot make it, or it does not fit a group.
     """
-    # The group copies what it gets, so the vector class need not do it as well.
-    vector_kwargs: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP, "copy": False}
-    mode = vectorization
-    if vectorization == "native":
-        vector_kwargs, mode = {}, "vector_entry_point"
-    elif vectorization == "async":
-        # A plain fork of a process with ZeroMQ's threads could deadlock.
-        vector_kwargs["context"] = "forkserver"
+    vector_kwargs: dict[str, Any] = {}
+    mode = "vector_entry_point"
+    if vectorization == "async":
+        mode = "async"
+        # The group copies what it gets, so the vector class need not do it as well. A plain fork
+        # of a process with ZeroMQ's threads could deadlock.
+        vector_kwargs = {
+            "autoreset_mode": AutoresetMode.NEXT_STEP, "copy": False, "context": "forkserver"
+        }  # fmt: skip
+    _register(id_)
+    env = _made(
+        id_,
+        lambda: gymnasium.make_vec(id_, num_envs, mode, vector_kwargs=vector_kwargs, **kwargs),
+    )
+    return _wrap(env, num_envs, id_)
+
+
+def _register(id_: str) -> None:
     if id_.startswith("ALE/"):
         import ale_py
 
         gymnasium.register_envs(ale_py)
-    # What a third-party environment raises has no common class.
-    try:
-        env = gymnasium.make_vec(id_, num_envs, mode, vector_kwargs=vector_kwargs, **kwargs)
-    except Exception as error:
-        raise _cannot_make(id_, error) from error
-    return _wrap(env, num_envs, id_)
 
 
-def make_function_group(id_: str, kwargs: Mapping[str, Any], num_envs: int) -> GymnasiumGroup:
-    """Makes a group from a Python function, "package.module:function".
+class FunctionMaker:
+    """A Python function "package.module:function" that makes environments.
 
-    A function with a parameter `num_envs` is called once and returns a VectorEnv that resets
-    itself on the next step; any other is called once per environment and returns an Env.
+    One with a parameter `num_envs` returns a VectorEnv that resets itself on the next step; any
+    other returns a single Env.
+
+    Attributes:
+        makes_vectors: Whether it has a parameter `num_envs`.
 
     Raises:
-        InvalidEnvironment: where it cannot be imported, raises, or returns something else.
+        InvalidEnvironment: where it cannot be imported.
     """
-    function = _import_function(id_)
-    # What a user's function raises has no common class.
-    try:
-        if "num_envs" in inspect.signature(function).parameters:
-            env = function(num_envs=num_envs, **kwargs)
-        else:
-            makers = [lambda: function(**kwargs)] * num_envs
-            env = SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
-    except Exception as error:
-        raise _cannot_make(id_, error) from error
-    return _wrap(env, num_envs, id_)
+
+    def __init__(self, id_: str, kwargs: Mapping[str, Any]) -> None:
+        """Imports the function, which is to be called with `kwargs`."""
+        self._id, self._kwargs = id_, kwargs
+        self._function = _import_function(id_)
+        parameters = _made(id_, lambda: inspect.signature(self._function)).parameters
+        self.makes_vectors = "num_envs" in parameters
+
+    def make_single(self) -> Env:
+        """Calls the function; raises InvalidEnvironment where it raises or returns no Env."""
+        env = _made(self._id, lambda: self._function(**self._kwargs))
+        if not hasattr(env, "observation_space") or not hasattr(env, "action_space"):
+            raise InvalidEnvironment(
+                f"environment {self._id!r}: expected a gymnasium.Env, got {type(env).__name__}"
+            )
+        return env  # type: ignore[no-any-return]
+
+    def make_vector(self, num_envs: int) -> GymnasiumGroup:
+        """Calls the function; raises InvalidEnvironment where it raises or returns no VectorEnv."""
+        env = _made(self._id, lambda: self._function(num_envs=num_envs, **self._kwargs))
+        return _wrap(env, num_envs, self._id)
 
 
 class GymnasiumGroup:
@@ -115,7 +145,9 @@ class GymnasiumGroup:
         first = self._ended
         sent_rewards = np.where(first, 0, rewards).astype(np.float32)
         if not np.isfinite(sent_rewards).all():
-            raise ValueError(f"the environment returned a reward that is not finite: {rewards}")
+            raise UnfitRow(
+                "not finite", f"the environment returned a reward that is not finite: {rewards}"
+            )
         ended = np.logical_or(terminated, truncated)
         self._ended = ended
         return GroupRow(
@@ -169,16 +201,20 @@ def _import_function(id_: str) -> Callable[..., Any]:
     module_name, colon, function_name = id_.partition(":")
     if not (module_name and colon and function_name):
         raise InvalidEnvironment(f'environment.id: expected "package.module:function", got {id_!r}')
-    # Importing runs a user's code, which may raise anything.
-    try:
-        function = getattr(importlib.import_module(module_name), function_name)
-    except Exception as error:
-        raise _cannot_make(id_, error) from error
+    # Importing runs a user's code.
+    function = _made(id_, lambda: getattr(importlib.import_module(module_name), function_name))
     if not callable(function):
         raise InvalidEnvironment(f"environment {id_!r}: expected a function, got {function!r}")
     return function  # type: ignore[no-any-return]
 
 
-def _cannot_make(id_: str, error: Exception) -> InvalidEnvironment:
-    text = " ".join(str(error).split())
-    return InvalidEnvironment(f"environment {id_!r} cannot be made: {type(error).__name__}: {text}")
+def _made(id_: str, make: Callable[[], Any]) -> Any:
+    """What `make` returns; whatever it raises becomes InvalidEnvironment."""
+    # What third-party code raises has no common class.
+    try:
+        return make()
+    except (Exception, SystemExit) as error:
+        text = " ".join(str(error).split())
+        raise InvalidEnvironment(
+            f"environment {id_!r} cannot be made: {type(error).__name__}: {text}"
+        ) from error

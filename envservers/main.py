@@ -13,7 +13,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from seed.wire import MAX_ENVS_PER_SERVER, MAX_GROUPS
+from envservers.supervision import Supervision
+from envservers.supervisor import supervise
+from seed.limits import MAX_ENVS_PER_SERVER, MAX_GROUPS
 
 if TYPE_CHECKING:
     from envservers.connection import Keys
@@ -24,15 +26,25 @@ learner, so that all a machine needs is the learner's address and a number. The 
 learner that is not up yet, and for the next one when a learner has gone.
 """
 _EPILOG = """\
-exit codes: 0 stopped, or the learner finished (--once); 1 an environment failed, or no learner
+An environment that fails is made anew, later each time; after 5 faults in a row it stays down. The
+learner's log says why.
+
+exit codes: 0 stopped, or the learner finished (--once); 1 all environments stay down, or no learner
 came (--wait-s); 2 wrong arguments, refused by the learner, or an environment that cannot be run
 here; 76 the learner does not allow the key, or one side has keys and the other none
 """
+# What the clock below Python can count to.
+_LONGEST_TIMEOUT_S = 1e6
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command with `argv` (by default the process's); returns its exit code."""
     arguments = _parse(argv)
+    return supervise(lambda supervision: _work(arguments, supervision), arguments.step_timeout_s)
+
+
+def _work(arguments: argparse.Namespace, supervision: Supervision) -> int:
+    """Runs the environment server; in a process of its own, as environments may end it."""
     # Environments may be modules of the folder that the command runs in.
     sys.path.append(os.getcwd())
     from envservers.connection import UnusableAddress
@@ -47,14 +59,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             wait_s=arguments.wait_s,
             name=arguments.name,
             keys=_keys(arguments),
+            supervision=supervision,
         )
     except (UnusableAddress, KeyFileError) as error:
         print(f"seed-envserver: {error}", file=sys.stderr)
         return EXIT_REFUSED
 
     def stop(number: int, frame: FrameType | None) -> None:
-        # A second signal leaves at once, should an environment hang.
-        signal.signal(number, signal.SIG_DFL)
         server.stop()
 
     signal.signal(signal.SIGTERM, stop)
@@ -107,6 +118,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="give up when there has been no learner for so many seconds (default: never)",
     )  # fmt: skip
     parser.add_argument(
+        "--step-timeout-s", type=float, default=300.0, metavar="SECONDS",
+        help="an environment that takes longer for a step, a reset or to be made counts as hung: "
+        "this process is started anew without it (default: 300; 0: never)",
+    )  # fmt: skip
+    parser.add_argument(
         "--name", default="", help="name in the learner's log (default: host and process id)"
     )
     parser.add_argument(
@@ -123,6 +139,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--num-envs: expected 1 to {MAX_ENVS_PER_SERVER}, got {arguments.num_envs}")
     if not arguments.wait_s > 0:
         parser.error(f"--wait-s: expected more than 0 seconds, got {arguments.wait_s}")
+    if not 0 <= arguments.step_timeout_s <= _LONGEST_TIMEOUT_S:
+        parser.error(
+            f"--step-timeout-s: expected 0 to {_LONGEST_TIMEOUT_S:g} seconds, "
+            f"got {arguments.step_timeout_s}"
+        )
     if arguments.groups is None:
         arguments.groups = min(2, arguments.num_envs)
     most_groups = min(MAX_GROUPS, arguments.num_envs)

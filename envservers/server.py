@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import random
-import secrets
 import socket
 import sys
 import time
-import traceback
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+from envservers.all_groups import AllGroups
 from envservers.connection import Connection, Denied, Keys
-from envservers.environments import make_group
-from envservers.groups import Group, InvalidEnvironment
+from envservers.groups import InvalidEnvironment
 from envservers.session import Session
+from envservers.supervision import Supervision
 from seed.wire import (
     Actions,
+    Fault,
     Frame,
     Goodbye,
     Hello,
@@ -51,6 +50,7 @@ class EnvServer:
         wait_s: Leave when there has been no session with a learner for so long.
         name: What the learner's log calls this server; by default host and process id.
         keys: For a learner that has keys.
+        supervision: What the process that watches over this one has to do with it.
         say: Takes lines for the person who watches.
     """
 
@@ -63,17 +63,22 @@ class EnvServer:
         wait_s: float = math.inf,
         name: str = "",
         keys: Keys | None = None,
+        supervision: Supervision | None = None,
         say: Callable[[str], None] | None = None,
     ) -> None:
-        name = name or f"{socket.gethostname()}:{os.getpid()}"
         self.dropped_messages = 0
-        self._hello = Hello(secrets.randbits(64), tuple(group_sizes), name)
+        self._supervision = supervision or Supervision()
+        # What whoever started it knows it by, whichever process runs at present.
+        pid = self._supervision.supervisor or os.getpid()
+        name = name or f"{socket.gethostname()}:{pid}"
+        self._hello = Hello(self._supervision.server_id, tuple(group_sizes), name)
         self._address, self._once, self._say = address, once, say or _say_on_stderr
         self._wait_s = wait_s
         self._parent = os.getppid()
         self._connection = Connection(address, keys)
-        self._groups: list[Group] = []
-        self._environment: Mapping[str, Any] = {}
+        self._groups = AllGroups(group_sizes, self._supervision)
+        # By group: actions that wait until one of its environments may be started again.
+        self._held: dict[int, Actions] = {}
         self._session: Session | None = None
         self._connected = self._hello_sent = self._stopping = False
         self._exit_code: int | None = None
@@ -88,23 +93,25 @@ class EnvServer:
     def run(self) -> int:
         """Serves until there is a reason to leave; returns the exit code of the process.
 
-        0: stopped, or the learner has finished (`once`). 1: an environment failed, or no learner
-        came within `wait_s`. 2: the learner refuses this server, or its environment cannot be run
-        here. 76: the learner does not allow its key, or one of the two has keys and the other none.
+        0: stopped, or the learner has finished (`once`). 1: all environments are in quarantine, or
+        no learner came within `wait_s`. 2: the learner refuses this server, or its environment
+        cannot be run here. 76: the learner does not allow its key, or one of the two has keys and
+        the other none.
         """
         try:
             while self._exit_code is None:
+                self._supervision.watchdog.set_back()
+                self._advance_held()
                 self._send_what_is_due()
                 self._connection.wait(self._idle_s())
                 self._receive()
                 if self._stopping and self._exit_code is None:
                     self._leave(EXIT_DONE, "environment server stopped")
+            self._supervision.notes.exit_code = self._exit_code
             return self._exit_code
         finally:
             self._connection.close()
-            # The process is leaving: what an environment says to that helps nobody.
-            with contextlib.suppress(Exception):
-                self._close_groups()
+            self._groups.close()
 
     def stop(self) -> None:
         """Makes `run` say goodbye and return 0; may be called by threads and signal handlers."""
@@ -112,7 +119,7 @@ class EnvServer:
         self._connection.wake()
 
     def _receive(self) -> None:
-        if self._once and os.getppid() != self._parent:
+        if self._is_orphaned():
             self._leave(EXIT_DONE, "the process that started this one has ended")
         if self._session is None and time.monotonic() >= self._waiting_since_s + self._wait_s:
             reason = f": {self._last_refusal}" if self._last_refusal else ""
@@ -138,6 +145,12 @@ class EnvServer:
         if self._connection.doubt and not in_doubt:
             self._notice_due_s = time.monotonic()
 
+    def _is_orphaned(self) -> bool:
+        if self._supervision.is_abandoned():
+            return True
+        starter_ended = self._supervision.notes.starter_ended or os.getppid() != self._parent
+        return self._once and starter_ended
+
     def _change(self, connected: bool) -> None:
         now_s = time.monotonic()
         if not self._connected and not connected:
@@ -150,6 +163,7 @@ class EnvServer:
         if self._session is not None:
             self._waiting_since_s = now_s
         self._connected, self._session, self._hello_sent = connected, None, False
+        self._held.clear()
         self._hello_due_s = now_s if connected else math.inf
         self._notice_due_s = now_s + (_ANSWER_TIMEOUT_S if connected else _CONNECT_PATIENCE_S)
 
@@ -171,7 +185,11 @@ class EnvServer:
         due_s = self._hello_due_s
         if self._session is None:
             due_s = min(due_s, self._notice_due_s, self._waiting_since_s + self._wait_s)
-        longest_s = _PARENT_CHECK_INTERVAL_S if self._once else _NOTICE_INTERVAL_S
+        for group in self._held:
+            due_s = min(due_s, self._groups.ready_s(group))
+        supervised = self._supervision.supervisor is not None
+        longest_s = _PARENT_CHECK_INTERVAL_S if self._once or supervised else _NOTICE_INTERVAL_S
+        longest_s = min(longest_s, self._supervision.watchdog.interval_s)
         return min(max(due_s - time.monotonic(), 0.0) + 0.001, longest_s)
 
     def _handle(self, frames: list[Frame]) -> None:
@@ -195,10 +213,15 @@ class EnvServer:
                 self.dropped_messages += 1
 
     def _advance(self, message: Actions) -> None:
-        if self._session is None:
+        if self._session is None or not self._session.awaits(message):
             self.dropped_messages += 1
             return
-        # What a third-party environment raises has no common class.
+        # The learner works with this session, so the next trouble is a new one.
+        self._delay_s, self._last_refusal = _SHORTEST_DELAY_S, ""
+        if self._groups.ready_s(message.group) > time.monotonic():
+            # Rows of environments that are all down would go round as fast as the network can.
+            self._held[message.group] = message
+            return
         try:
             step = self._session.advance(message)
         except WireError as error:
@@ -206,34 +229,53 @@ class EnvServer:
             self._say(f"the learner sent actions that cannot be taken: {error}")
             self._leave(EXIT_CRASH, str(error))
             return
-        except Exception as error:
-            self._crash(error)
-            return
-        if step is None:
-            self.dropped_messages += 1
-            return
-        # The learner works with this session, so the next trouble is a new one.
-        self._delay_s, self._last_refusal = _SHORTEST_DELAY_S, ""
-        self._send_step(step)
+        self._send_faults(self._groups.take_faults(message.group))
+        if self._exit_code is None:
+            self._send_step(step)
+
+    def _advance_held(self) -> None:
+        now_s = time.monotonic()
+        for group in [group for group in self._held if self._groups.ready_s(group) <= now_s]:
+            # A step before may have ended the session.
+            message = self._held.pop(group, None)
+            if message is not None and self._exit_code is None:
+                self._advance(message)
 
     def _begin(self, welcome: Welcome) -> None:
+        # Before any environment is made: that may be the end of this process, too.
+        self._report_casualty(welcome)
         try:
-            self._make_groups(welcome.environment)
-            session = Session(welcome, self._groups)
+            self._groups.make(welcome.environment, (welcome.observation, welcome.action))
+            session = Session(welcome, self._groups.all)
             steps = session.first_steps()
         except InvalidEnvironment as error:
             self._say(str(error))
             self._leave(EXIT_REFUSED, str(error), welcome.session)
             return
-        except WireError:
-            raise
-        except Exception as error:
-            self._crash(error, welcome.session)
-            return
         self._session, self._hello_sent, self._hello_due_s = session, False, math.inf
+        self._held.clear()
         self._say(f"running {self._hello.num_envs} environments for {self._address}")
-        for step in steps:
+        self._send_faults([*self._groups.standing_faults(), *self._groups.take_all_faults()])
+        for step in steps if self._exit_code is None else ():
             self._send_step(step)
+
+    def _report_casualty(self, welcome: Welcome) -> None:
+        fault = self._groups.take_casualty(welcome.environment)
+        if fault is not None:
+            self._connection.send(replace(fault, session=welcome.session))
+
+    def _send_faults(self, faults: Sequence[Fault]) -> None:
+        """Tells the learner; leaves where nothing is left that could be stepped."""
+        if not faults or self._session is None:
+            return
+        for fault in faults:
+            if fault.quarantined and not fault.repeated:
+                self._say(f"{_name(fault)} has failed too often and stays down")
+            self._connection.send(replace(fault, session=self._session.number))
+        if self._groups.are_quarantined():
+            reason = "all environments have failed too often"
+            self._say(reason)
+            self._leave(EXIT_CRASH, reason)
 
     def _send_step(self, step: Step) -> None:
         if not self._connection.send(step):
@@ -263,27 +305,10 @@ class EnvServer:
         if self._session is not None:
             self._waiting_since_s = now_s
         self._session, self._hello_sent = None, False
+        self._held.clear()
         self._hello_due_s = now_s + self._delay_s * random.uniform(0.5, 1.0)
         self._delay_s = min(2 * self._delay_s, _LONGEST_DELAY_S)
         self._notice_due_s = now_s + _NOTICE_INTERVAL_S
-
-    def _make_groups(self, environment: Mapping[str, Any]) -> None:
-        if self._groups and environment == self._environment:
-            return
-        self._close_groups()
-        self._environment = environment
-        for size in self._hello.group_sizes:
-            self._groups.append(make_group(environment, size))
-
-    def _close_groups(self) -> None:
-        groups, self._groups = self._groups, []
-        for group in groups:
-            group.close()
-
-    def _crash(self, error: Exception, session: int | None = None) -> None:
-        traceback.print_exception(error)
-        reason = f"an environment failed: {type(error).__name__}: {error}"
-        self._leave(EXIT_CRASH, reason, session)
 
     def _leave(self, exit_code: int, reason: str, session: int | None = None) -> None:
         if session is None and self._session is not None:
@@ -291,6 +316,11 @@ class EnvServer:
         if session is not None:
             self._connection.send(Goodbye(session, reason))
         self._exit_code = exit_code
+
+
+def _name(fault: Fault) -> str:
+    whole = f"group {fault.group}"
+    return whole if fault.index is None else f"environment {fault.index} of {whole}"
 
 
 def _say_on_stderr(line: str) -> None:

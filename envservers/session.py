@@ -10,6 +10,7 @@ import numpy as np
 from envservers.groups import Array, Group, GroupRow, InvalidEnvironment
 from seed.wire import (
     FIRST,
+    NO_HISTORY,
     TERMINATED,
     TRUNCATED,
     Actions,
@@ -42,8 +43,7 @@ class Session:
         self._groups = groups
         self._seqs = [0] * len(groups)
         # A new number per environment: nothing that it sent before may be joined to what follows.
-        run_ids = np.frombuffer(os.urandom(8 * num_envs), np.uint64)
-        self._run_ids = self._split(run_ids)
+        self._run_ids = [_draw_run_ids(group.num_envs) for group in groups]
         for what, ours, theirs in (
             ("observation", groups[0].observation, welcome.observation),
             ("action", groups[0].action, welcome.action),
@@ -61,17 +61,21 @@ class Session:
             self._step(index, group.reset(seeds[index])) for index, group in enumerate(self._groups)
         ]
 
-    def advance(self, message: Actions) -> Step | None:
-        """Steps the group that ACTIONS is for; None where nobody awaits the message.
+    def awaits(self, message: Actions) -> bool:
+        """Whether these are the actions that their group waits for."""
+        return (
+            message.session == self.number
+            and message.group < len(self._groups)
+            and message.seq == self._seqs[message.group]
+        )
+
+    def advance(self, message: Actions) -> Step:
+        """Steps the group that waits for these actions.
 
         Raises:
             WireError: for actions that are no actions of this environment.
         """
         index = message.group
-        if message.session != self.number or index >= len(self._groups):
-            return None
-        if message.seq != self._seqs[index]:
-            return None
         group = self._groups[index]
         actions = check_actions(message, group.action, group.num_envs)
         self._seqs[index] += 1
@@ -87,6 +91,18 @@ class Session:
         )
         flags = TERMINATED * terminated + TRUNCATED * truncated + FIRST * first  # [n] uint8
         arrays = StepArrays(
-            self._run_ids[index], row.observations, row.rewards, flags, row.episodes
+            self._run_ids_of(index, row), row.observations, row.rewards, flags, row.episodes
         )
         return Step(self.number, index, self._seqs[index], step_frames(arrays))
+
+    def _run_ids_of(self, index: int, row: GroupRow) -> Array:
+        run_ids = self._run_ids[index]
+        if row.restarted is not None and row.restarted.any():
+            run_ids[row.restarted] = _draw_run_ids(len(run_ids))[row.restarted]
+        return run_ids if row.down is None else np.where(row.down, NO_HISTORY, run_ids)
+
+
+def _draw_run_ids(count: int) -> Array:
+    """Random numbers of 64 bits, none of them NO_HISTORY. `[count] uint64`"""
+    drawn = np.frombuffer(os.urandom(8 * count), np.uint64)
+    return np.maximum(drawn, NO_HISTORY + 1).astype(np.uint64)

@@ -194,7 +194,10 @@ def _play(config: Config, inference: Inference, episodes: int) -> list[EpisodeRe
     servers = LocalServers(server_command(config.local, inference.endpoint), 1)
     try:
         while len(played) < episodes and not crew.stop.is_set():
-            servers.check()
+            servers.check(connected=inference.num_envs > 0)
+            if inference.faults.num_quarantined:
+                # Its share of the episodes will never be played.
+                raise LocalServerError("an environment has failed too often; the log says why")
             time.sleep(_TICK_S)
             for _ in range(inference.records.qsize()):
                 record = inference.records.get()

@@ -184,16 +184,13 @@ class ForwardPass:
         return block.actions.numpy()[:n].copy(), complete
 
     def _fill(self, host: HostBlock, batch: InferenceBatch) -> None:
-        """Fills in all but observations; rows beyond the batch's are of no environment."""
+        """Fills in all but observations. Rows beyond the batch's are of no environment, and any."""
         n = len(batch.env_ids)
         host.env_ids[:n] = batch.env_ids
         ended = batch.flags & _ENDS  # [2, n] uint8
         np.not_equal(ended, 0, out=host.marks[_TERMINATED_OR_TRUNCATED, :n])
         np.concatenate([step.arrays.rewards for step in batch.steps], out=host.rewards[:n])
-        if n < len(host.env_ids):
-            host.env_ids[n:] = self._store.layout.max_envs
-            host.marks[_TERMINATED_OR_TRUNCATED, n:] = False
-            host.rewards[n:] = 0
+        host.env_ids[n:] = self._store.layout.max_envs
         np.equal(host.places.ages, 0, out=host.marks[_FIRST])
         # "clip" writes to `out` without a buffer between; no number is out of range.
         self._evaluation.take(host.env_ids, out=host.marks[_EVALUATION], mode="clip")

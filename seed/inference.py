@@ -20,10 +20,11 @@ import zmq
 from seed import wire
 from seed.authentication import Authentication
 from seed.config import InferenceConfig
+from seed.faults import FaultLog, printable
 from seed.forward import ForwardPass, GroupStep, InferenceBatch
 from seed.pages import PageLinks
-from seed.reception import Offer, Reception
-from seed.sessions import Refused, Session, SessionTable
+from seed.reception import Reception
+from seed.sessions import Offer, Refused, Session, SessionTable
 from seed.sockets import MOST_FRAMES, bind, drain, receive, send
 from seed.unrolls import UnrollStore
 from seed.weights import WeightSlot
@@ -80,8 +81,8 @@ class Inference:
     """The ROUTER socket and everything that happens between a STEP and its ACTIONS.
 
     Other threads may read `env_steps`, `endpoint`, `num_envs`, `paused_s`, `phases`,
-    `authentication` and the queue `records`. `paused_s` counts the seconds in which rows waited
-    for the learner to make room.
+    `authentication`, the counts of `faults` and the queue `records`. `paused_s` counts the seconds
+    in which rows waited for the learner to make room.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class Inference:
         offer.check()
         self.env_steps = 0
         self.records: queue.SimpleQueue[BatchRecord | EpisodeRecord] = queue.SimpleQueue()
+        self.faults = FaultLog()
         self.paused_s = 0.0
         self.phases = forward.phases
         self.authentication = authentication
@@ -125,8 +127,7 @@ class Inference:
         self._queue_limit = queue_limit
         self._publish = publish
         self._sessions = SessionTable(config.max_envs, config.max_batch, config.max_envs_per_key)
-        allowed = authentication.allowed if authentication else None
-        self._reception = Reception(allowed, time.monotonic())
+        self._reception = Reception(authentication and authentication.allowed, time.monotonic())
         self._sessions_opened = 0
         self._pending: dict[tuple[int, int], _Pending] = {}
         self._pending_rows = 0
@@ -225,6 +226,8 @@ class Inference:
                 self._handle_hello(identity, message, key)
             elif isinstance(message, wire.Goodbye):
                 self._handle_goodbye(identity, message)
+            elif isinstance(message, wire.Fault):
+                self._handle_fault(identity, message)
             else:
                 raise wire.WireError(f"{type(message).__name__} is not for a learner")
         except wire.WireError as error:
@@ -234,17 +237,21 @@ class Inference:
 
     def _refuse(self, identity: bytes, refusal: wire.Refusal) -> None:
         self._send(identity, refusal)
-        muted = self._reception.refuse(
-            identity, refusal.reason, time.monotonic(), mute=self._draining
-        )
-        for session in self._sessions if muted else ():
-            if session.identity == identity:
-                self._dismiss(session, "too many messages that cannot be used")
+        now_s = time.monotonic()
+        self._reception.refuse(identity, refusal.reason, now_s, mute=self._draining)
 
     def _handle_goodbye(self, identity: bytes, goodbye: wire.Goodbye) -> None:
         session = self._sessions.find(goodbye.session, identity)
         if session is not None:
             self._close(session, goodbye.reason)
+
+    def _handle_fault(self, identity: bytes, fault: wire.Fault) -> None:
+        session = self._sessions.find(fault.session, identity)
+        if session is None:
+            return
+        now_s = session.heard_s = time.monotonic()
+        num_envs = session.count(fault.group, fault.index)
+        self.faults.note(session.hello.server_id, session.hello.name, fault, num_envs, now_s)
 
     def _handle_hello(self, identity: bytes, hello: wire.Hello, key: str) -> None:
         earlier = self._sessions.predecessor(hello, key)
@@ -253,15 +260,12 @@ class Inference:
         session = self._sessions.open(hello, identity, time.monotonic(), key)
         self._forward.set_connected(self._sessions.env_ids)
         self._sessions_opened += 1
-        seeds = np.random.SeedSequence((*self._offer.seed, self._sessions_opened))
-        welcome = self._offer.welcome(
-            session.number,
-            session.all_env_ids,
-            (seeds.generate_state(hello.num_envs) >> 1).astype(np.int64),
-        )
+        seeds = self._offer.seeds(hello.num_envs, self._sessions_opened)
+        welcome = self._offer.welcome(session.number, session.all_env_ids, seeds)
         if self._send(identity, welcome):
             with_key = f" and the key {self._reception.name_of(key)!r}" if key else ""
-            log.info("%s connected with %d environments%s", hello.name, hello.num_envs, with_key)
+            name = printable(hello.name)
+            log.info("%s connected with %d environments%s", name, hello.num_envs, with_key)
         else:
             self._close(session, "it left during the handshake")
 
@@ -369,8 +373,9 @@ class Inference:
         for group in range(len(session.env_ids)):
             self._forget(session, group)
         self._sessions.close(session)
+        self.faults.forget(session.number)
         self._forward.set_connected(self._sessions.env_ids)
-        log.info("%s left: %s", session.hello.name, reason)
+        log.info("%s left: %s", printable(session.hello.name), printable(reason))
 
     def _dismiss(self, session: Session, reason: str) -> None:
         """Ends a session from this side, and tells its server."""
@@ -378,16 +383,18 @@ class Inference:
         self._close(session, reason)
 
     def _keep_house(self) -> None:
-        """Tests the connections of sessions that have been silent for long; ends revoked ones."""
+        """Tests the connections of sessions that have been silent for long; ends unwanted ones."""
         now_s = time.monotonic()
         if now_s < self._next_housekeeping_s:
             return
         self._next_housekeeping_s = now_s + _HOUSEKEEPING_S
-        self._reception.keep_house(now_s)
+        self.faults.tell_rest(now_s)
         for session in self._sessions:
-            if not self._reception.is_allowed(session.key):
-                self._dismiss(session, "the key is not allowed any more")
+            complaint = self._reception.complaint(session.identity, session.key)
+            if complaint:
+                self._dismiss(session, complaint)
                 continue
             silent = now_s - session.heard_s > self._config.lease_s
             if silent and not self._send(session.identity, wire.Ping(session.number)):
                 self._close(session, "the connection is gone")
+        self._reception.keep_house(now_s)

@@ -19,10 +19,13 @@ log = logging.getLogger(__name__)
 _MAX_QUICK_FAILURES = 5
 _QUICK_S = 30.0
 _NICENESS = 10
+# How long nobody may be connected once no local server is left: others may be about to come back.
+_NOBODY_S = 10.0
+_EXIT_GIVEN_UP, _EXIT_REFUSED = 1, 2
 
 
 class LocalServerError(Exception):
-    """A local environment server that keeps failing; its own output says why."""
+    """Local environment servers that cannot be run; their own output says why."""
 
 
 def server_count(config: Config) -> int:
@@ -73,6 +76,7 @@ class _Server:
     process: subprocess.Popen[bytes]
     started_s: float
     quick_failures: int = field(default=0)
+    given_up: bool = field(default=False)
 
 
 class LocalServers:
@@ -95,6 +99,8 @@ class LocalServers:
         # One thread for numerical libraries: the environments of all servers share the cores.
         self._environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self._servers = [_Server(self._start(), time.monotonic()) for _ in range(count)]
+        # time.monotonic() at which a server was last there, be it a local one or another.
+        self._somebody_s = time.monotonic()
 
     def _start(self) -> subprocess.Popen[bytes]:
         with contextlib.ExitStack() as stack:
@@ -108,20 +114,43 @@ class LocalServers:
         _yield_to_learner(process.pid)
         return process
 
-    def check(self) -> None:
-        """Restarts servers that ended; raises LocalServerError for one that keeps ending."""
+    def check(self, *, connected: bool) -> None:
+        """Restarts servers that ended, except those of which nothing can be expected any more.
+
+        Args:
+            connected: Whether any environment is connected, of whatever server.
+
+        Raises:
+            LocalServerError: for a server that cannot be run, and where none is left and nothing
+                has been connected for a while.
+        """
         for server in self._servers:
-            status = server.process.poll()
-            if status is None:
-                continue
-            quick = time.monotonic() - server.started_s < _QUICK_S
-            server.quick_failures = server.quick_failures + 1 if quick else 1
-            if status == 2 or server.quick_failures >= _MAX_QUICK_FAILURES:
-                raise LocalServerError(
-                    f"a local environment server ended with exit code {status}: "
-                    f"{self._last_words()}"
-                )
-            log.warning("a local environment server ended with exit code %d; restarting", status)
+            status = None if server.given_up else server.process.poll()
+            if status is not None:
+                self._follow(server, status)
+        now_s = time.monotonic()
+        if connected or not self._servers or not all(server.given_up for server in self._servers):
+            self._somebody_s = now_s
+        elif now_s - self._somebody_s >= _NOBODY_S:
+            raise LocalServerError(
+                f"no local environment server is left, and no other one is connected: "
+                f"{self._last_words()}"
+            )
+
+    def _follow(self, server: _Server, status: int) -> None:
+        """Does what is to be done about a server that has ended."""
+        quick = time.monotonic() - server.started_s < _QUICK_S
+        server.quick_failures = server.quick_failures + 1 if quick else 1
+        ended = f"a local environment server ended with exit code {status}"
+        if status == _EXIT_REFUSED:
+            raise LocalServerError(f"{ended}: {self._last_words()}")
+        server.given_up = (
+            status == _EXIT_GIVEN_UP or server.quick_failures >= _MAX_QUICK_FAILURES
+        )
+        if server.given_up:
+            log.warning("%s and is not started again: %s", ended, self._last_words())
+        else:
+            log.warning("%s; restarting", ended)
             server.process, server.started_s = self._start(), time.monotonic()
 
     def _last_words(self) -> str:

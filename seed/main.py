@@ -353,7 +353,7 @@ def _supervise(run: Run, signals: Signals, servers: LocalServers) -> None:
     try:
         while learning.is_alive() and not crew.stop.is_set() and not signals.asked:
             learning.join(_TICK_S)
-            servers.check()
+            servers.check(connected=run.inference.num_envs > 0)
             if time.monotonic() >= next_line_s:
                 next_line_s += config.log_interval_s
                 log_line()

@@ -83,6 +83,8 @@ class Window:
             "num_envs": inference.num_envs,
             "rows_dropped": store.rows_dropped,
             "messages_refused": inference.messages_refused,
+            "env_faults": inference.faults.total,
+            "envs_quarantined": inference.faults.num_quarantined,
             **self._shares("inference", inference.phases, elapsed_s),
             **self._shares("learner", learner.phases, elapsed_s),
             **self._scalars,

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from seed.messages import NO_HISTORY
+
 Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 NO_PAGE = -1
@@ -108,17 +110,23 @@ class PageTable:
         """Free pages that `advance` with the same arguments may take."""
         begins = self._pages[env_ids] == NO_PAGE
         begins |= self._lengths[env_ids] == self.unroll_length
-        begins |= self._run_ids[env_ids] != run_ids
+        begins |= self._breaks(env_ids, run_ids)
         return int(begins.sum())
+
+    def _breaks(self, env_ids: Int64Array, run_ids: npt.NDArray[np.uint64]) -> BoolArray:
+        """Whether these rows do not go on with what their environments sent before."""
+        breaks: BoolArray = (self._run_ids[env_ids] != run_ids) | (run_ids == NO_HISTORY)
+        return breaks
 
     def advance(
         self, env_ids: Int64Array, run_ids: npt.NDArray[np.uint64], first: BoolArray
     ) -> Placed:
         """Gives one new row of each environment its place; the environments are all different.
 
-        A run_id other than the environment's last one ends its old history.
+        A run_id other than the environment's last one ends its old history, and NO_HISTORY always
+        does.
         """
-        broken = self._run_ids[env_ids] != run_ids
+        broken = self._breaks(env_ids, run_ids)
         if np.count_nonzero(broken):
             self.drop(env_ids[broken])
             self._run_ids[env_ids] = run_ids
@@ -161,7 +169,7 @@ class PageTable:
         for env_id in env_ids[self._pages[env_ids] != NO_PAGE].tolist():
             page = int(self._pages[env_id])
             self._pages[env_id] = NO_PAGE
-            if not self._evaluation[env_id]:
+            if not self._evaluation[env_id] and self._run_ids[env_id] != NO_HISTORY:
                 self.rows_dropped += int(self._lengths[env_id]) - self._starts[page]
             self._unneed(self._before[page])
             self._unneed(page)

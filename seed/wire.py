@@ -10,163 +10,48 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgpack
 import numpy as np
-import numpy.typing as npt
 
+from seed.limits import (
+    MAX_ENVS_PER_SERVER,
+    MAX_GROUPS,
+    MAX_HEADER_BYTES,
+    MAX_TRACEBACK_BYTES,
+    PROTOCOL_VERSION,
+)
+from seed.messages import (
+    EPISODE_DTYPE,
+    FIRST,
+    NO_HISTORY,
+    TERMINATED,
+    TRUNCATED,
+    Actions,
+    Array,
+    Fault,
+    Frame,
+    Goodbye,
+    Hello,
+    Message,
+    Ping,
+    Refusal,
+    Step,
+    StepArrays,
+    Welcome,
+)
 from seed.spaces import DTYPES, MAX_OBSERVATION_BYTES, SpaceSpec, WireError, is_count, map_of
 
 __all__ = [
     "DTYPES", "EPISODE_DTYPE", "FIRST", "MAX_ENVS_PER_SERVER", "MAX_GROUPS", "MAX_HEADER_BYTES",
-    "MAX_OBSERVATION_BYTES", "PROTOCOL_VERSION", "TERMINATED", "TRUNCATED", "Actions", "Frame",
-    "Goodbye", "Hello", "Message", "Ping", "Refusal", "SpaceSpec", "Step", "StepArrays", "Welcome",
-    "WireError", "check_actions", "check_step", "decode", "encode", "step_frames",
+    "MAX_OBSERVATION_BYTES", "MAX_TRACEBACK_BYTES", "NO_HISTORY", "PROTOCOL_VERSION", "TERMINATED",
+    "TRUNCATED", "Actions", "Array", "Fault", "Frame", "Goodbye", "Hello", "Message", "Ping",
+    "Refusal", "SpaceSpec", "Step", "StepArrays", "Welcome", "WireError", "check_actions",
+    "check_step", "decode", "encode", "step_frames",
 ]  # fmt: skip
 
-PROTOCOL_VERSION = 1
-MAX_HEADER_BYTES = 4096
-MAX_GROUPS = 64
-MAX_ENVS_PER_SERVER = 65_536
-
-TERMINATED, TRUNCATED, FIRST = 1, 2, 4
 _ALL_FLAGS = TERMINATED | TRUNCATED | FIRST
-
-EPISODE_DTYPE = np.dtype([("index", "<u4"), ("length_steps", "<u4"), ("episode_return", "<f8")])
-
-Frame: TypeAlias = bytes | bytearray | memoryview
-Array: TypeAlias = npt.NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Hello:
-    """Environment server → learner: I am here, with these groups of environments.
-
-    Attributes:
-        server_id: Random number drawn once per process; a second HELLO with it replaces the first.
-        group_sizes: Environments in each group; a group is stepped and sent as one.
-        name: Host and process, for the learner's log.
-        protocol: The sender's protocol version.
-    """
-
-    server_id: int
-    group_sizes: tuple[int, ...]
-    name: str
-    protocol: int = PROTOCOL_VERSION
-
-    @property
-    def num_envs(self) -> int:
-        """Environments of all groups together."""
-        return sum(self.group_sizes)
-
-
-@dataclass(frozen=True)
-class Welcome:
-    """Learner → environment server: run these environments.
-
-    Attributes:
-        session: Random number that every later message of this connection carries.
-        environment: What to make: the learner's `[environment]` table as a map.
-        observation: The form that observations must have on the wire.
-        action: The form in which actions will come.
-        env_ids: The learner's number for each environment, in group order. `[num_envs] int64`
-        seeds: A seed for each environment. `[num_envs] int64`
-    """
-
-    session: int
-    environment: dict[str, Any]
-    observation: SpaceSpec
-    action: SpaceSpec
-    env_ids: Array
-    seeds: Array
-
-
-@dataclass(frozen=True)
-class Step:
-    """Environment server → learner: one new row of every environment in a group.
-
-    A row holds an observation and what arrived with it; docs/protocol.md has the convention.
-
-    Attributes:
-        session: From WELCOME.
-        group: Index into HELLO's group sizes.
-        seq: Counts this group's rows from 0; with the run_id it fences off doubles and gaps.
-        frames: The five raw frames, not yet checked; `check_step` reads them.
-    """
-
-    session: int
-    group: int
-    seq: int
-    frames: Sequence[Frame]
-
-
-@dataclass(frozen=True)
-class StepArrays:
-    """The raw frames of a STEP as arrays over the group's `n` environments.
-
-    Attributes:
-        run_ids: Random number per history of an environment. `[n] uint64`
-        observations: `[n, *shape]` in the agreed dtype.
-        rewards: What arrived with the observation, unclipped. `[n] float32`
-        flags: Bits TERMINATED, TRUNCATED and FIRST. `[n] uint8`
-        episodes: A record per episode that ended with this row: its index in the group, its
-            length in steps, its return. `[k] EPISODE_DTYPE`
-    """
-
-    run_ids: Array
-    observations: Array
-    rewards: Array
-    flags: Array
-    episodes: Array
-
-
-@dataclass(frozen=True)
-class Actions:
-    """Learner → environment server: the actions chosen from STEP (group, seq).
-
-    Attributes:
-        actions: `[n, *shape]` in the agreed dtype.
-    """
-
-    session: int
-    group: int
-    seq: int
-    actions: Frame
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Learner → environment server: no, and why.
-
-    Attributes:
-        reason: A sentence for the person who reads the environment server's output.
-        retry: True where a new HELLO may succeed (the session has ended, say).
-        session: The session of the message that it answers; 0 where that had none.
-    """
-
-    reason: str
-    retry: bool
-    session: int = 0
-
-
-@dataclass(frozen=True)
-class Goodbye:
-    """Either way: I am leaving this session, and why; nothing is expected back."""
-
-    session: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class Ping:
-    """Learner → environment server: finds out whether the connection still stands; no reply."""
-
-    session: int
-
-
-Message: TypeAlias = Hello | Welcome | Step | Actions | Refusal | Goodbye | Ping
 
 
 def encode(message: Message) -> list[Frame]:
@@ -196,6 +81,12 @@ def encode(message: Message) -> list[Frame]:
             return [_header("goodbye", session=message.session, reason=_clip(message.reason))]
         case Ping():
             return [_header("ping", session=message.session)]
+        case Fault():
+            return [_header("fault", session=message.session, group=message.group,
+                            index=message.index, kind=_clip(message.kind),
+                            restarts=message.restarts, quarantined=message.quarantined,
+                            repeated=message.repeated),
+                    _clip_middle(message.traceback)]  # fmt: skip
 
 
 def step_frames(arrays: StepArrays) -> list[Frame]:
@@ -229,6 +120,8 @@ def decode(frames: Sequence[Frame]) -> Message:
                        frames[1])  # fmt: skip
     if kind == "welcome":
         return _decode_welcome(header, frames)
+    if kind == "fault":
+        return _decode_fault(header, frames)
     _expect_frames(frames, 1, str(kind)[:16])
     if kind == "hello":
         return _decode_hello(header)
@@ -303,6 +196,23 @@ def _decode_hello(header: Mapping[str, Any]) -> Hello:
     return Hello(_uint(header, "server_id"), tuple(groups), _text(header, "name"), protocol)
 
 
+def _decode_fault(header: Mapping[str, Any], frames: Sequence[Frame]) -> Fault:
+    _expect_frames(frames, 2, "FAULT")
+    text = memoryview(frames[1])
+    if text.nbytes > MAX_TRACEBACK_BYTES:
+        raise WireError(f"traceback: expected at most {MAX_TRACEBACK_BYTES} bytes")
+    return Fault(
+        _uint(header, "session"),
+        None if header.get("group") is None else _uint(header, "group"),
+        None if header.get("index") is None else _uint(header, "index"),
+        _text(header, "kind"),
+        _uint(header, "restarts"),
+        header.get("quarantined") is True,
+        header.get("repeated") is True,
+        bytes(text).decode(errors="replace"),
+    )
+
+
 def _decode_welcome(header: Mapping[str, Any], frames: Sequence[Frame]) -> Welcome:
     protocol = header.get("protocol")
     if protocol != PROTOCOL_VERSION:
@@ -322,7 +232,7 @@ def _decode_welcome(header: Mapping[str, Any], frames: Sequence[Frame]) -> Welco
     )
 
 
-def _header(kind: str, **fields: Any) -> bytes:
+def _header(kind: str, /, **fields: Any) -> bytes:
     packed: bytes = msgpack.packb({"type": kind, **fields}, buf_size=256)  # not 256 KiB
     if len(packed) > MAX_HEADER_BYTES:
         raise WireError(f"{kind} header of {len(packed)} bytes: at most {MAX_HEADER_BYTES}")
@@ -364,6 +274,18 @@ def _text(header: Mapping[str, Any], key: str) -> str:
 def _clip(text: str) -> str:
     """The longest start of a text that the other side's decoder takes, as valid UTF-8."""
     return text.encode(errors="replace")[:250].decode(errors="ignore")
+
+
+def _clip_middle(text: str) -> bytes:
+    """A text as UTF-8 of at most `MAX_TRACEBACK_BYTES`: what is too much goes from its middle."""
+    encoded = text.encode(errors="replace")
+    if len(encoded) <= MAX_TRACEBACK_BYTES:
+        return encoded
+    mark = b"\n[...]\n"
+    half = (MAX_TRACEBACK_BYTES - len(mark)) // 2
+    # Letters that the cut goes through are left out.
+    ends = (part.decode(errors="ignore").encode() for part in (encoded[:half], encoded[-half:]))
+    return mark.join(ends)
 
 
 def _expect_frames(frames: Sequence[Frame], count: int, kind: str) -> None:

@@ -30,11 +30,15 @@ class FakeLearner:
 
     def receive(self, kind: type[M]) -> M:
         """The next message, which must be of this kind."""
-        assert self.socket.poll(PATIENCE_MS), f"no {kind.__name__} came"
-        self.peer, *frames = self.socket.recv_multipart()
-        message = wire.decode([*frames])
+        message = self.receive_any()
         assert isinstance(message, kind), message
         return message
+
+    def receive_any(self) -> wire.Message:
+        """The next message."""
+        assert self.socket.poll(PATIENCE_MS), "nothing came"
+        self.peer, *frames = self.socket.recv_multipart()
+        return wire.decode([*frames])
 
     def send(self, message: wire.Message) -> None:
         self.socket.send_multipart([self.peer, *wire.encode(message)])

@@ -9,9 +9,21 @@ import pytest
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from envservers.groups import InvalidEnvironment
-from envservers.gymnasium import GymnasiumGroup, make_function_group, make_gymnasium_group
+from envservers.environments import make_group
+from envservers.groups import Group, InvalidEnvironment
 from seed.wire import SpaceSpec
+
+
+def make_gymnasium_group(
+    id_: str, vectorization: str, kwargs: dict[str, Any], num_envs: int
+) -> Group:
+    table = {"kind": "gymnasium", "id": id_, "vectorization": vectorization, "kwargs": kwargs}
+    return make_group(table, num_envs)
+
+
+def make_function_group(id_: str, kwargs: dict[str, Any], num_envs: int) -> Group:
+    return make_group({"kind": "function", "id": id_, "kwargs": kwargs}, num_envs)
+
 
 SEEDS = np.array([3, 4], np.int64)
 HERE = "environment_functions"
@@ -87,7 +99,7 @@ def importable_functions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, HERE, module)
 
 
-def play(group: GymnasiumGroup, num_steps: int) -> list[Any]:
+def play(group: Group, num_steps: int) -> list[Any]:
     generator = np.random.default_rng(0)
     rows = [group.reset(SEEDS)]
     for _ in range(num_steps):

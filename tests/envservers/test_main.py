@@ -36,6 +36,8 @@ def test_groups_are_as_even_as_can_be(num_envs: int, data: st.DataObject) -> Non
      (["--connect", "tcp://a:1", "--num-envs", "99", "--groups", "0"], "got 0"),
      (["--connect", "tcp://a:1", "--num-envs", "1", "--key", "a"], "expected both"),
      (["--connect", "tcp://a:1", "--num-envs", "1", "--learner-key", "a"], "expected both"),
+     (["--connect", "tcp://a:1", "--num-envs", "1", "--step-timeout-s", "-1"], "0 to 1e+06"),
+     (["--connect", "tcp://a:1", "--num-envs", "1", "--step-timeout-s", "nan"], "got nan"),
      (["--num-envs", "1"], "--connect")],
 )  # fmt: skip
 def test_wrong_arguments_exit_with_2_and_a_reason(

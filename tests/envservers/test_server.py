@@ -1,83 +1,18 @@
 from __future__ import annotations
 
-import sys
-import threading
 import time
-import types
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+import envservers.recovery
 import envservers.server
-from envservers.server import EnvServer
 from envservers.tasks import catch
 from seed import wire
-from tests.envservers.fake_learner import BOARD, PATIENCE_MS, FakeLearner
-
-
-def make_failing(num_envs: int) -> Any:
-    """A vector environment that raises on its second step."""
-
-    class Failing(catch.Catch):
-        steps = 0
-
-        def step(self, actions: Any) -> Any:
-            self.steps += 1
-            if self.steps == 2:
-                raise RuntimeError("the simulator fell over")
-            return super().step(actions)
-
-    return Failing(num_envs, 10, 5)
-
-
-def offer_function(name: str, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes `make` known as the function environment "name:make"."""
-    module = types.ModuleType(name)
-    vars(module)["make"] = make
-    monkeypatch.setitem(sys.modules, name, module)
-
-
-class Running:
-    """An environment server in a thread."""
-
-    def __init__(self, address: str, *sizes: int, once: bool = False) -> None:
-        self.lines: list[str] = []
-        self.exit_code: int | None = None
-        self.server = EnvServer(address, sizes, once=once, name="test", say=self.lines.append)
-        self.thread = threading.Thread(target=self._run)
-        self.thread.start()
-
-    def _run(self) -> None:
-        self.exit_code = self.server.run()
-
-    def wait(self) -> int | None:
-        self.thread.join(PATIENCE_MS / 1000)
-        return self.exit_code
-
-    def stop(self) -> None:
-        if self.thread.is_alive():
-            self.server.stop()
-        self.thread.join(PATIENCE_MS / 1000)
-        assert not self.thread.is_alive()
-
-
-@pytest.fixture
-def serve(learner: FakeLearner) -> Iterator[Callable[..., Running]]:
-    running: list[Running] = []
-
-    def start(*sizes: int, once: bool = False) -> Running:
-        running.append(Running(learner.address, *sizes, once=once))
-        return running[-1]
-
-    yield start
-    for server in running:
-        server.stop()
-
-
-Serve = Callable[..., Running]
+from tests.envservers.fake_learner import BOARD, FakeLearner
+from tests.envservers.running import Running, Serve, offer_function
 
 
 def test_a_session_from_hello_to_goodbye(learner: FakeLearner, serve: Serve) -> None:
@@ -331,24 +266,6 @@ def test_a_welcome_for_another_number_is_ignored(learner: FakeLearner, serve: Se
     learner.welcome(hello)
     assert learner.receive(wire.Step).session == 11
     assert sum("expected 1 environments" in line for line in running.lines) == 2
-
-
-def test_an_environment_that_fails_ends_the_server(
-    learner: FakeLearner,
-    serve: Serve,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    offer_function("failing", make_failing, monkeypatch)
-    running = serve(1)
-    hello = learner.receive(wire.Hello)
-    learner.welcome(hello, environment={"kind": "function", "id": "failing:make"})
-    for _ in range(2):
-        learner.act(learner.receive(wire.Step), [1])
-    goodbye = learner.receive(wire.Goodbye)
-    assert goodbye.reason == "an environment failed: RuntimeError: the simulator fell over"
-    assert running.wait() == 1
-    assert "in step" in capsys.readouterr().err
 
 
 def test_silence_is_told_once_and_hello_repeated(

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,9 @@ from seed.config import (
 )
 from seed.contract import load_algorithm
 from seed.evaluate import Result, main
+from seed.faults import FaultLog
 from seed.inference import BatchRecord, EpisodeRecord
+from seed.local_servers import LocalServerError
 from seed.serving import make_agent
 from seed.spaces import Spaces, SpaceSpec
 from seed.threads import Crew
@@ -54,6 +57,9 @@ def episode(env_id: int, episode_return: float, length_steps: int = 1) -> Episod
 class PlayedInference:
     """Inference whose episodes have been played already."""
 
+    num_envs = 1
+    faults: Any = FaultLog()
+
     def __init__(self, records: list[EpisodeRecord | BatchRecord]) -> None:
         self.records: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.endpoint = "tcp://127.0.0.1:1"
@@ -72,8 +78,8 @@ class NoServers:
     def __init__(self, command: list[str], count: int) -> None:
         self.started.append((command, count))
 
-    def check(self) -> None:
-        pass
+    def check(self, *, connected: bool) -> None:
+        assert connected
 
     def stop(self, timeout_s: float) -> None:
         self.started.append((["stopped"], 0))
@@ -105,6 +111,15 @@ def test_what_does_not_divide_goes_to_the_first_environments(
     played = play(monkeypatch, 3, 7, records)
     counts = [sum(record.env_id == env_id for record in played) for env_id in range(3)]
     assert counts == [3, 2, 2]
+
+
+def test_an_environment_in_quarantine_ends_the_evaluation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(PlayedInference, "faults", SimpleNamespace(num_quarantined=1))
+    with pytest.raises(LocalServerError, match="failed too often"):
+        play(monkeypatch, 2, 4, [episode(0, 0.0)])
+    assert NoServers.started[-1] == (["stopped"], 0)
 
 
 def test_one_server_is_started_and_stopped(monkeypatch: pytest.MonkeyPatch) -> None:

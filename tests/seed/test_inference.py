@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
 import pytest
 from torch import nn
 
 from seed import wire
-from seed.inference import BatchRecord, EpisodeRecord
+from seed.inference import BatchRecord, EpisodeRecord, Inference
 from tests.seed.central import FOR_EVER_US, Dealer, Placing, central, drain, wait_for
 
 
@@ -349,3 +352,23 @@ def test_new_weights_act() -> None:
             actions = dealer.actions(seq)
         assert actions == [30]
         assert served.unrolls(1).policy_versions[-1].tolist() == [4]
+
+
+def test_a_flood_of_refused_messages_does_not_hold_up_batches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refused_before: list[int] = []
+    next_batch = Inference._next_batch
+
+    def counting(self: Inference) -> Any:
+        refused_before.append(self.messages_refused)
+        return next_batch(self)
+
+    monkeypatch.setattr(Inference, "_next_batch", counting)
+    with central() as served:
+        dealer = served.connect()
+        for _ in range(100):
+            dealer.send(wire.Ping(0))
+        wait_for(lambda: served.inference.messages_refused == 100)
+    # No more than `max_batch` messages are read from one look at what waits to the next.
+    assert max(b - a for a, b in itertools.pairwise(refused_before)) <= 6

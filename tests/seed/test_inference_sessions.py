@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -307,7 +308,7 @@ def test_a_goodbye_frees_env_ids() -> None:
 @pytest.mark.parametrize(
     ("hello", "reason"),
     [
-        (wire.Hello(1, (1,), "old", protocol=0), "speaks protocol 0, the learner 1"),
+        (wire.Hello(1, (1,), "old", protocol=0), "speaks protocol 0, the learner 2"),
         (wire.Hello(1, (1,), "new", protocol=2**40), "the same version of this package"),
         (wire.Hello(1, (5,), "large"), "a group of 5 environments"),
     ],
@@ -350,3 +351,67 @@ def test_an_address_in_use_is_a_configuration_error() -> None:
         address = served.inference.endpoint
         with pytest.raises(ConfigError, match=address), central(address=address):
             pass
+
+
+def test_faults_are_counted_and_need_no_answer() -> None:
+    with central() as served:
+        dealer = served.connect()
+        dealer.hello(2, 1)
+        dealer.send(wire.Fault(dealer.session, 0, 1, "raised", 4, True, False, "in step"))
+        dealer.send(wire.Fault(dealer.session, 1, None, "hung", 0, False, False, "in step"))
+        # Of a session that has ended, say: nobody is interested any more.
+        dealer.send(wire.Fault(dealer.session + 1, 0, 0, "raised", 0, True, False, "in step"))
+        dealer.expect_silence()
+        faults = served.inference.faults
+        assert (faults.total, faults.num_quarantined) == (2, 1)
+        dealer.send(wire.Goodbye(dealer.session, "bye"))
+        wait_for(lambda: served.inference.num_envs == 0)
+        assert (faults.total, faults.num_quarantined) == (2, 0)
+
+
+@pytest.mark.parametrize(("group", "index"), [(2, 0), (0, 2), (1, 1)])
+def test_faults_of_nothing_are_refused(group: int, index: int) -> None:
+    with central() as served:
+        dealer = served.connect()
+        dealer.hello(2, 1)
+        dealer.send(wire.Fault(dealer.session, group, index, "raised", 0, True, False, ""))
+        assert "expected below" in dealer.refusal().reason
+        assert served.inference.faults.total == 0
+
+
+def test_the_log_obeys_no_server(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with central() as served:
+        dealer = served.connect()
+        dealer.send(wire.Hello(1, (1,), "\x1b[2Jname"))
+        welcome = dealer.receive()
+        assert isinstance(welcome, wire.Welcome)
+        dealer.send(wire.Fault(welcome.session, 0, 0, "\x1b]0;x", 0, False, False, "\x1b[31m"))
+        dealer.send(wire.Goodbye(welcome.session, "bye\r\x1b[A"))
+        wait_for(lambda: served.inference.num_envs == 0)
+        dealer.socket.send_multipart([b"\x81\xa4type\xa5\x1b[2Jx", b""])
+        dealer.refusal()
+    assert len(caplog.messages) >= 4
+    for message in caplog.messages:
+        assert all(line.isprintable() for line in message.split("\n"))
+    assert any(r"\x1b[2Jname left: bye\r\x1b[A" in message for message in caplog.messages)
+
+
+def test_rows_of_an_environment_that_is_down_are_no_steps_and_not_missed() -> None:
+    with central() as served:
+        dealer = served.connect()
+        dealer.hello(2)
+        for seq in range(6):
+            flags = np.array([wire.FIRST, wire.FIRST if seq == 0 else 0], np.uint8)
+            arrays = wire.StepArrays(
+                np.array([0, 7], np.uint64), np.array([0, 5]), np.zeros(2, np.float32), flags,
+                np.array([], wire.EPISODE_DTYPE),
+            )  # fmt: skip
+            dealer.send(wire.Step(dealer.session, 0, seq, wire.step_frames(arrays)))
+            # Its recurrent state begins anew in every row.
+            assert dealer.actions(seq) == [0, 5 * (seq + 1)]
+        wait_for(lambda: served.inference.env_steps == 5)
+        assert served.store.rows_dropped == 0
+        assert served.store.num_ready > 0
+        for _ in range(served.store.num_ready):
+            assert served.unrolls(1).rows.observations.min() == 5

@@ -57,9 +57,11 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-def check_until(servers: LocalServers, condition: Callable[[], bool]) -> None:
+def check_until(
+    servers: LocalServers, condition: Callable[[], bool], *, connected: bool = False
+) -> None:
     def checked() -> bool:
-        servers.check()
+        servers.check(connected=connected)
         return condition()
 
     wait_for(checked)
@@ -70,7 +72,7 @@ def test_stop_leaves_no_process(tmp_path: Path, behaviour: str) -> None:
     log = tmp_path / "log"
     servers = start(log, behaviour, count=2)
     wait_for(lambda: len(pids(log)) == 2)
-    servers.check()
+    servers.check(connected=False)
     servers.stop(timeout_s=0.5)
     assert len(set(pids(log))) == 2
     assert not any(alive(pid) for pid in pids(log))
@@ -86,7 +88,7 @@ def test_stop_lets_servers_leave_by_themselves(tmp_path: Path) -> None:
 
 def test_no_servers_are_fine() -> None:
     servers = LocalServers(["/nonexistent"], 0)
-    servers.check()
+    servers.check(connected=False)
     servers.stop(timeout_s=0.3)
 
 
@@ -117,13 +119,61 @@ def test_a_server_that_was_killed_is_started_again(tmp_path: Path) -> None:
     assert not any(alive(pid) for pid in pids(log))
 
 
-def test_a_server_that_keeps_ending_is_given_up(tmp_path: Path) -> None:
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seed.local_servers._NOBODY_S", 0.0)
+
+
+@pytest.mark.parametrize(("code", "starts"), [("3", 5), ("1", 1)])
+@pytest.mark.usefixtures("impatient")
+def test_a_server_that_keeps_ending_or_says_so_is_given_up(
+    tmp_path: Path, code: str, starts: int
+) -> None:
     log = tmp_path / "log"
-    servers = start(log, "1")
-    with pytest.raises(LocalServerError, match=r"ended with exit code 1: its reason is above"):
+    servers = start(log, code)
+    with pytest.raises(LocalServerError, match="no local environment server is left"):
         check_until(servers, lambda: False)
     servers.stop(timeout_s=DEADLINE_S)
-    assert len(pids(log)) == 5
+    assert len(pids(log)) == starts
+
+
+@pytest.mark.usefixtures("impatient")
+def test_without_local_servers_others_are_enough(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = tmp_path / "log"
+    servers = start(log, "1", count=2)
+    check_until(servers, lambda: len(caplog.messages) == 2, connected=True)
+    assert caplog.messages == 2 * [
+        "a local environment server ended with exit code 1 and is not started again: "
+        "its reason is above"
+    ]
+    servers.check(connected=True)
+    with pytest.raises(LocalServerError, match="no other one is connected: its reason is above"):
+        check_until(servers, lambda: False)
+    servers.stop(timeout_s=DEADLINE_S)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_one_local_server_that_is_left_is_enough(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    program = (
+        "import os, sys\ntry: os.mkdir(sys.argv[1] + '.d')\nexcept OSError: sys.exit(1)\n" + PROGRAM
+    )
+    log.touch()
+    servers = LocalServers([sys.executable, "-c", program, str(log), "sleep"], 2)
+    check_until(servers, lambda: sum(server.given_up for server in servers._servers) == 1)
+    for _ in range(3):
+        servers.check(connected=False)
+    servers.stop(timeout_s=0.3)
+
+
+def test_nobody_for_a_moment_is_no_error(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    servers = start(log, "1")
+    check_until(servers, lambda: servers._servers[0].given_up)
+    servers.check(connected=False)
+    servers.stop(timeout_s=0.3)
 
 
 def test_a_refused_environment_is_given_up_at_once(tmp_path: Path) -> None:
@@ -140,7 +190,7 @@ def test_a_server_that_ran_for_long_may_end_again_and_again(
 ) -> None:
     monkeypatch.setattr("seed.local_servers._QUICK_S", 0.0)
     log = tmp_path / "log"
-    servers = start(log, "1")
+    servers = start(log, "3")
     check_until(servers, lambda: len(pids(log)) >= 7)
     servers.stop(timeout_s=DEADLINE_S)
 
@@ -166,12 +216,13 @@ def test_the_last_words_of_a_server_are_quoted(tmp_path: Path, printed: str, quo
     assert log_file.read_text() == printed
 
 
+@pytest.mark.usefixtures("impatient")
 def test_output_is_appended_over_restarts(tmp_path: Path) -> None:
     log_file = tmp_path / "servers.log"
     log_file.write_text("of an earlier start\n")
-    command = [sys.executable, "-c", "print('stdout', flush=True); raise SystemExit(1)"]
+    command = [sys.executable, "-c", "print('stdout', flush=True); raise SystemExit(3)"]
     servers = LocalServers(command, 1, log_file)
-    with pytest.raises(LocalServerError, match="exit code 1: stdout"):
+    with pytest.raises(LocalServerError, match="stdout"):
         check_until(servers, lambda: False)
     servers.stop(timeout_s=DEADLINE_S)
     assert log_file.read_text() == "of an earlier start\n" + 5 * "stdout\n"

@@ -20,6 +20,7 @@ from envservers.environments import InvalidEnvironment
 from seed import checkpoint, main
 from seed.checkpoint import Checkpoint, CheckpointError
 from seed.config import Config, ConfigError, EnvironmentConfig
+from seed.faults import FaultLog
 from seed.learner import Diverged, Progress
 from seed.local_servers import LocalServerError
 from seed.main import Run, Signals
@@ -284,12 +285,12 @@ class Ending:
         self.farewells: list[str] = []
         self.signals: Any = SimpleNamespace(asked=False)
         self.check: Callable[[], None] = lambda: None
-        self.servers: Any = SimpleNamespace(check=lambda: self.check())
+        self.servers: Any = SimpleNamespace(check=lambda connected: self.check())
         records: Any = SimpleNamespace(qsize=lambda: 0)
         inference: Any = SimpleNamespace(
             env_steps=0, records=records, num_envs=0, messages_refused=0, paused_s=0.0,
-            phases=Phases(),
-            run=self.serve,
+            phases=Phases(), faults=FaultLog(),
+            authentication=None, run=self.serve,
         )  # fmt: skip
         self.inference = inference
         learner: Any = SimpleNamespace(

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seed.messages import NO_HISTORY
 from seed.pages import MAX_AGE, NO_PAGE, PageLinks, PageTable, Placed
 
 
@@ -139,7 +140,7 @@ def test_follows_the_model(
     first_offsets = [start % unroll_length for start in starts]
     table = make_table(num_pages, unroll_length, 4, list(evaluation), first_offsets)
     model = Model(unroll_length, evaluation, first_offsets)
-    runs = dict.fromkeys(range(4), 0)
+    runs = dict.fromkeys(range(4), 1)
     for operation, env_ids, number in operations:
         if operation == "drop":
             table.drop(np.array(env_ids, np.int64))
@@ -319,7 +320,22 @@ def test_ages_count_from_the_episode_and_stop_at_their_limit() -> None:
     assert [age for _, age in ages[-6:]] == [MAX_AGE - 1] + [MAX_AGE] * 5
 
 
-@pytest.mark.parametrize("run_id", [0, 2**64 - 1])
+def test_rows_of_an_environment_that_is_down_join_nothing_and_are_not_missed() -> None:
+    table = make_table(4, 2, 1)
+    advance(table, [0], [7], [True])
+    for _ in range(5):
+        placed = advance(table, [0], [NO_HISTORY], [True])
+        assert (placed.complete, placed.offsets.tolist()) == ([], [0])
+        assert table.num_free == 3
+    # The one row of the history before.
+    assert table.rows_dropped == 1
+    rows = [advance(table, [0], [8], [t == 0]) for t in range(3)]
+    assert [row.offsets.tolist() for row in rows] == [[0], [1], [0]]
+    assert rows[2].complete == [PageLinks(NO_PAGE, int(rows[0].pages[0]), int(rows[2].pages[0]))]
+    assert table.rows_dropped == 1
+
+
+@pytest.mark.parametrize("run_id", [1, 2**64 - 1])
 def test_run_ids_use_all_64_bits(run_id: int) -> None:
     table = make_table(4, 4, 1)
     advance(table, [0], [run_id])

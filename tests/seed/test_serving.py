@@ -209,6 +209,21 @@ def test_takes_actions_of_the_environments_form(action: Tensor, space: SpaceSpec
     assert layout.action == Column(tuple(action.shape), action.dtype)
 
 
+def test_unrolls_of_a_run_end_one_by_one() -> None:
+    layout = make_store(VTRACE, CONFIG, SPACES, make_agent(VTRACE, CONFIG, SPACES, CPU), CPU).layout
+    assert layout.first_offsets.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_only_acting_copies_have_rounded_weights() -> None:
+    network = replace(CONFIG.network, precision="bfloat16")
+    config = replace(CONFIG, network=network)
+    learning, acting = (make_agent(VTRACE, config, SPACES, CPU) for _ in range(2))
+    inference = serve((1,), acting, config)
+    inference._socket.close()
+    dtypes = [{parameter.dtype for parameter in agent.parameters()} for agent in (learning, acting)]
+    assert dtypes == [{torch.float32}, {torch.float32, torch.bfloat16}]
+
+
 def serve(seed: tuple[int, ...], agent: nn.Module, config: Config = CONFIG) -> Inference:
     store = make_store(VTRACE, config, SPACES, agent, CPU)
     return make_inference(

@@ -84,7 +84,7 @@ def test_sessions_may_be_closed_while_they_are_gone_through() -> None:
 def test_refuses_another_protocol_for_good() -> None:
     table = SessionTable(8, 4)
     # Of another version, nothing but the version has been read.
-    with pytest.raises(Refused, match="speaks protocol 99, the learner 1") as refusal:
+    with pytest.raises(Refused, match="speaks protocol 99, the learner 2") as refusal:
         table.open(Hello(0, (), "", 99), b"x", 0.0)
     assert not refusal.value.retry
     assert table.num_envs == 0

@@ -274,6 +274,8 @@ def test_tells_once_how_many_pages_were_lacking() -> None:
     assert [model.store.take_shortage() for _ in range(2)] == [3, 0]
     assert not model.store.has_room(envs[:3], runs[:3])
     assert model.store.take_shortage() == 1
+    assert not model.store.has_room(envs, runs)
+    # There is room for fewer, whatever was lacking before.
     assert model.store.has_room(envs[:2], runs[:2])
     assert model.store.take_shortage() == 0
 

@@ -37,7 +37,11 @@ small_messages = st.one_of(
     st.builds(wire.Refusal, texts, st.booleans(), uint64s),
     st.builds(wire.Goodbye, uint64s, texts),
     st.builds(wire.Ping, uint64s),
-)
+    st.builds(
+        wire.Fault, uint64s, st.none() | uint64s, st.none() | uint64s, texts, uint64s,
+        st.booleans(), st.booleans(), texts,
+    ),
+)  # fmt: skip
 int64_arrays = npst.arrays(np.int64, st.shared(st.integers(0, 20), key="count"))
 welcomes = st.builds(
     wire.Welcome, uint64s, st.dictionaries(texts, scalars, max_size=8), specs, specs,
@@ -136,10 +140,11 @@ header_like = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
     max_leaves=8,
 )
-kinds = st.sampled_from(["hello", "welcome", "step", "actions", "refusal", "goodbye", "ping"])
+kinds = st.sampled_from(["hello", "welcome", "step", "actions", "refusal", "goodbye", "ping",
+                         "fault"])  # fmt: skip
 keys = st.sampled_from(
     ["protocol", "server_id", "groups", "name", "session", "environment", "observation", "action",
-     "group", "seq", "reason", "retry"]
+     "group", "seq", "reason", "retry", "index", "kind", "restarts", "quarantined", "repeated"]
 )  # fmt: skip
 
 
@@ -277,7 +282,7 @@ def test_a_hello_of_another_version_is_read_as_far_as_that() -> None:
 
 
 def test_a_welcome_of_another_version_tells_what_to_do() -> None:
-    header = {**msgpack.unpackb(WELCOME[0]), "protocol": 2}
+    header = {**msgpack.unpackb(WELCOME[0]), "protocol": 1}
     with pytest.raises(wire.WireError, match="install the same version"):
         wire.decode([msgpack.packb(header), *WELCOME[1:]])
 
@@ -396,3 +401,34 @@ def test_actions_are_checked_by_length() -> None:
     np.testing.assert_array_equal(wire.check_actions(message, spec, 3), actions)
     with pytest.raises(wire.WireError, match="expected 16 bytes, got 24"):
         wire.check_actions(message, spec, 2)
+
+
+@pytest.mark.parametrize("text", ["a" * 8192, "a" * 8193, "ä" * 4097 + "b", "🂡" * 9000, "\ud800"])
+def test_long_tracebacks_lose_their_middle(text: str) -> None:
+    frame = wire.encode(wire.Fault(1, 0, 0, "raised", 0, False, False, text))[1]
+    assert memoryview(frame).nbytes <= wire.MAX_TRACEBACK_BYTES
+    assert memoryview(frame).nbytes > min(len(text.encode(errors="replace")), 8192) - 8
+    sent = bytes(frame).decode()
+    if text.isascii():
+        assert (sent == text) == (len(text) <= 8192)
+    start, _, end = sent.partition("\n[...]\n")
+    assert text.encode(errors="replace").decode().startswith(start)
+    assert text.encode(errors="replace").decode().endswith(end)
+
+
+@pytest.mark.parametrize(
+    ("changes", "frame"),
+    [({}, b"a" * 8193), ({"group": -1}, b""), ({"index": 1.5}, b""), ({"kind": None}, b""),
+     ({"restarts": None}, b"")],
+)  # fmt: skip
+def test_faults_out_of_range_are_refused(changes: dict[str, Any], frame: bytes) -> None:
+    header = msgpack.unpackb(wire.encode(wire.Fault(1, 0, 0, "hung", 0, False, False, ""))[0])
+    with pytest.raises(wire.WireError):
+        wire.decode([msgpack.packb({**header, **changes}), frame])
+
+
+def test_a_traceback_that_is_no_utf8_is_read_as_far_as_it_goes() -> None:
+    header, _ = wire.encode(wire.Fault(1, 0, 0, "hung", 0, False, False, ""))
+    decoded = wire.decode([header, b"a\xffb"])
+    assert isinstance(decoded, wire.Fault)
+    assert decoded.traceback == "a\ufffdb"

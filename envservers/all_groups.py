@@ -1,0 +1,98 @@
+"""All groups of an environment server: made as the learner asks, kept over sessions."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from envservers.environments import Specs, make_guarded_group
+from envservers.groups import Group
+from envservers.guard import ANYTHING, Guard
+from envservers.recovery import Recovery
+from envservers.supervision import Supervision
+from seed.wire import Fault
+
+
+class AllGroups:
+    """The groups of one environment server, and their books.
+
+    Attributes:
+        all: In the order of HELLO; empty until they have been made.
+    """
+
+    def __init__(self, sizes: Sequence[int], supervision: Supervision) -> None:
+        """Nothing is made yet."""
+        self.all: list[Group] = []
+        self._guards: list[Guard] = []
+        self._sizes, self._supervision = sizes, supervision
+        self._environment: Mapping[str, Any] = {}
+
+    def make(self, environment: Mapping[str, Any], expected: Specs) -> None:
+        """Makes all groups, or keeps those that there are of the same environment.
+
+        Raises:
+            InvalidEnvironment: where they cannot be made.
+        """
+        if self.all and environment == self._environment:
+            return
+        self.close()
+        self._environment = environment
+        self._supervision.notes.keep_faults_of(repr(environment))
+        for group, size in enumerate(self._sizes):
+
+            def new_guard(num_units: int, whole: bool, group: int = group) -> Guard:
+                first_env = sum(self._sizes[:group])
+                return Guard(self._supervision, group, first_env, num_units, whole=whole)
+
+            made, guard = make_guarded_group(environment, size, new_guard, expected)
+            self.all.append(made)
+            self._guards.append(guard)
+
+    def close(self) -> None:
+        """Closes all groups; what they say to that helps nobody."""
+        groups, self.all, self._guards = self.all, [], []
+        for group in groups:
+            with contextlib.suppress(*ANYTHING):
+                group.close()
+
+    def ready_s(self, group: int) -> float:
+        """`time.monotonic()` from which on a group has something to step; infinite for never."""
+        return self._guards[group].ready_s
+
+    def take_faults(self, group: int) -> list[Fault]:
+        """The faults of a group since the last call, without their session."""
+        return self._guards[group].take_faults()
+
+    def take_all_faults(self) -> list[Fault]:
+        """The same of all groups."""
+        return [fault for guard in self._guards for fault in guard.take_faults()]
+
+    def standing_faults(self) -> list[Fault]:
+        """What a new session is told of environments that stay down."""
+        return [fault for guard in self._guards for fault in guard.standing_faults()]
+
+    def are_quarantined(self) -> bool:
+        """Whether all environments stay down."""
+        return all(guard.is_quarantined for guard in self._guards)
+
+    def take_casualty(self, environment: Mapping[str, Any]) -> Fault | None:
+        """What there is to tell of the process before this one, once; without the session.
+
+        What that process was stepping has failed once more, if it is of the same environment.
+        """
+        casualty, self._supervision.casualty = self._supervision.casualty, None
+        if casualty is None:
+            return None
+        notes = self._supervision.notes
+        restarts, quarantined = 0, False
+        if casualty.group is not None and notes.keep_faults_of(repr(environment)):
+            first_env = sum(self._sizes[: casualty.group])
+            recovery = Recovery(notes.faults, first_env + (casualty.index or 0))
+            recovery.fail(time.monotonic())
+            restarts, quarantined = recovery.restarts, recovery.quarantined
+        return Fault(
+            0, casualty.group, casualty.index, casualty.kind, restarts, quarantined, False,
+            casualty.text,
+        )  # fmt: skip

@@ -1,0 +1,74 @@
+"""When what has failed is tried again, and when no more. No clocks and no processes here."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, MutableSequence
+from typing import TypeAlias
+
+Cells: TypeAlias = MutableSequence[int] | memoryview
+
+MAX_FAULTS = 5
+FORGIVEN_AFTER_S = 600.0
+FORGIVEN_AFTER_STEPS = 10_000
+_LONGEST_DELAY_S = 60.0
+
+
+def backoff_s(faults: int) -> float:
+    """Seconds to wait after so many faults in a row: 0, 1, 2, 4, … up to a minute."""
+    doublings = min(faults - 2, 10)
+    return min(2.0**doublings, _LONGEST_DELAY_S) if faults > 1 else 0.0
+
+
+def jitter() -> float:
+    """A factor for `backoff_s`, so that what failed together does not come back together."""
+    return random.uniform(0.5, 1.0)
+
+
+class Recovery:
+    """Counts the faults of one unit that may be started anew: an environment, or a whole group.
+
+    Attributes:
+        due_s: When it may be started, on the clock of the caller's; infinite in quarantine.
+    """
+
+    def __init__(
+        self, counts: Cells, cell: int, jitter: Callable[[], float] = jitter
+    ) -> None:
+        """Goes on from the faults that stand in `counts[cell]`, where an earlier process left them.
+
+        What failed there may start at once, as that process's end has been waited for.
+        """
+        self._counts, self._cell, self._jitter = counts, cell, jitter
+        self._since_s, self._since_steps = math.inf, 0
+        self.due_s = math.inf if self.quarantined else 0.0
+
+    @property
+    def restarts(self) -> int:
+        """Restarts since it last ran well, the one after the newest fault not counted."""
+        return max(self._counts[self._cell] - 1, 0)
+
+    @property
+    def quarantined(self) -> bool:
+        """Whether it has failed too often to be started again."""
+        return self._counts[self._cell] >= MAX_FAULTS
+
+    def fail(self, now_s: float) -> None:
+        """It has failed and is down."""
+        faults = self._counts[self._cell] = min(self._counts[self._cell] + 1, MAX_FAULTS)
+        self._since_s = math.inf
+        self.due_s = math.inf if self.quarantined else now_s + backoff_s(faults) * self._jitter()
+
+    def start(self, now_s: float, steps: int) -> None:
+        """It runs again; `steps` counts on whatever happens."""
+        self._since_s, self._since_steps = now_s, steps
+
+    def forgive(self, now_s: float, steps: int) -> bool:
+        """Forgets the faults of what has run well for long; whether there are none to forget."""
+        ran_steps = steps - self._since_steps
+        if now_s - self._since_s >= FORGIVEN_AFTER_S or (
+            self._since_s < math.inf and ran_steps >= FORGIVEN_AFTER_STEPS
+        ):
+            self._counts[self._cell] = 0
+        return self._counts[self._cell] == 0

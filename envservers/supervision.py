@@ -1,0 +1,146 @@
+"""What an environment server and the process that watches over it know of each other.
+
+The supervisor imports this before it forks: nothing heavy here.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import math
+import mmap
+import os
+import secrets
+import time
+import zlib
+from dataclasses import dataclass, field
+from io import FileIO
+
+from envservers.recovery import Cells
+from seed.limits import MAX_ENVS_PER_SERVER
+
+NOBODY = -1
+_REARM_INTERVAL_S = 1.0
+_CELLS = 4  # of 4 bytes each
+_STARTER_ENDED = 4 * _CELLS
+_COUNTS = _STARTER_ENDED + 16
+_SIZE_BYTES = _COUNTS + MAX_ENVS_PER_SERVER
+
+
+class Notes:
+    """A little memory that outlives the process that writes it.
+
+    Attributes:
+        running: The group and the index that are being stepped, `NOBODY` for none.
+        faults: By environment of the server, how often it failed since it last ran well; for a
+            group that fails as a whole, at its first environment.
+    """
+
+    def __init__(self, memory: mmap.mmap | bytearray | None = None) -> None:
+        """Empty notes, in memory of this process alone where none is given."""
+        view = memoryview(bytearray(_SIZE_BYTES) if memory is None else memory)
+        self._view = view
+        self._cells = view[: 4 * _CELLS].cast("i")
+        self.running: Cells = self._cells[:2]
+        self.faults: Cells = view[_COUNTS:]
+        self.begin()
+
+    @staticmethod
+    def shared() -> Notes:
+        """Notes in memory that is shared with processes forked from this one."""
+        return Notes(mmap.mmap(-1, _SIZE_BYTES))
+
+    def begin(self) -> None:
+        """A new process is about to write: nothing runs, and it has not left."""
+        self._cells[0] = self._cells[1] = self._cells[2] = NOBODY
+
+    @property
+    def exit_code(self) -> int | None:
+        """With what the process has decided to end; None where it has decided nothing."""
+        return self._cells[2] if self._cells[2] != NOBODY else None
+
+    @exit_code.setter
+    def exit_code(self, code: int) -> None:
+        self._cells[2] = code
+
+    @property
+    def starter_ended(self) -> bool:
+        """Whether the process that started the supervisor has ended."""
+        return bool(self._view[_STARTER_ENDED])
+
+    @starter_ended.setter
+    def starter_ended(self, ended: bool) -> None:
+        self._view[_STARTER_ENDED] = ended
+
+    def keep_faults_of(self, environment: str) -> bool:
+        """Forgets the faults unless they are of this environment; whether they were."""
+        checksum = zlib.crc32(environment.encode(errors="replace")) >> 1
+        known = self._cells[3] == checksum
+        if not known:
+            self._view[_COUNTS:] = bytes(MAX_ENVS_PER_SERVER)
+            self._cells[3] = checksum
+        return known
+
+
+class Watchdog:
+    """Ends the process, with all stacks written down, where it is not set back in time.
+
+    It works below Python: also where an environment holds the interpreter's lock for ever.
+
+    Attributes:
+        due_s: `time.monotonic()` at which it is best set back again; infinite where it is off.
+        interval_s: Seconds between two times of setting it back.
+    """
+
+    def __init__(self, timeout_s: float = 0.0, stacks: FileIO | None = None) -> None:
+        """Off with a timeout of 0; otherwise armed by the first `set_back`."""
+        self._timeout_s, self._stacks = timeout_s, stacks
+        on = timeout_s > 0 and stacks is not None
+        self.interval_s = min(_REARM_INTERVAL_S, timeout_s / 4) if on else math.inf
+        self.due_s = 0.0 if on else math.inf
+
+    def set_back(self) -> None:
+        """Begins the timeout again, if that is due."""
+        now_s = time.monotonic()
+        if now_s >= self.due_s and self._stacks is not None:
+            faulthandler.dump_traceback_later(self._timeout_s, exit=True, file=self._stacks)
+            self.due_s = now_s + self.interval_s
+
+
+@dataclass(frozen=True)
+class Casualty:
+    """How an earlier process of the same environment server came to its end.
+
+    Attributes:
+        kind: "hung" or "crashed".
+        group: What it was stepping; None where nothing.
+        index: Which environment of the group; None where the group is stepped as a whole.
+        text: The stacks at its end, as far as known.
+    """
+
+    kind: str
+    group: int | None
+    index: int | None
+    text: str
+
+
+@dataclass
+class Supervision:
+    """What an environment server gets from its supervisor; by default, there is none.
+
+    Attributes:
+        notes: Written for the supervisor.
+        watchdog: Ends this process where an environment hangs.
+        server_id: The number in HELLO; the same in all processes of one supervisor.
+        casualty: The process before this one, where it came to a bad end.
+        supervisor: Process id of the supervisor.
+    """
+
+    notes: Notes = field(default_factory=Notes)
+    watchdog: Watchdog = field(default_factory=Watchdog)
+    server_id: int = field(default_factory=lambda: secrets.randbits(64))
+    casualty: Casualty | None = None
+    supervisor: int | None = None
+
+    def is_abandoned(self) -> bool:
+        """Whether the supervisor has ended."""
+        return self.supervisor is not None and os.getppid() != self.supervisor

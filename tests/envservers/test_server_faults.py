@@ -1,0 +1,238 @@
+"""What an environment server tells the learner of environments that fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import envservers.recovery
+from envservers.supervision import Casualty, Supervision
+from envservers.tasks import catch
+from seed import wire
+from tests.envservers.fake_learner import BOARD, FakeLearner
+from tests.envservers.faulty_envs import Factory, Script
+from tests.envservers.running import Running, Serve, offer_function
+
+FAILING = {"kind": "function", "id": "failing:make"}
+
+
+def offer_single(monkeypatch: pytest.MonkeyPatch, fails: Callable[[Script, str], Any]) -> Factory:
+    """Offers FAILING: scripted environments, made one by one."""
+    factory = Factory(fails)
+    offer_function("failing", lambda: factory(), monkeypatch)
+    return factory
+
+
+def fall(env: Script, what: str) -> None:
+    if what == "step":
+        raise RuntimeError("the simulator fell over")
+
+
+def make_failing(num_envs: int) -> Any:
+    """A vector environment that raises on its second step."""
+
+    class Failing(catch.Catch):
+        steps = 0
+
+        def step(self, actions: Any) -> Any:
+            self.steps += 1
+            if self.steps == 2:
+                raise RuntimeError("the simulator fell over")
+            return super().step(actions)
+
+    return Failing(num_envs, 10, 5)
+
+
+class Steps:
+    """What a fake learner gets of a group of scripted environments."""
+
+    def __init__(self, learner: FakeLearner) -> None:
+        self.learner, self.faults = learner, list[wire.Fault]()
+
+    def welcome(self, hello: wire.Hello, session: int = 11) -> None:
+        self.learner.welcome(hello, session, environment=FAILING, observation=POINT, action=PUSH)
+
+    def next(self) -> tuple[wire.Step, wire.StepArrays]:
+        """The next STEP; faults before it are kept."""
+        while isinstance(message := self.learner.receive_any(), wire.Fault):
+            self.faults.append(message)
+        assert isinstance(message, wire.Step), message
+        return message, wire.check_step(message, POINT, 2)
+
+
+POINT, PUSH = wire.SpaceSpec("float32", (2,)), wire.SpaceSpec("int64", (), 2)
+
+
+def test_an_environment_that_fails_begins_a_new_history(
+    learner: FakeLearner, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer_single(monkeypatch, lambda env, what: fall(env, what) if env.number == 0 else None)
+    serve(2)
+    steps = Steps(learner)
+    steps.welcome(learner.receive(wire.Hello))
+    message, first = steps.next()
+    learner.act(message, [0, 0])
+    message, after = steps.next()
+    (fault,) = steps.faults
+    assert (fault.session, fault.group, fault.index, fault.kind) == (11, 0, 0, "raised")
+    assert "the simulator fell over" in fault.traceback
+    assert message.seq == 1
+    assert after.flags.tolist() == [wire.FIRST, 0]
+    assert after.run_ids[0] not in (0, first.run_ids[0])
+    assert after.run_ids[1] == first.run_ids[1]
+
+
+def test_all_environments_in_quarantine_end_the_server(
+    learner: FakeLearner, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(envservers.recovery, "backoff_s", lambda faults: 0.1 * (faults > 1))
+    offer_single(monkeypatch, fall)
+    running = serve(2)
+    steps = Steps(learner)
+    steps.welcome(learner.receive(wire.Hello))
+    rows = []
+    while isinstance(message := learner.receive_any(), wire.Step | wire.Fault):
+        if isinstance(message, wire.Step):
+            rows.append(wire.check_step(message, POINT, 2))
+            learner.act(message, [0, 0])
+        else:
+            steps.faults.append(message)
+    assert message == wire.Goodbye(11, "all environments have failed too often")
+    assert running.wait() == 1
+    assert [fault.quarantined for fault in steps.faults] == [False] * 8 + [True] * 2
+    # Not a row for each time that a learner answers: a group that is all down waits.
+    assert len(rows) <= 2 + 3 * 4 * 2
+    down = [row for row in rows if not row.run_ids.any()]
+    assert down
+    assert all((row.flags == wire.FIRST).all() for row in down)
+    assert sum("stays down" in line for line in running.lines) == 2
+
+
+def test_what_waits_for_a_restart_is_forgotten_with_its_session(
+    learner: FakeLearner, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(envservers.recovery, "backoff_s", lambda faults: 1e6 * (faults > 1))
+    factory = offer_single(monkeypatch, fall)
+    running = serve(2)
+    hello = learner.receive(wire.Hello)
+    steps = Steps(learner)
+    steps.welcome(hello)
+    for _ in range(3):
+        message, _ = steps.next()
+        learner.act(message, [0, 0])
+    learner.expect_silence()
+    made = len(factory.made)
+    learner.send(wire.Refusal("the session has ended", True))
+    assert learner.receive(wire.Hello) == hello
+    steps.welcome(hello, session=12)
+    message, row = steps.next()
+    assert (message.session, message.seq) == (12, 0)
+    # They wait for their restart, whatever sessions come and go.
+    assert not row.run_ids.any()
+    assert len(factory.made) == made
+    assert running.exit_code is None
+
+
+def test_a_new_session_hears_what_stays_down(
+    learner: FakeLearner, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(envservers.recovery, "backoff_s", lambda faults: 0.0)
+    offer_single(monkeypatch, lambda env, what: fall(env, what) if env.number != 1 else None)
+    serve(2)
+    hello = learner.receive(wire.Hello)
+    steps = Steps(learner)
+    steps.welcome(hello)
+    while len(steps.faults) < 5:
+        message, _ = steps.next()
+        learner.act(message, [0, 0])
+    learner.send(wire.Goodbye(11, "the learner was stopped"))
+    while not isinstance(learner.receive_any(), wire.Hello):
+        pass
+    steps.faults.clear()
+    steps.welcome(hello, session=12)
+    _, row = steps.next()
+    (fault,) = steps.faults
+    assert (fault.session, fault.index, fault.quarantined, fault.repeated) == (12, 0, True, True)
+    assert row.run_ids[0] == 0
+    assert row.run_ids[1] != 0
+
+
+def test_the_end_of_the_process_before_is_told_and_counted(
+    learner: FakeLearner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer_single(monkeypatch, lambda env, what: None)
+    supervision = Supervision(server_id=77, casualty=Casualty("hung", 1, 1, "Timeout!"))
+    supervision.notes.keep_faults_of(repr(FAILING))
+    # The second environment of the second group.
+    supervision.notes.faults[3] = 4
+    running = Running(learner.address, 2, 2, supervision=supervision)
+    try:
+        hello = learner.receive(wire.Hello)
+        assert hello.server_id == 77
+        steps = Steps(learner)
+        steps.welcome(hello)
+        rows = {message.group: row for message, row in (steps.next(), steps.next())}
+        told, standing = steps.faults
+        assert told == wire.Fault(11, 1, 1, "hung", 4, True, False, "Timeout!")
+        assert (standing.group, standing.index, standing.repeated) == (1, 1, True)
+        assert (rows[0].run_ids != 0).all()
+        assert (rows[1].run_ids != 0).tolist() == [True, False]
+    finally:
+        running.stop()
+
+
+def test_faults_of_another_environment_are_forgotten(
+    learner: FakeLearner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer_single(monkeypatch, lambda env, what: None)
+    supervision = Supervision(casualty=Casualty("crashed", 0, 0, ""))
+    supervision.notes.keep_faults_of("another one")
+    supervision.notes.faults[0] = 5
+    running = Running(learner.address, 2, supervision=supervision)
+    try:
+        steps = Steps(learner)
+        steps.welcome(learner.receive(wire.Hello))
+        _, row = steps.next()
+        assert (row.run_ids != 0).all()
+        assert [(fault.kind, fault.quarantined) for fault in steps.faults] == [("crashed", False)]
+    finally:
+        running.stop()
+
+
+def test_a_vector_environment_fails_as_a_whole(
+    learner: FakeLearner, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer_function("failing", make_failing, monkeypatch)
+    serve(2)
+    learner.welcome(learner.receive(wire.Hello), environment=FAILING)
+    for _ in range(2):
+        learner.act(learner.receive(wire.Step), [1, 1])
+    fault = learner.receive(wire.Fault)
+    assert (fault.group, fault.index) == (0, None)
+    row = wire.check_step(learner.receive(wire.Step), BOARD, 2)
+    assert (row.flags == wire.FIRST).all()
+    assert (row.run_ids != 0).all()
+
+
+def test_a_server_without_its_supervisor_leaves(learner: FakeLearner) -> None:
+    running = Running(learner.address, 1, supervision=Supervision(supervisor=-1))
+    try:
+        assert running.wait() == 0
+    finally:
+        running.stop()
+
+
+def test_a_server_of_one_learner_leaves_with_its_supervisors_starter(learner: FakeLearner) -> None:
+    supervision = Supervision()
+    running = Running(learner.address, 1, once=True, supervision=supervision)
+    try:
+        learner.welcome(learner.receive(wire.Hello))
+        learner.receive(wire.Step)
+        supervision.notes.starter_ended = True
+        assert "started this one has ended" in learner.receive(wire.Goodbye).reason
+        assert running.wait() == 0
+        assert supervision.notes.exit_code == 0
+    finally:
+        running.stop()

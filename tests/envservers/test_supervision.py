@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import math
+import tempfile
+
+import pytest
+
+from envservers.supervision import NOBODY, Notes, Supervision, Watchdog
+from seed.limits import MAX_ENVS_PER_SERVER
+
+
+def test_notes_begin_anew_but_keep_faults() -> None:
+    notes = Notes()
+    assert notes.exit_code is None
+    notes.keep_faults_of("pong")
+    notes.running[0], notes.running[1] = 63, 65_535
+    notes.faults[MAX_ENVS_PER_SERVER - 1] = 5
+    notes.exit_code = 0
+    notes.starter_ended = True
+    assert [*notes.running, notes.exit_code] == [63, 65_535, 0]
+    notes.begin()
+    assert [*notes.running, notes.exit_code] == [NOBODY, NOBODY, None]
+    assert notes.starter_ended
+    assert notes.keep_faults_of("pong")
+    assert notes.faults[MAX_ENVS_PER_SERVER - 1] == 5
+    assert not notes.keep_faults_of("breakout")
+    assert notes.faults[MAX_ENVS_PER_SERVER - 1] == 0
+
+
+def test_shared_notes_are_as_large() -> None:
+    notes = Notes.shared()
+    notes.faults[MAX_ENVS_PER_SERVER - 1] = 1
+    with pytest.raises(IndexError):
+        notes.faults[MAX_ENVS_PER_SERVER] = 1
+
+
+@pytest.mark.parametrize(("timeout_s", "interval_s"), [(0, math.inf), (1, 0.25), (300, 1)])
+def test_a_watchdog_is_set_back_often_enough(timeout_s: float, interval_s: float) -> None:
+    with tempfile.TemporaryFile(buffering=0) as stacks:
+        watchdog = Watchdog(timeout_s, stacks)
+        assert watchdog.interval_s == interval_s
+        assert watchdog.due_s == (0 if timeout_s else math.inf)
+    # Without a file there is nobody to read it.
+    assert Watchdog(timeout_s).interval_s == math.inf
+
+
+def test_two_servers_have_two_numbers() -> None:
+    assert Supervision().server_id != Supervision().server_id
+    assert not Supervision().is_abandoned()
+    assert Supervision(supervisor=-1).is_abandoned()

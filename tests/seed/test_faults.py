@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import logging
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seed.faults import FaultLog, printable
+from seed.messages import Fault
+
+TRACEBACK = "Traceback (most recent call last):\n  in step\nRuntimeError: it fell over\n"
+
+
+def fault(
+    index: int | None = 0, *, session: int = 1, group: int | None = 0, quarantined: bool = False,
+    repeated: bool = False, traceback: str = TRACEBACK,
+) -> Fault:  # fmt: skip
+    return Fault(session, group, index, "raised", 2, quarantined, repeated, traceback)
+
+
+@pytest.fixture(autouse=True)
+def all_levels(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+
+def untold_in(message: str) -> int:
+    found = re.search(r"not shown since: (\d+)", message)
+    return int(found[1]) if found else 0
+
+
+@given(st.text())
+def test_printable_text_has_no_control_characters(text: str) -> None:
+    assert printable(text).isprintable()
+    assert all(line.isprintable() for line in printable(text, lines=True).split("\n"))
+
+
+def test_printable_text_stays_as_it_is() -> None:
+    assert printable("Zürich: 5 × π") == "Zürich: 5 × π"
+    assert printable("\x1b[2J\u202e\r\ud800\n") == r"\x1b[2J\u202e\r\ud800\n"
+    assert printable("a\nb\tc", lines=True) == "a\nb\\tc"
+
+
+def test_a_fault_is_told_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    FaultLog().note(5, "host:\x1b1", fault(3, group=2, traceback="a\x1b[2J\n b"), 1, 0.0)
+    (message,) = caplog.messages
+    assert message == (
+        "host:\\x1b1: environment 3 of group 2 raised (restarts before: 2), "
+        "it is restarted\n    a\\x1b[2J\n     b"
+    )
+
+
+def test_tracebacks_are_few_per_server_and_in_all(caplog: pytest.LogCaptureFixture) -> None:
+    faults = FaultLog()
+    for tenth in range(205):
+        for server in range(4):
+            faults.note(server, f"server {server}", fault(), 1, tenth / 10)
+    assert faults.total == 4 * 205
+    shown = [message.split(":")[0] for message in caplog.messages if "\n" in message]
+    # In 20.4 s: each at most every 10 s, and at most one line in a second.
+    assert max(shown.count(f"server {server}") for server in range(4)) == 3
+    assert len(shown) == 3 + 3 * 2
+    assert len(caplog.messages) <= 21 + len(shown)
+    told = len(caplog.messages) + sum(untold_in(message) for message in caplog.messages)
+    caplog.clear()
+    faults.tell_rest(25.0)
+    assert not caplog.messages
+    faults.tell_rest(100.0)
+    (message,) = caplog.messages
+    assert told + untold_in(message) == faults.total
+    faults.tell_rest(200.0)
+    assert len(caplog.messages) == 1
+
+
+def test_a_line_is_told_soon_after_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    faults = FaultLog()
+    faults.note(1, "a", fault(), 1, 0.0)
+    faults.note(1, "a", fault(), 1, 0.9)
+    faults.note(1, "a", fault(quarantined=True), 1, 1.0)
+    assert caplog.messages[1:] == [
+        "a: environment 0 of group 0 raised (restarts before: 2), quarantined; "
+        "RuntimeError: it fell over (faults not shown since: 1)"
+    ]
+
+
+def test_what_is_quarantined_counts_until_its_session_ends() -> None:
+    faults = FaultLog()
+    faults.note(1, "a", fault(0, quarantined=True), 1, 0.0)
+    faults.note(1, "a", fault(0, quarantined=True), 1, 0.0)
+    faults.note(1, "a", fault(None, group=1, quarantined=True), 8, 0.0)
+    faults.note(2, "b", fault(session=2, quarantined=True), 1, 0.0)
+    assert (faults.total, faults.num_quarantined) == (4, 10)
+    faults.forget(1)
+    faults.forget(7)
+    assert faults.num_quarantined == 1
+    # The server has a new session, and says again what stays down.
+    faults.note(1, "a", fault(0, session=3, quarantined=True, repeated=True), 1, 0.0)
+    assert (faults.total, faults.num_quarantined) == (4, 2)
+
+
+def test_a_repeated_fault_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    FaultLog().note(1, "a", fault(repeated=True, quarantined=True), 1, 0.0)
+    assert not caplog.messages
