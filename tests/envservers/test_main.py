@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envservers.main import group_sizes, main
+from envservers.main import _parse, _work, group_sizes, main
+from envservers.supervision import Supervision
 from seed.keys import KeyPair, write_pair
 
 
@@ -52,12 +53,16 @@ def test_wrong_arguments_exit_with_2_and_a_reason(
 def test_keys_that_cannot_be_used_exit_with_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    def run(arguments: list[str]) -> int:
+        # Without the process that watches over it, which would fork this one.
+        return _work(_parse(arguments), Supervision())
+
     secret, public = write_pair(tmp_path / "worker", KeyPair.new())
     arguments = ["--connect", "tcp://a:1", "--num-envs", "1"]
-    assert main([*arguments, "--key", str(secret), "--learner-key", str(secret)]) == 2
+    assert run([*arguments, "--key", str(secret), "--learner-key", str(secret)]) == 2
     assert "expected a public key, found a secret one" in capsys.readouterr().err
     secret.chmod(0o644)
-    assert main([*arguments, "--key", str(secret), "--learner-key", str(public)]) == 2
+    assert run([*arguments, "--key", str(secret), "--learner-key", str(public)]) == 2
     assert f"chmod 600 {secret}" in capsys.readouterr().err
 
 
