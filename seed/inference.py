@@ -127,14 +127,14 @@ class Inference:
         self._queue_limit = queue_limit
         self._publish = publish
         self._sessions = SessionTable(config.max_envs, config.max_batch, config.max_envs_per_key)
-        self._reception = Reception(authentication and authentication.allowed, time.monotonic())
+        allowed = authentication.allowed if authentication else None
+        self._reception = Reception(allowed, time.monotonic())
         self._sessions_opened = 0
         self._pending: dict[tuple[int, int], _Pending] = {}
         self._pending_rows = 0
         self._next_housekeeping_s = 0.0
-        self._socket = bind(
-            config.address, offer.largest_frame_bytes(config.max_batch), authentication
-        )
+        largest_frame_bytes = offer.largest_frame_bytes(config.max_batch)
+        self._socket = bind(config.address, largest_frame_bytes, authentication)
         self._keyed = authentication is not None
         self._draining = False
         self.endpoint = self._socket.get_string(zmq.LAST_ENDPOINT)
@@ -237,8 +237,7 @@ class Inference:
 
     def _refuse(self, identity: bytes, refusal: wire.Refusal) -> None:
         self._send(identity, refusal)
-        now_s = time.monotonic()
-        self._reception.refuse(identity, refusal.reason, now_s, mute=self._draining)
+        self._reception.refuse(identity, refusal.reason, time.monotonic(), mute=self._draining)
 
     def _handle_goodbye(self, identity: bytes, goodbye: wire.Goodbye) -> None:
         session = self._sessions.find(goodbye.session, identity)
