@@ -58,8 +58,8 @@ def _work(arguments: argparse.Namespace, supervision: Supervision) -> int:
             once=arguments.once,
             wait_s=arguments.wait_s,
             name=arguments.name,
-            keys=_keys(arguments),
             supervision=supervision,
+            keys=_keys(arguments),
         )
     except (UnusableAddress, KeyFileError) as error:
         print(f"seed-envserver: {error}", file=sys.stderr)

@@ -49,8 +49,8 @@ class EnvServer:
             waiting for the next learner.
         wait_s: Leave when there has been no session with a learner for so long.
         name: What the learner's log calls this server; by default host and process id.
-        keys: For a learner that has keys.
         supervision: What the process that watches over this one has to do with it.
+        keys: For a learner that has keys.
         say: Takes lines for the person who watches.
     """
 
@@ -62,8 +62,8 @@ class EnvServer:
         once: bool = False,
         wait_s: float = math.inf,
         name: str = "",
-        keys: Keys | None = None,
         supervision: Supervision | None = None,
+        keys: Keys | None = None,
         say: Callable[[str], None] | None = None,
     ) -> None:
         self.dropped_messages = 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+from seed.signals import Signals
+
 # Modules that `pip install seed-rl` leaves out and `pip install "seed-rl[learner]"` brings.
 _LEARNER_MODULES = ("torch", "tyro", "rich", "tensorboard", "safetensors", "tomli_w")
 _EXIT_INTERRUPTED = 130
@@ -12,15 +14,15 @@ _EXIT_INTERRUPTED = 130
 
 def learner() -> int:
     """Runs `seed-learner`; returns its exit code."""
+    # Before torch is imported, which takes seconds.
+    signals = Signals()
     _see_working_directory()
     try:
         from seed.main import main
 
-        return main()
+        return main(signals=signals)
     except ModuleNotFoundError as error:
         return _refuse("seed-learner", error)
-    except KeyboardInterrupt:
-        return _EXIT_INTERRUPTED
 
 
 def evaluation() -> int:

@@ -3,7 +3,7 @@
 A checkpoint is a folder `checkpoints/frames-NNN-updates-NNN` with `state.safetensors` (every
 tensor), `state.json` (everything else) and `manifest.json` (their SHA-256), and, where asked for, a
 folder `replay`. It is written under another name and renamed last, so a folder of that name is
-complete.
+complete. Names sort by age: the last one is the newest, and no link has to say so.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
@@ -27,9 +28,16 @@ log = logging.getLogger(__name__)
 TENSORS, STATE, MANIFEST = "state.safetensors", "state.json", "manifest.json"
 REPLAY = "replay"
 
+# Writes a replay into a folder that it makes; calls its second argument again and again meanwhile.
+SaveReplay = Callable[[Path, Callable[[], None]], None]
+
 
 class CheckpointError(Exception):
     """No checkpoint can be loaded; the text says from where and why."""
+
+
+class SaveFailed(Exception):
+    """A checkpoint could not be written; those from before are as they were."""
 
 
 class Checkpoint(NamedTuple):
@@ -52,38 +60,110 @@ def save(
     checkpoint: Checkpoint,
     *,
     keep: int,
-    save_replay: Callable[[Path], None] | None = None,
+    save_replay: SaveReplay | None = None,
+    sign: Callable[[], None] = lambda: None,
 ) -> Path:
-    """Writes `folder/name` durably, then deletes all but the `keep` newest; returns its path.
+    """Writes `folder/name` durably and verified; returns its path.
 
-    `save_replay` is called with the path of a folder to be made there.
+    Only then all but the `keep` newest are deleted: while it is written there is room needed for
+    one more, and whatever fails, those that were there stay. What was written is read back, and is
+    only believed if it is what was meant to be written.
+
+    Args:
+        folder: Of all checkpoints of the run.
+        name: From `name_of`.
+        checkpoint: What to keep.
+        keep: Checkpoints kept, this one included.
+        save_replay: Writes the replay into the folder that it is given, which it makes.
+        sign: Called again and again meanwhile, at least between any two system calls that may
+            take long.
+
+    Raises:
+        SaveFailed: where it could not be written or read back; nothing of it is left.
     """
     final, temporary = folder / name, folder / f".{name}.tmp"
-    if final.exists() and _is_whole(final):
-        return final
-    # A kill while saving leaves its unfinished folder behind.
-    for stale in (final, *folder.glob(".frames-*.tmp")):
-        shutil.rmtree(stale, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    tensors = {key: t.detach().cpu().contiguous().clone() for key, t in checkpoint.tensors.items()}
-    save_file(tensors, temporary / TENSORS)
-    (temporary / STATE).write_text(json.dumps(checkpoint.state, indent=1))
-    if save_replay is not None:
-        save_replay(temporary / REPLAY)
-    digests = {
-        str(path.relative_to(temporary)): _digest(path)
-        for path in sorted(temporary.rglob("*"))
-        if path.is_file()
-    }
-    (temporary / MANIFEST).write_text(json.dumps(digests, indent=1))
-    for path in (*temporary.rglob("*"), temporary):
-        _sync(path)
-    os.rename(temporary, final)
-    _sync(folder)
+    try:
+        if final.exists() and _is_whole(final):
+            return final
+        _sweep(folder)
+        if final.exists():
+            _delete(final)
+        _write(temporary, checkpoint, save_replay, sign)
+        os.rename(temporary, final)
+        _sync(folder)
+    except (OSError, CheckpointError) as error:
+        # Its room is wanted, by the next attempt if by nobody else.
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise SaveFailed(f"{final}: the checkpoint could not be written ({error})") from error
     others = [other for other in names(folder) if other != name]
     for old in others[: max(0, len(others) - (keep - 1))]:
-        shutil.rmtree(folder / old, ignore_errors=True)
+        try:
+            _delete(folder / old)
+        except OSError as error:
+            log.warning("%s: an old checkpoint could not be deleted (%s)", folder / old, error)
     return final
+
+
+def _write(
+    folder: Path,
+    checkpoint: Checkpoint,
+    save_replay: SaveReplay | None,
+    sign: Callable[[], None],
+) -> None:
+    """Writes all of a checkpoint into a new folder, on the disk; raises OSError, CheckpointError.
+
+    The digest of tensors and state is of what was meant, and compared with what was written. A
+    replay is too large to be held in memory: its digest is of the files.
+    """
+    folder.mkdir(parents=True)
+    tensors = {key: t.detach().cpu().contiguous() for key, t in checkpoint.tensors.items()}
+    contents = {
+        TENSORS: save_tensors({key: tensor.clone() for key, tensor in tensors.items()}),
+        STATE: json.dumps(checkpoint.state, indent=1).encode(),
+    }
+    digests = {part: hashlib.sha256(content).hexdigest() for part, content in contents.items()}
+    if save_replay is not None:
+        save_replay(folder / REPLAY, sign)
+        for path in sorted((folder / REPLAY).rglob("*")):
+            digests[str(path.relative_to(folder))] = _digest(path)
+            sign()
+            _sync(path)
+            sign()
+        _sync(folder / REPLAY)
+    contents[MANIFEST] = json.dumps(digests, indent=1).encode()
+    for part, content in contents.items():
+        _write_file(folder / part, content)
+        sign()
+    _sync(folder)
+    if (folder / MANIFEST).read_bytes() != contents[MANIFEST]:
+        raise CheckpointError(f"{folder / MANIFEST}: not as it was written")
+    for part in (TENSORS, STATE):
+        _check(folder, part)
+
+
+def _write_file(path: Path, content: bytes) -> None:
+    """Writes a new file and waits until it is on the disk."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _delete(path: Path) -> None:
+    """Takes a checkpoint away; one that is half deleted has no checkpoint's name any more."""
+    condemned = path.with_name(f".{path.name}.old.tmp")
+    os.rename(path, condemned)
+    shutil.rmtree(condemned, ignore_errors=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Deletes what saves and deletions that were interrupted have left."""
+    for stale in folder.glob(".frames-*.tmp"):
+        shutil.rmtree(stale, ignore_errors=True)
 
 
 def name_of(env_frames: int, learner_steps: int) -> str:

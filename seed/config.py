@@ -14,6 +14,7 @@ from seed.addresses import is_address, is_local
 
 Scalar = bool | int | float | str
 _SEEDS = 2**62
+_LONGEST_WATCH_S = 1_000_000
 
 
 class ConfigError(ValueError):
@@ -222,6 +223,9 @@ class Config:
     """Seconds between lines of metrics.jsonl."""
     checkpoint_interval_s: float = 300.0
     """Seconds between checkpoints."""
+    watchdog_s: float = 300.0
+    """Seconds without a sign of life from inference or learner after which the process prints all
+    stacks and exits with code 1; 0 for no watchdog. Longer than any single system call takes."""
     keep_checkpoints: int = 3
     """Checkpoints kept; older ones are deleted."""
     local_envservers: int | Literal["auto"] = "auto"
@@ -277,6 +281,11 @@ def _check_ranges(config: Config) -> None:
         share = getattr(config.optimizer, name)
         if not 0 <= share < 1:
             raise ConfigError(f"optimizer.{name} = {share}: expected from 0 to below 1")
+    if config.watchdog_s != 0 and not 1 <= config.watchdog_s <= _LONGEST_WATCH_S:
+        raise ConfigError(
+            f"watchdog_s = {config.watchdog_s}: expected 0, for none, or from 1 to "
+            f"{_LONGEST_WATCH_S}"
+        )
     share = config.inference.evaluation_share
     if not 0 <= share <= 1:
         raise ConfigError(f"inference.evaluation_share = {share}: expected from 0 to 1")

@@ -21,8 +21,9 @@ from seed.config import Config, ConfigError, check
 from seed.config_loading import from_tables, read_toml
 from seed.contract import load_algorithm, load_algorithm_config
 from seed.devices import resolve_device
-from seed.inference import EpisodeRecord, Inference
+from seed.inference import Inference
 from seed.local_servers import LocalServerError, LocalServers, server_command
+from seed.records import EpisodeRecord
 from seed.serving import make_agent, make_inference, make_store
 from seed.spaces import Spaces
 from seed.threads import Crew

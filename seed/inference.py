@@ -23,8 +23,9 @@ from seed.config import InferenceConfig
 from seed.faults import FaultLog, printable
 from seed.forward import ForwardPass, GroupStep, InferenceBatch
 from seed.pages import PageLinks
-from seed.reception import Reception
-from seed.sessions import Offer, Refused, Session, SessionTable
+from seed.reception import Offer, Reception
+from seed.records import BatchRecord, EpisodeRecord
+from seed.sessions import Refused, Session, SessionTable
 from seed.sockets import MOST_FRAMES, bind, drain, receive, send
 from seed.unrolls import UnrollStore
 from seed.weights import WeightSlot
@@ -37,34 +38,6 @@ _IDLE_POLL_MS = 20
 _HOUSEKEEPING_S = 1.0
 _FAREWELL_MS = 200
 _LONGEST_FAREWELL_S = 2.0
-
-
-class BatchRecord(NamedTuple):
-    """One batch, for the metrics.
-
-    Attributes:
-        rows: Rows of the batch.
-        latency_s: From reading its oldest message off the socket to having sent its actions.
-    """
-
-    rows: int
-    latency_s: float
-
-
-class EpisodeRecord(NamedTuple):
-    """One finished episode, for the metrics.
-
-    Attributes:
-        env_id: The environment that played it.
-        episode_return: Sum of its rewards, as the environment gave them.
-        length_steps: Its steps.
-        evaluation: Whether this is an evaluation environment.
-    """
-
-    env_id: int
-    episode_return: float
-    length_steps: int
-    evaluation: bool
 
 
 class _Pending(NamedTuple):
@@ -133,8 +106,9 @@ class Inference:
         self._pending: dict[tuple[int, int], _Pending] = {}
         self._pending_rows = 0
         self._next_housekeeping_s = 0.0
-        largest_frame_bytes = offer.largest_frame_bytes(config.max_batch)
-        self._socket = bind(config.address, largest_frame_bytes, authentication)
+        self._socket = bind(
+            config.address, offer.largest_frame_bytes(config.max_batch), authentication
+        )
         self._keyed = authentication is not None
         self._draining = False
         self.endpoint = self._socket.get_string(zmq.LAST_ENDPOINT)
@@ -237,7 +211,12 @@ class Inference:
 
     def _refuse(self, identity: bytes, refusal: wire.Refusal) -> None:
         self._send(identity, refusal)
-        self._reception.refuse(identity, refusal.reason, time.monotonic(), mute=self._draining)
+        muted = self._reception.refuse(
+            identity, refusal.reason, time.monotonic(), mute=self._draining
+        )
+        for session in self._sessions if muted else ():
+            if session.identity == identity:
+                self._dismiss(session, "too many messages that cannot be used")
 
     def _handle_goodbye(self, identity: bytes, goodbye: wire.Goodbye) -> None:
         session = self._sessions.find(goodbye.session, identity)
@@ -259,8 +238,12 @@ class Inference:
         session = self._sessions.open(hello, identity, time.monotonic(), key)
         self._forward.set_connected(self._sessions.env_ids)
         self._sessions_opened += 1
-        seeds = self._offer.seeds(hello.num_envs, self._sessions_opened)
-        welcome = self._offer.welcome(session.number, session.all_env_ids, seeds)
+        seeds = np.random.SeedSequence((*self._offer.seed, self._sessions_opened))
+        welcome = self._offer.welcome(
+            session.number,
+            session.all_env_ids,
+            (seeds.generate_state(hello.num_envs) >> 1).astype(np.int64),
+        )
         if self._send(identity, welcome):
             with_key = f" and the key {self._reception.name_of(key)!r}" if key else ""
             name = printable(hello.name)
@@ -382,18 +365,17 @@ class Inference:
         self._close(session, reason)
 
     def _keep_house(self) -> None:
-        """Tests the connections of sessions that have been silent for long; ends unwanted ones."""
+        """Tests the connections of sessions that have been silent for long; ends revoked ones."""
         now_s = time.monotonic()
         if now_s < self._next_housekeeping_s:
             return
         self._next_housekeeping_s = now_s + _HOUSEKEEPING_S
         self.faults.tell_rest(now_s)
+        self._reception.keep_house(now_s)
         for session in self._sessions:
-            complaint = self._reception.complaint(session.identity, session.key)
-            if complaint:
-                self._dismiss(session, complaint)
+            if not self._reception.is_allowed(session.key):
+                self._dismiss(session, "the key is not allowed any more")
                 continue
             silent = now_s - session.heard_s > self._config.lease_s
             if silent and not self._send(session.identity, wire.Ping(session.number)):
                 self._close(session, "the connection is gone")
-        self._reception.keep_house(now_s)

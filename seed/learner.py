@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
+import logging
 import queue
 import threading
 import time
@@ -12,13 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from seed import checkpoint
-from seed.checkpoint import CheckpointError
+from seed.checkpoint import CheckpointError, SaveFailed, SaveReplay
 from seed.config import Config
 from seed.contract import Algorithm, find_update_target
 from seed.devices import prepare_thread
+from seed.divergence import UpdateGuard, check_optimizer, check_weights
 from seed.graphs import can_capture
 from seed.optimizers import linear_learning_rate, make_optimizer
 from seed.phases import Phases
@@ -26,7 +27,11 @@ from seed.sources import Source
 from seed.update import Update
 from seed.weights import WeightSlot
 
+log = logging.getLogger(__name__)
+
 _WAIT_TIMEOUT_S = 0.1
+# Finite gradients seldom make weights that are not: reading all of them each time costs too much.
+_CHECK_WEIGHTS_EVERY_UPDATES = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +47,6 @@ class Progress:
     env_steps: int = 0
     learner_steps: int = 0
     time_s: float = 0.0
-
-
-class Diverged(Exception):
-    """The loss or its gradient is no finite number; no weight has been touched by it."""
 
 
 class UpdateRecord(NamedTuple):
@@ -65,11 +66,13 @@ class UpdateRecord(NamedTuple):
 class Learner:
     """Owns the learning network and its optimizer.
 
-    Other threads may read `learner_steps`, `phases` and the queue `records`. The phase "waiting"
-    includes inserting into replay what has come meanwhile. On a GPU, phases are of the host: work
-    that it does not wait for counts where it waits next.
+    Other threads may read `learner_steps`, `updates_skipped`, `checkpoints_failed`, `phases` and
+    the queue `records`. The phase "waiting" includes inserting into replay what has come meanwhile.
+    On a GPU, phases are of the host: work that it does not wait for counts where it waits next.
 
-    Checkpoints are written between updates, by this thread, so that they are of one moment.
+    Checkpoints are written between updates, by this thread, so that they are of one moment. One
+    that cannot be written is counted, and the next is due after the same interval; but the last one
+    of a run has to be written. Broken weights are never saved.
     """
 
     def __init__(
@@ -81,7 +84,7 @@ class Learner:
         slot: WeightSlot,
         progress: Callable[[], Progress],
         kept_state: dict[str, Any],
-        save_replay: Callable[[Path], None] | None = None,
+        save_replay: SaveReplay | None = None,
     ) -> None:
         """The agent is this object's own from here on, on the learner's device.
 
@@ -96,6 +99,7 @@ class Learner:
             save_replay: Writes the replay into a folder of every checkpoint.
         """
         self.learner_steps = 0
+        self.checkpoints_failed = 0
         self.records: queue.SimpleQueue[UpdateRecord] = queue.SimpleQueue()
         self.phases = Phases()
         self._config = config
@@ -116,8 +120,15 @@ class Learner:
         self._target = _copy(agent) if self._update_target else None
         self._update = Update(config, algorithm, agent, self._target, self._optimizer)
         self._frames_per_step = config.environment.frames_per_env_step
+        self._guard = UpdateGuard()
         self._checkpoints = Path(config.run_dir) / "checkpoints"
         self._saved_s = time.monotonic()
+        self._newest: Path | None = None
+
+    @property
+    def updates_skipped(self) -> int:
+        """Updates that were not made because loss or gradient were no finite numbers."""
+        return self._guard.skipped
 
     def publish(self) -> None:
         """Hands the present weights to inference."""
@@ -140,9 +151,15 @@ class Learner:
             checkpoint.unpack_module(loaded.tensors, "target", self._target)
         checkpoint.unpack_optimizer(loaded.tensors, self._optimizer)
         self.learner_steps = loaded.state["learner_steps"]
+        self._newest = loaded.path
 
     def run(self, stop: threading.Event) -> None:
-        """Learns until the run's frames are reached or `stop` is set; leaves a checkpoint."""
+        """Learns until the run's frames are reached or `stop` is set; leaves a checkpoint.
+
+        Raises:
+            Diverged: where nothing can be learned any more; without a checkpoint.
+            SaveFailed: where the checkpoint at the end could not be written.
+        """
         prepare_thread(self._device, self._config.learner.threads, urgent=False)
         while not stop.is_set() and self._env_frames() < self._config.total_env_frames:
             self._learn_once()
@@ -166,7 +183,7 @@ class Learner:
         self.records.put(UpdateRecord(scalars, began_s - asked_s, busy_s))
 
     def _learn(self) -> dict[str, float]:
-        """One gradient step; returns the metrics."""
+        """One gradient step; returns the metrics, none where the update was skipped."""
         self.phases.enter("gather")
         batch = self._source.next_batch()
         rate = linear_learning_rate(
@@ -175,12 +192,17 @@ class Learner:
         self._update.take(batch.unroll)
         self.phases.enter("loss")
         outcome = self._update.measure()
-        scalars = self._check_finite(outcome.scalars)
+        scalars = outcome.scalars
+        if not self._guard.accepts(self.learner_steps + 1, scalars):
+            self._update.discard()
+            return {}
         lag = self.learner_steps - scalars.pop("policy_version_mean")
         self.phases.enter("optimizer")
         self._update.apply(rate)
         self.learner_steps += 1
         self.phases.enter("bookkeeping")
+        if self.learner_steps % _CHECK_WEIGHTS_EVERY_UPDATES == 0:
+            check_weights({"agent": self._agent})
         if batch.numbers is not None and outcome.priorities is not None:
             self._source.update_priorities(batch.numbers, outcome.priorities)
         if self._update_target is not None and self._target is not None:
@@ -192,22 +214,33 @@ class Learner:
             self.publish()
         return {"learning_rate": rate, **scalars, "policy_lag_mean": lag}
 
-    def _check_finite(self, scalars: dict[str, float]) -> dict[str, float]:
-        """The same scalars; raises Diverged where loss or gradient are no finite numbers."""
-        if math.isfinite(scalars["loss"]) and math.isfinite(scalars["grad_norm"]):
-            return scalars
-        raise Diverged(
-            f"update {self.learner_steps + 1}: the loss is {scalars['loss']}, the gradient's "
-            f"norm {scalars['grad_norm']}; the newest checkpoint is from before. Try a "
-            "smaller optimizer.learning_rate or optimizer.clip_norm"
-        )
-
     def _save_if_due(self) -> None:
-        if time.monotonic() >= self._saved_s + self._config.checkpoint_interval_s:
+        interval_s = self._config.checkpoint_interval_s
+        if time.monotonic() < self._saved_s + interval_s:
+            return
+        try:
             self._save()
+        except SaveFailed as error:
+            log.error("%s. Going on; the next one is due in %g s", error, interval_s)
 
     def _save(self) -> None:
         self.phases.enter("checkpoint")
+        modules = {"agent": self._agent}
+        if self._target is not None:
+            modules["target"] = self._target
+        check_weights(modules)
+        check_optimizer(self._optimizer)
+        try:
+            self._newest = self._write(checkpoint.pack(modules, self._optimizer))
+        except SaveFailed as error:
+            self.checkpoints_failed += 1
+            good = f"the newest is {self._newest}" if self._newest else "there is none yet"
+            raise SaveFailed(f"{error}; {good}") from error
+        finally:
+            self._saved_s = time.monotonic()
+
+    def _write(self, packed: dict[str, Tensor]) -> Path:
+        """Writes these tensors with everything else that belongs to this moment."""
         progress = self._progress()
         env_frames = progress.env_steps * self._frames_per_step
         state = {
@@ -217,18 +250,14 @@ class Learner:
             "optimizer": self._config.optimizer.kind,
             "env_frames": env_frames,
         }
-        modules = {"agent": self._agent}
-        if self._target is not None:
-            modules["target"] = self._target
-        packed = checkpoint.pack(modules, self._optimizer)
-        checkpoint.save(
+        return checkpoint.save(
             self._checkpoints,
             checkpoint.name_of(env_frames, self.learner_steps),
             checkpoint.Checkpoint(packed, state),
             keep=self._config.keep_checkpoints,
             save_replay=self._save_replay,
+            sign=self.phases.sign,
         )
-        self._saved_s = time.monotonic()
 
 
 def _copy(agent: nn.Module) -> nn.Module:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
-from types import FrameType
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from rich.logging import RichHandler
 from envservers.environments import InvalidEnvironment, describe
 from seed import checkpoint
 from seed.authentication import hand_over, make_authentication
-from seed.checkpoint import Checkpoint, CheckpointError
+from seed.checkpoint import Checkpoint, CheckpointError, SaveFailed
 from seed.config import Config, ConfigError, check_source
 from seed.config_loading import parse_command_line, to_toml
 from seed.contract import (
@@ -28,26 +27,28 @@ from seed.contract import (
 )
 from seed.devices import keep_freed_memory, resolve_device
 from seed.display import CONSOLE, Display
+from seed.divergence import Diverged
+from seed.file_limits import connections_within, raise_limit
 from seed.inference import Inference
-from seed.learner import Diverged, Learner, Progress
+from seed.learner import Learner, Progress
 from seed.local_servers import LocalServerError, LocalServers, server_command, server_count
 from seed.metrics import Window, Writer
 from seed.replay import Replay
 from seed.replay_files import UnfitReplay
 from seed.serving import make_agent, make_inference, make_store, plan_store, queue_limit
+from seed.signals import Signals
 from seed.sources import QueueSource, Source
 from seed.spaces import Spaces
 from seed.threads import Crew
 from seed.unrolls import UnrollStore
+from seed.watchdog import Watchdog, exit_with_stacks
 from seed.weights import WeightSlot
 
 log = logging.getLogger(__name__)
 
-EXIT_DONE, EXIT_REFUSED, EXIT_PREEMPTED, EXIT_DIVERGED, EXIT_NO_CHECKPOINT = 0, 2, 75, 77, 78
-EXIT_INTERRUPTED = 130
+# Others are where they are decided: seed/signals.py and seed/watchdog.py.
+EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, EXIT_DIVERGED, EXIT_NO_CHECKPOINT = 0, 1, 2, 77, 78
 _TICK_S = 0.1
-# Process managers signal a process and its group, which is one request that arrives twice.
-_SAME_REQUEST_S = 1.0
 
 
 @dataclasses.dataclass
@@ -74,8 +75,12 @@ class Run:
         return self.progress().env_steps * self.config.environment.frames_per_env_step
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The `seed-learner` command; returns its exit code."""
+def main(argv: list[str] | None = None, signals: Signals | None = None) -> int:
+    """The `seed-learner` command; returns its exit code.
+
+    Without `argv` it reads the command line. `signals` are those that have been taken over already.
+    """
+    signals = signals or Signals()
     logging.basicConfig(
         level=logging.INFO, format="%(message)s", handlers=[_log_handler()], force=True
     )
@@ -85,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
         if command.dry_run:
             print(_dry_run(command.config))
             return EXIT_DONE
-        return _train(command.config)
+        return _train(command.config, signals)
     except (ConfigError, InvalidEnvironment, LocalServerError) as error:
         print(f"seed-learner: {error}", file=sys.stderr)
         return EXIT_REFUSED
@@ -95,6 +100,9 @@ def main(argv: list[str] | None = None) -> int:
     except Diverged as error:
         print(f"seed-learner: {error}", file=sys.stderr)
         return EXIT_DIVERGED
+    except SaveFailed as error:
+        print(f"seed-learner: {error}", file=sys.stderr)
+        return EXIT_FAILED
 
 
 def _log_handler() -> logging.Handler:
@@ -136,17 +144,20 @@ def _describe(config: Config) -> Spaces:
     return Spaces(*describe(dataclasses.asdict(config.environment)))
 
 
-def _train(config: Config) -> int:
-    signals = Signals()
+def _train(config: Config, signals: Signals) -> int:
     run_dir = Path(config.run_dir)
     loaded = _find_checkpoint(config)
     count = server_count(config)
+    room = connections_within(raise_limit(count))
+    if room < config.inference.max_envs:
+        log.warning("at most %d environment servers can connect, by `ulimit -n`", room)
     run = _assemble(config, loaded)
     _write_config(config, run_dir)
     log.info("listening on %s, run in %s", run.inference.endpoint, run_dir)
     authentication = run.inference.authentication
     key_files = hand_over(authentication) if authentication else ()
     command = server_command(config.local, run.inference.endpoint, key_files)
+    signals.began()
     servers = LocalServers(command, count, run_dir / "envservers.log", key_files)
     try:
         _supervise(run, signals, servers)
@@ -302,29 +313,6 @@ def _load_replay(replay: Replay, path: Path) -> None:
         log.warning("replay starts empty: %s", error)
 
 
-class Signals:
-    """Remembers how the process was asked to end; a second request ends it at once."""
-
-    def __init__(self) -> None:
-        """Takes over SIGINT, SIGTERM and SIGUSR1."""
-        self.exit_code = EXIT_DONE
-        self.asked = False
-        self._asked_s = 0.0
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self._ask)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        now_s = time.monotonic()
-        if self.asked and now_s - self._asked_s < _SAME_REQUEST_S:
-            return
-        if self.asked:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        self.asked, self._asked_s = True, now_s
-        self.exit_code = EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_PREEMPTED
-        log.info("stopping; a checkpoint is being written")
-
-
 def _supervise(run: Run, signals: Signals, servers: LocalServers) -> None:
     """Runs the threads until the learner is done or a signal comes; writes the metrics."""
     config = run.config
@@ -347,20 +335,27 @@ def _supervise(run: Run, signals: Signals, servers: LocalServers) -> None:
     authentication = run.inference.authentication
     if authentication is not None:
         crew.start("authentication", lambda: authentication.run(crew.stop))
-    crew.start("inference", lambda: run.inference.run(crew.stop, farewell))
+    acting = crew.start("inference", lambda: run.inference.run(crew.stop, farewell))
     learning = crew.start("learner", lambda: run.learner.run(crew.stop))
+    watchdog = Watchdog(
+        config.watchdog_s,
+        {acting: run.inference.phases, learning: run.learner.phases},
+        partial(exit_with_stacks, clean_up=lambda: servers.stop(0.0)),
+    )
     next_line_s = time.monotonic() + config.log_interval_s
     try:
         while learning.is_alive() and not crew.stop.is_set() and not signals.asked:
             learning.join(_TICK_S)
+            watchdog.check()
             servers.check(connected=run.inference.num_envs > 0)
             if time.monotonic() >= next_line_s:
                 next_line_s += config.log_interval_s
                 log_line()
     finally:
         try:
-            crew.join()
+            crew.join(watchdog.check)
         finally:
+            watchdog.close()
             log_line()
             display.close()
             writer.close()

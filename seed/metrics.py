@@ -5,19 +5,26 @@ Each line of `metrics.jsonl` covers the time since the line before; null where n
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
+import os
 import queue
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-from seed.inference import BatchRecord, Inference
+from seed.inference import Inference
 from seed.learner import Learner, Progress, UpdateRecord
 from seed.phases import Phases
+from seed.records import BatchRecord
 from seed.unrolls import UnrollStore
+
+log = logging.getLogger(__name__)
 
 RETURN_WINDOW = 100
 # Few environments evaluate: 100 of their episodes would reach far back into the training.
@@ -78,6 +85,8 @@ class Window:
             "inference_latency_p99_ms": _percentile(latencies_ms, 99),
             # A pause that began before this line's time is counted in full.
             "inference_paused_share": min(paused_s / elapsed_s, 1.0),
+            "updates_skipped": learner.updates_skipped,
+            "checkpoints_failed": learner.checkpoints_failed,
             "learner_utilisation": busy_s / (busy_s + waited_s) if updates else None,
             "queue_length": store.num_ready,
             "num_envs": inference.num_envs,
@@ -115,26 +124,55 @@ class Window:
 
 
 class Writer:
-    """Writes lines to `metrics.jsonl`, appending over restarts, and to TensorBoard."""
+    """Writes lines to `metrics.jsonl`, appending over restarts, and to TensorBoard.
+
+    A full disk costs the lines that it has no room for, and TensorBoard everything until the run is
+    started again; it does not end the run.
+    """
 
     def __init__(self, run_dir: Path) -> None:
         """Opens both files."""
-        self._lines = (run_dir / "metrics.jsonl").open("a", buffering=1)
-        self._board = SummaryWriter(str(run_dir / "tensorboard"))
+        # Without a buffer, so that what cannot be written is not kept for the next line.
+        self._lines = (run_dir / "metrics.jsonl").open("ab", buffering=0)
+        self._board: SummaryWriter | None = SummaryWriter(str(run_dir / "tensorboard"))
 
     def write(self, line: Line) -> None:
         """One line, with `env_frames` as TensorBoard's step. NaN and infinity become null."""
         finite = {name: v if v is None or np.isfinite(v) else None for name, v in line.items()}
-        self._lines.write(json.dumps(finite) + "\n")
-        for name, value in finite.items():
-            if value is not None:
-                self._board.add_scalar(name, value, finite["env_frames"])
-        self._board.flush()
+        try:
+            self._append(json.dumps(finite).encode() + b"\n")
+        except OSError as error:
+            log.error("a line of metrics.jsonl is lost (%s)", error)
+        self._on_board(lambda board: _add_scalars(board, finite))
+
+    def _append(self, line: bytes) -> None:
+        """Writes all of a line or, raising OSError, nothing."""
+        written = self._lines.write(line)
+        if written != len(line):
+            self._lines.truncate(self._lines.seek(0, os.SEEK_END) - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _on_board(self, work: Callable[[SummaryWriter], None]) -> None:
+        if self._board is None:
+            return
+        try:
+            work(self._board)
+        except OSError as error:
+            # Its own thread has ended with the error, and none of its calls works any more.
+            self._board = None
+            log.error("TensorBoard's file ends here (%s); metrics.jsonl goes on", error)
 
     def close(self) -> None:
         """Flushes and closes both files."""
         self._lines.close()
-        self._board.close()
+        self._on_board(lambda board: board.close())
+
+
+def _add_scalars(board: SummaryWriter, line: Line) -> None:
+    for name, value in line.items():
+        if value is not None:
+            board.add_scalar(name, value, line["env_frames"])
+    board.flush()
 
 
 def _drain(records: queue.SimpleQueue[T]) -> list[T]:

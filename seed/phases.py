@@ -7,21 +7,31 @@ import time
 
 
 class Phases:
-    """Counts one thread's seconds by phase; other threads may read `seconds`.
+    """Counts one thread's seconds by phase; other threads may read `seconds`, `name`, `signs`.
 
-    A thread is in one phase at a time, and in none before it has entered the first.
+    A thread is in one phase at a time, and in none before it has entered the first. Every phase
+    that it enters is a sign of life; in a phase that may take minutes it calls `sign` besides.
+
+    Attributes:
+        name: The present phase; None before the first and after the last.
+        signs: Signs of life so far.
     """
 
     def __init__(self) -> None:
         """In no phase yet."""
         self._lock = threading.Lock()
         self._seconds: dict[str, float] = {}
-        self._name: str | None = None
+        self.name: str | None = None
+        self.signs = 0
         self._since_s = 0.0
 
     def enter(self, name: str) -> None:
         """Ends the present phase and starts this one; called by the counted thread."""
         self._switch(name)
+
+    def sign(self) -> None:
+        """Gives a sign of life and stays in the present phase; called by the counted thread."""
+        self.signs += 1
 
     def leave(self) -> None:
         """Ends the present phase; the thread has nothing more to do."""
@@ -29,9 +39,10 @@ class Phases:
 
     def _switch(self, name: str | None) -> None:
         now_s = time.perf_counter()
+        self.signs += 1
         with self._lock:
             self._count(self._seconds, now_s)
-            self._name, self._since_s = name, now_s
+            self.name, self._since_s = name, now_s
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -42,5 +53,5 @@ class Phases:
         return seconds
 
     def _count(self, seconds: dict[str, float], now_s: float) -> None:
-        if self._name is not None:
-            seconds[self._name] = seconds.get(self._name, 0.0) + now_s - self._since_s
+        if self.name is not None:
+            seconds[self.name] = seconds.get(self.name, 0.0) + now_s - self._since_s

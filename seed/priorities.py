@@ -16,11 +16,18 @@ import numpy.typing as npt
 Int64Array = npt.NDArray[np.int64]
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
 
 # Smaller priorities count as this one, so that an item without any error can be sampled again.
 PRIORITY_FLOOR = 1e-6
 # Up to it float64 holds the sum of float32's largest numbers to that power.
 _LARGEST_EXPONENT = 7.0
+
+
+def are_usable(priorities: Float32Array) -> BoolArray:
+    """Which of them an item can be sampled by: neither NaN nor infinite nor negative. `[n] bool`"""
+    usable: BoolArray = (priorities >= 0) & (priorities < np.inf)
+    return usable
 
 
 class Sampled(NamedTuple):
@@ -169,9 +176,8 @@ class Priorities:
 
     def _weigh(self, priorities: Float32Array) -> Float64Array:
         """Each priority to the power of the exponent, 0 where it is unusable. `[n] float64`"""
-        usable = (priorities >= 0) & (priorities < np.inf)
         powers = np.maximum(priorities, PRIORITY_FLOOR, dtype=np.float64) ** self._exponent
-        weights: Float64Array = np.where(usable, powers, 0.0)
+        weights: Float64Array = np.where(are_usable(priorities), powers, 0.0)
         return weights
 
     def _spans(self, begin: int, count: int) -> list[tuple[slice, slice]]:

@@ -6,13 +6,21 @@ Owned by the inference thread.
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from seed import wire
 from seed.authentication import AllowList
+from seed.config import ConfigError
 from seed.faults import printable
 from seed.rates import LimitedLog, RateLimit
 
 log = logging.getLogger(__name__)
+
+Int64Array = npt.NDArray[np.int64]
 
 # A session that has ended costs a server one refusal for each of its groups, all at once.
 _REFUSALS_AT_ONCE = 2 * wire.MAX_GROUPS
@@ -20,6 +28,38 @@ _REFUSALS_PER_S = 10.0
 _MUTE_S = 5.0
 _LONGEST_REASON = 250
 _MOST_REMEMBERED = 10_000
+_SMALLEST_FRAME_LIMIT_BYTES = 65_536
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a WELCOME tells an environment server to run."""
+
+    environment: dict[str, Any]
+    observation: wire.SpaceSpec
+    action: wire.SpaceSpec
+    seed: tuple[int, ...]
+
+    def welcome(self, session: int, env_ids: Int64Array, seeds: Int64Array) -> wire.Welcome:
+        """The WELCOME for one session."""
+        return wire.Welcome(
+            session, self.environment, self.observation, self.action, env_ids, seeds
+        )
+
+    def largest_frame_bytes(self, max_batch: int) -> int:
+        """Bytes beyond which a connection is cut; below, a wrong frame is told what is wrong."""
+        return max(_SMALLEST_FRAME_LIMIT_BYTES, max_batch * self.observation.nbytes)
+
+    def check(self) -> None:
+        """Raises ConfigError where a WELCOME could not be read by an environment server."""
+        none = np.zeros(0, np.int64)
+        try:
+            wire.decode(wire.encode(self.welcome(2**63, none, none)))
+        except wire.WireError as error:
+            raise ConfigError(
+                f"environment: too large to be sent to environment servers ({error}); shorten the "
+                "texts in environment.kwargs, to 250 bytes each and 3000 in all"
+            ) from None
 
 
 class Reception:
@@ -41,11 +81,9 @@ class Reception:
         # Monotonic time until which a connection is not listened to.
         self._muted: dict[bytes, float] = {}
 
-    def complaint(self, identity: bytes, key: str) -> str:
-        """Why a session may not stand on this connection any longer; empty where it may."""
-        if self._allowed is not None and key not in self._allowed.names:
-            return "the key is not allowed any more"
-        return "too many messages that cannot be used" if identity in self._muted else ""
+    def is_allowed(self, key: str) -> bool:
+        """Whether the key may still talk to the learner."""
+        return self._allowed is None or key in self._allowed.names
 
     def name_of(self, key: str) -> str:
         """What the allow-list calls a key; empty where there are no keys."""
@@ -59,20 +97,18 @@ class Reception:
         self.messages_dropped += 1
         return False
 
-    def refuse(self, identity: bytes, reason: str, now_s: float, *, mute: bool = False) -> None:
-        """Counts and logs a message that cannot be used; too many mute their connection.
-
-        So does a single one where `mute` says so.
-        """
+    def refuse(self, identity: bytes, reason: str, now_s: float, *, mute: bool = False) -> bool:
+        """Counts and logs a message that cannot be used; whether its connection is muted now."""
         self.messages_refused += 1
         self._log.warn(f"refused a message: {printable(reason[:_LONGEST_REASON])}", now_s)
         limit = self._refusals.get(identity)
         if limit is None:
             limit = self._refusals[identity] = RateLimit(_REFUSALS_AT_ONCE, _REFUSALS_PER_S, now_s)
         if limit.take(now_s) and not mute:
-            return
+            return False
         self._muted[identity] = now_s + _MUTE_S
         self._log.warn(f"too much that cannot be used: not listening for {_MUTE_S:g} s", now_s)
+        return True
 
     def keep_house(self, now_s: float) -> None:
         """Listens again to connections that were muted long enough; forgets what is long ago."""

@@ -26,7 +26,7 @@ from seed.config import ConfigError, ReplayConfig
 from seed.layout import StoreLayout
 from seed.ops.importance import importance_weights
 from seed.pages import PageLinks
-from seed.priorities import Priorities
+from seed.priorities import Priorities, are_usable
 from seed.replay_files import UnfitReplay, count_pages, read_pages, write_pages
 from seed.rows import Unroll
 from seed.sources import Batch
@@ -137,8 +137,13 @@ class Replay:
         return Batch(dataclasses.replace(unroll, importance=weights), drawn.numbers)
 
     def update_priorities(self, numbers: Int64Array, priorities: Tensor) -> None:
-        """Priorities `[B] float32` that an update found for the unrolls with these numbers."""
-        self._priorities.update_priorities(numbers, priorities.cpu().numpy())
+        """Priorities `[B] float32` that an update found for the unrolls with these numbers.
+
+        Where one is NaN, infinite or negative, the unroll keeps the priority that it has.
+        """
+        found = priorities.cpu().numpy()
+        usable = are_usable(found)
+        self._priorities.update_priorities(numbers[usable], found[usable])
 
     def scalars(self) -> dict[str, float]:
         """Unrolls held, and how often each inserted one has been sampled since learning began."""
@@ -148,11 +153,14 @@ class Replay:
             figures["replay_ratio"] = self._sampled / learned_from
         return figures
 
-    def save(self, folder: Path) -> None:
-        """Writes all of it into a new folder, for `load` in a later process."""
+    def save(self, folder: Path, sign: Callable[[], None]) -> None:
+        """Writes all of it into a new folder, for `load` in a later process.
+
+        `sign` is called again and again meanwhile.
+        """
         folder.mkdir()
         slots = np.arange(self._priorities.begin, self._priorities.end) % self._capacity
-        links = write_pages(folder, self._store, self._links[slots])
+        links = write_pages(folder, self._store, self._links[slots], sign)
         np.save(folder / _LINKS, links)
         np.save(folder / _PRIORITIES, self._priorities.priorities())
         counts = {"inserted": self._inserted, "sampled": self._sampled}
@@ -207,7 +215,8 @@ class Replay:
     def _insert_links(self, links: Int64Array, priorities: Float32Array) -> None:
         slots = (self._priorities.end + np.arange(len(links))) % self._capacity
         self._links[slots] = links
-        self._priorities.insert(priorities)
+        # What has no usable priority is sampled hardly ever, but there is always one to sample.
+        self._priorities.insert(np.where(are_usable(priorities), priorities, np.float32(0)))
 
     @torch.no_grad()
     def _first_priorities(self, links: Int64Array) -> Float32Array:

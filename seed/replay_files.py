@@ -6,6 +6,7 @@ in memory twice.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +33,23 @@ def count_pages(links: Int64Array) -> int:
     return len(np.unique(links[links != NO_PAGE]))
 
 
-def write_pages(folder: Path, store: UnrollStore, links: Int64Array) -> Int64Array:
+def write_pages(
+    folder: Path, store: UnrollStore, links: Int64Array, sign: Callable[[], None]
+) -> Int64Array:
     """Writes every page that unrolls with these links need into a folder, a file per column.
 
     Args:
         folder: Where the files go.
         store: Whose pages they are.
         links: Predecessor, page and successor of each unroll. `[n, 3] int64`
+        sign: Called after every piece.
 
     Returns:
         The same links as positions among the pages written; NO_PAGE as it is. `[n, 3] int64`
     """
     pages = np.unique(links[links != NO_PAGE])
     for name, column in store.columns.items():
-        _write_column(folder / f"{name}.npy", column, _rows_of(store, column, pages))
+        _write_column(folder / f"{name}.npy", column, _rows_of(store, column, pages), sign)
     return np.where(links == NO_PAGE, NO_PAGE, np.searchsorted(pages, links))
 
 
@@ -91,7 +95,9 @@ def _numpy_dtype(column: Tensor) -> np.dtype[Any]:
     return np.dtype(str(column.dtype).removeprefix("torch."))
 
 
-def _write_column(path: Path, column: Tensor, rows: Tensor) -> None:
+def _write_column(
+    path: Path, column: Tensor, rows: Tensor, sign: Callable[[], None]
+) -> None:
     form = {
         "descr": np.lib.format.dtype_to_descr(_numpy_dtype(column)),
         "fortran_order": False,
@@ -102,6 +108,7 @@ def _write_column(path: Path, column: Tensor, rows: Tensor) -> None:
         np.lib.format.write_array_header_1_0(file, form)
         for _, piece in _pieces(column, rows):
             file.write(column.index_select(0, piece).cpu().numpy().data)
+            sign()
 
 
 def _open_column(path: Path, column: Tensor) -> npt.NDArray[Any]:

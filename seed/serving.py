@@ -23,9 +23,9 @@ from seed.inference import Inference
 from seed.layout import Column, StoreLayout
 from seed.networks.body import Body
 from seed.pages import PageLinks
+from seed.reception import Offer
 from seed.replay import count_unrolls
 from seed.rows import Rows
-from seed.sessions import Offer
 from seed.spaces import Spaces, SpaceSpec
 from seed.unrolls import UnrollStore
 from seed.weights import WeightSlot

@@ -7,17 +7,13 @@ import secrets
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from seed import wire
-from seed.config import ConfigError
 
 Int64Array = npt.NDArray[np.int64]
-
-_SMALLEST_FRAME_LIMIT_BYTES = 65_536
 
 
 class Refused(Exception):
@@ -27,42 +23,6 @@ class Refused(Exception):
         """Keeps the reason as the exception's text."""
         super().__init__(reason)
         self.retry = retry
-
-
-@dataclass(frozen=True)
-class Offer:
-    """What a WELCOME tells an environment server to run."""
-
-    environment: dict[str, Any]
-    observation: wire.SpaceSpec
-    action: wire.SpaceSpec
-    seed: tuple[int, ...]
-
-    def welcome(self, session: int, env_ids: Int64Array, seeds: Int64Array) -> wire.Welcome:
-        """The WELCOME for one session."""
-        return wire.Welcome(
-            session, self.environment, self.observation, self.action, env_ids, seeds
-        )
-
-    def seeds(self, num_envs: int, session_count: int) -> Int64Array:
-        """Seeds for the environments of one session, others for each. `[num_envs] int64`"""
-        sequence = np.random.SeedSequence((*self.seed, session_count))
-        return (sequence.generate_state(num_envs) >> 1).astype(np.int64)
-
-    def largest_frame_bytes(self, max_batch: int) -> int:
-        """Bytes beyond which a connection is cut; below, a wrong frame is told what is wrong."""
-        return max(_SMALLEST_FRAME_LIMIT_BYTES, max_batch * self.observation.nbytes)
-
-    def check(self) -> None:
-        """Raises ConfigError where a WELCOME could not be read by an environment server."""
-        none = np.zeros(0, np.int64)
-        try:
-            wire.decode(wire.encode(self.welcome(2**63, none, none)))
-        except wire.WireError as error:
-            raise ConfigError(
-                f"environment: too large to be sent to environment servers ({error}); shorten the "
-                "texts in environment.kwargs, to 250 bytes each and 3000 in all"
-            ) from None
 
 
 @dataclass

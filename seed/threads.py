@@ -9,6 +9,7 @@ from pathlib import Path
 
 # Linux cuts longer names of threads off, in bytes.
 _LONGEST_NAME = 15
+_TICK_S = 0.1
 
 
 class Crew:
@@ -36,11 +37,17 @@ class Crew:
         thread.start()
         return thread
 
-    def join(self) -> None:
-        """Stops and awaits all threads; raises the first exception that one of them raised."""
+    def join(self, tick: Callable[[], None] | None = None) -> None:
+        """Stops and awaits all threads; raises the first exception that one of them raised.
+
+        `tick` is called several times a second meanwhile.
+        """
         self.stop.set()
         for thread in self._threads:
-            thread.join()
+            while thread.is_alive():
+                thread.join(_TICK_S)
+                if tick is not None:
+                    tick()
         self.check()
 
     def check(self) -> None:

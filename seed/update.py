@@ -85,6 +85,10 @@ class Update:
         """Changes the weights by the gradient that was measured last."""
         set_learning_rate(self._optimizer, learning_rate)
         self._step()
+        self.discard()
+
+    def discard(self) -> None:
+        """Lets go of the unrolls that were taken; their gradient is not applied any more."""
         if not self._gradient.captures:
             # So that the next batch can have this one's memory.
             self._unroll = None

@@ -14,8 +14,9 @@ import pytest
 from tests.end_to_end.commands import Command, Start, Train, read_metrics
 
 ROOT = Path(__file__).parents[2]
-MODULES = {"seed-learner": "seed.main", "seed-envserver": "envservers.main",
-           "seed-eval": "seed.evaluate"}  # fmt: skip
+MODULES = {"seed-learner": "seed", "seed-envserver": "envservers.main",
+           "seed-eval": "seed.evaluate",
+           "faulty-learner": "tests.end_to_end.faulty_learner"}  # fmt: skip
 
 
 @pytest.fixture

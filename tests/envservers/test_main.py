@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envservers.main import _parse, _work, group_sizes, main
-from envservers.supervision import Supervision
+from envservers.main import group_sizes, main
 from seed.keys import KeyPair, write_pair
 
 
@@ -35,10 +34,10 @@ def test_groups_are_as_even_as_can_be(num_envs: int, data: st.DataObject) -> Non
      (["--connect", "tcp://a:1", "--num-envs", "2", "--groups", "3"], "expected 1 to 2"),
      (["--connect", "tcp://a:1", "--num-envs", "99", "--groups", "65"], "expected 1 to 64"),
      (["--connect", "tcp://a:1", "--num-envs", "99", "--groups", "0"], "got 0"),
-     (["--connect", "tcp://a:1", "--num-envs", "1", "--key", "a"], "expected both"),
-     (["--connect", "tcp://a:1", "--num-envs", "1", "--learner-key", "a"], "expected both"),
      (["--connect", "tcp://a:1", "--num-envs", "1", "--step-timeout-s", "-1"], "0 to 1e+06"),
      (["--connect", "tcp://a:1", "--num-envs", "1", "--step-timeout-s", "nan"], "got nan"),
+     (["--connect", "tcp://a:1", "--num-envs", "1", "--key", "a"], "expected both"),
+     (["--connect", "tcp://a:1", "--num-envs", "1", "--learner-key", "a"], "expected both"),
      (["--num-envs", "1"], "--connect")],
 )  # fmt: skip
 def test_wrong_arguments_exit_with_2_and_a_reason(
@@ -50,20 +49,22 @@ def test_wrong_arguments_exit_with_2_and_a_reason(
     assert reason in capsys.readouterr().err
 
 
-def test_keys_that_cannot_be_used_exit_with_2(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def run(arguments: list[str]) -> int:
-        # Without the process that watches over it, which would fork this one.
-        return _work(_parse(arguments), Supervision())
-
+def test_keys_that_cannot_be_used_exit_with_2(tmp_path: Path) -> None:
     secret, public = write_pair(tmp_path / "worker", KeyPair.new())
-    arguments = ["--connect", "tcp://a:1", "--num-envs", "1"]
-    assert run([*arguments, "--key", str(secret), "--learner-key", str(secret)]) == 2
-    assert "expected a public key, found a secret one" in capsys.readouterr().err
+
+    def reason(learner_key: Path) -> str:
+        arguments = ["--connect", "tcp://a:1", "--num-envs", "1", "--key", str(secret)]
+        command = [sys.executable, "-m", "envservers.main", *arguments]
+        ended = subprocess.run(
+            [*command, "--learner-key", str(learner_key)],
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert ended.returncode == 2
+        return ended.stderr
+
+    assert "expected a public key, found a secret one" in reason(secret)
     secret.chmod(0o644)
-    assert run([*arguments, "--key", str(secret), "--learner-key", str(public)]) == 2
-    assert f"chmod 600 {secret}" in capsys.readouterr().err
+    assert f"chmod 600 {secret}" in reason(public)
 
 
 def test_help_loads_neither_environments_nor_torch() -> None:

@@ -17,6 +17,8 @@ PROGRAM = """
 import os, signal, sys, time
 from envservers import supervisor
 supervisor.jitter = lambda: float(sys.argv[3])
+# As in a terminal, also where the tests run in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def work(supervision):
     log = open(sys.argv[1], "a", buffering=1)
@@ -42,7 +44,9 @@ class Supervised:
         log.touch()
         self.log = log
         command = [sys.executable, "-c", PROGRAM, str(log), code, str(jitter)]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
 
     def lines(self) -> list[str]:
         return [line for line in self.log.read_text().splitlines() if line[0] != " "]
@@ -170,6 +174,16 @@ def test_a_request_to_stop_is_passed_on(run: Run, number: int) -> None:
     assert code == 0
     assert "Traceback" not in errors
     assert not is_alive(pid)
+
+
+def test_ctrl_c_while_it_starts_leaves_no_traceback(run: Run) -> None:
+    # A terminal sends it to both processes, of which one knows nothing of signals yet.
+    supervised = run(SLEEP)
+    supervised.wait_until_ready()
+    os.killpg(supervised.process.pid, signal.SIGINT)
+    code, errors = supervised.end()
+    assert code == 0
+    assert "Traceback" not in errors
 
 
 def test_a_second_request_does_not_wait_for_anything(run: Run) -> None:

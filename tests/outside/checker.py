@@ -15,6 +15,7 @@ from seed.config import NetworkConfig
 from seed.contract import Acted, Fleet, LossResult
 from seed.rows import Rows, Unroll
 from seed.wire import SpaceSpec
+from tools.chaos.checking import find_wrong
 
 DATA_SOURCE: Literal["queue"] = "queue"
 
@@ -64,16 +65,9 @@ def loss(agent: Recorder, target: Any, unroll: Unroll, config: Config) -> LossRe
     global _checked
     rows = unroll.rows
     newest = rows.observations[:, :, -1]  # [T + 1, B, 4] int64
-    history, row, episode_row, led_here = newest.unbind(-1)
-    _require(bool((history == history[:1]).all()), "an unroll mixes two histories")
-    _require(torch.equal(row[1:], row[:-1] + 1), "rows are not contiguous")
-    _require(torch.equal(rows.first, episode_row == 0), "first does not mark episode starts")
-    _require(torch.equal(rows.rewards, torch.where(rows.first, 0, row).float()), "rewards")
-    moved = ~rows.first[1:]
-    _require(torch.equal(unroll.actions[:-1][moved], led_here[1:][moved]), "actions")
-    _require(torch.equal(rows.previous_actions, led_here.clamp(min=0)), "previous actions")
-    ended = rows.terminated | rows.truncated
-    _require(torch.equal(ended[:-1], rows.first[1:]), "an episode's end and the next one's start")
+    history, row, episode_row, _ = newest.unbind(-1)
+    for what, wrong in find_wrong(unroll, newest, torch.where(rows.first, 0, row)).items():
+        _require(not wrong.any(), what)
     _require(torch.equal(unroll.behaviour["observation"], newest), "behaviour of another row")
     state = unroll.behaviour["state"][..., 0]
     _require(torch.equal(state, episode_row.float()), "recurrent state while acting")

@@ -22,8 +22,8 @@ from seed.forward import ForwardPass
 from seed.inference import Inference
 from seed.keys import KeyPair
 from seed.layout import Column, StoreLayout
+from seed.reception import Offer
 from seed.rows import Rows, Unroll
-from seed.sessions import Offer
 from seed.spaces import SpaceSpec
 from seed.threads import Crew
 from seed.unrolls import UnrollStore

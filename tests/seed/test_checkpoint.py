@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from seed import checkpoint
-from seed.checkpoint import MANIFEST, REPLAY, STATE, TENSORS, Checkpoint, CheckpointError
+from seed.checkpoint import (
+    MANIFEST,
+    REPLAY,
+    STATE,
+    TENSORS,
+    Checkpoint,
+    CheckpointError,
+    SaveFailed,
+)
 from seed.config import OptimizerConfig
 from seed.optimizers import make_optimizer
 
@@ -182,7 +191,7 @@ def test_a_failed_write_leaves_the_one_before(
 
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", fail)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(SaveFailed, match="No space left"):
             save(tmp_path, 2, keep=1)
     assert loaded_frames(tmp_path) == 1
 
@@ -199,7 +208,7 @@ def test_a_path_without_checkpoint_is_an_error(tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "frames-1")
 
 
-def save_replay(folder: Path) -> None:
+def save_replay(folder: Path, sign: Callable[[], None]) -> None:
     folder.mkdir()
     (folder / "rows.npy").write_bytes(bytes(range(200)))
     (folder / "numbers.json").write_text("{}")
@@ -243,17 +252,18 @@ def test_every_file_is_on_the_disk_before_the_folder_gets_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[str] = []
-    rename = os.rename
+    rename, sync = os.rename, os.fsync
 
-    def note(path: Path) -> None:
-        synced.append(path.name)
+    def note(descriptor: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        sync(descriptor)
 
     def check_and_rename(source: Path, target: Path) -> None:
         parts = {path.name for path in source.rglob("*")} | {source.name}
         assert parts == set(synced)
         rename(source, target)
 
-    monkeypatch.setattr(checkpoint, "_sync", note)
+    monkeypatch.setattr("os.fsync", note)
     monkeypatch.setattr("os.rename", check_and_rename)
     save_with_replay(tmp_path, 1)
     assert synced[-1] == tmp_path.name

@@ -94,6 +94,14 @@ def test_refuses_a_share_of_evaluation_environments_that_is_none(share: float) -
         check(change(Config(), "inference.evaluation_share", share))
 
 
+@pytest.mark.parametrize("limit_s", [-1.0, 0.5, 1e7, float("inf"), float("nan")])
+def test_refuses_a_watchdog_that_never_or_always_bites(limit_s: float) -> None:
+    for good in (0.0, 1.0, 300.0):
+        check(change(Config(), "watchdog_s", good))
+    with pytest.raises(ConfigError, match=r"^watchdog_s = .*: expected 0, for none, or from 1 to"):
+        check(change(Config(), "watchdog_s", limit_s))
+
+
 @pytest.mark.parametrize("path", ["learner.queue_batches", "replay.capacity_gib"])
 def test_refuses_a_size_without_end(path: str) -> None:
     with pytest.raises(ConfigError, match=rf"^{path} = inf: expected a finite number$"):

@@ -26,8 +26,8 @@ from seed.contract import Acted, Algorithm, Fleet
 from seed.forward import ForwardPass
 from seed.inference import Inference
 from seed.layout import Column, StoreLayout
+from seed.reception import Offer
 from seed.rows import Rows
-from seed.sessions import Offer
 from seed.spaces import SpaceSpec
 from seed.unrolls import UnrollStore
 from seed.weights import WeightSlot

@@ -30,8 +30,8 @@ from seed.config import (
 from seed.contract import load_algorithm
 from seed.evaluate import Result, main
 from seed.faults import FaultLog
-from seed.inference import BatchRecord, EpisodeRecord
 from seed.local_servers import LocalServerError
+from seed.records import BatchRecord, EpisodeRecord
 from seed.serving import make_agent
 from seed.spaces import Spaces, SpaceSpec
 from seed.threads import Crew

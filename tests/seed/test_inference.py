@@ -9,7 +9,8 @@ import pytest
 from torch import nn
 
 from seed import wire
-from seed.inference import BatchRecord, EpisodeRecord, Inference
+from seed.inference import Inference
+from seed.records import BatchRecord, EpisodeRecord
 from tests.seed.central import FOR_EVER_US, Dealer, Placing, central, drain, wait_for
 
 

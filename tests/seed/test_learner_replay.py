@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from seed import checkpoint
 from seed.checkpoint import CheckpointError
 from seed.config import Config, EnvironmentConfig, OptimizerConfig
 from seed.contract import LossResult
-from seed.learner import Diverged, Learner, Progress, UpdateRecord
+from seed.divergence import Diverged
+from seed.learner import Learner, Progress, UpdateRecord
 from seed.priorities import Int64Array
 from seed.rows import Rows, Unroll
 from seed.sources import Batch
@@ -194,9 +196,11 @@ def test_no_priorities_no_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_is_no_number_touches_no_priorities_and_no_target(tmp_path: Path) -> None:
-    setup = Targeting(tmp_path, make_batch(math.nan, numbers=[5, 9]))
+    setup = Targeting(tmp_path, *[make_batch(math.nan, numbers=[5, 9])] * 10)
+    for _ in range(9):
+        setup.learner._learn_once()
     with pytest.raises(Diverged):
-        setup.run()
+        setup.learner._learn_once()
     assert setup.source.updates == []
     assert setup.calls == []
 
@@ -216,7 +220,10 @@ def test_policy_lag_leaves_the_burn_in_out(tmp_path: Path) -> None:
 
 
 def test_replay_is_saved_with_every_checkpoint(tmp_path: Path) -> None:
-    def save(folder: Path) -> None:
+    def save(folder: Path, sign: Callable[[], None]) -> None:
+        before = setup.learner.phases.signs
+        sign()
+        assert setup.learner.phases.signs == before + 1
         folder.mkdir()
         (folder / "numbers.json").write_text(str(setup.learner.learner_steps))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import logging
 import signal
@@ -18,13 +19,15 @@ import torch
 
 from envservers.environments import InvalidEnvironment
 from seed import checkpoint, main
-from seed.checkpoint import Checkpoint, CheckpointError
+from seed.checkpoint import Checkpoint, CheckpointError, SaveFailed
 from seed.config import Config, ConfigError, EnvironmentConfig
+from seed.divergence import Diverged
 from seed.faults import FaultLog
-from seed.learner import Diverged, Progress
+from seed.learner import Progress
 from seed.local_servers import LocalServerError
-from seed.main import Run, Signals
+from seed.main import Run
 from seed.phases import Phases
+from seed.signals import SIGNALS, Signals
 
 FILE = """
 local_envservers = 1
@@ -36,7 +39,6 @@ hidden_sizes = [4]
 [inference]
 address = "tcp://127.0.0.1:*"
 """
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 @pytest.fixture(autouse=True)
@@ -229,6 +231,7 @@ def test_a_run_dir_that_cannot_be_written_is_refused(
         (LocalServerError("it keeps ending"), 2),
         (Diverged("the loss is nan"), 77),
         (CheckpointError("nothing is whole"), 78),
+        (SaveFailed("the disk is full"), 1),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -236,7 +239,7 @@ def test_every_kind_of_end_has_its_exit_code(
     file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     error: Exception, code: int,
 ) -> None:  # fmt: skip
-    def fail(config: Config) -> int:
+    def fail(config: Config, signals: Signals) -> int:
         raise error
 
     monkeypatch.setattr(main, "_train", fail)
@@ -254,29 +257,6 @@ def test_the_written_configuration_goes_on_with_the_run(tmp_path: Path) -> None:
     assert [path.name for path in run_dir.iterdir()] == ["config.toml"]
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)]
-)
-def test_a_signal_asks_for_an_end(number: int, code: int) -> None:
-    signals = Signals()
-    assert (signals.asked, signals.exit_code) == (False, 0)
-    for _ in range(2):
-        signal.raise_signal(number)
-        assert (signals.asked, signals.exit_code) == (True, code)
-
-
-def test_a_second_request_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    ask = signal.raise_signal
-    deadly: list[int] = []
-    Signals()
-    ask(signal.SIGTERM)
-    monkeypatch.setattr(main, "_SAME_REQUEST_S", 0.0)
-    monkeypatch.setattr(signal, "raise_signal", deadly.append)
-    ask(signal.SIGTERM)
-    assert deadly == [signal.SIGTERM]
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-
-
 class Ending:
     """Parts of a run that end as a test says."""
 
@@ -290,12 +270,13 @@ class Ending:
         inference: Any = SimpleNamespace(
             env_steps=0, records=records, num_envs=0, messages_refused=0, paused_s=0.0,
             phases=Phases(), faults=FaultLog(),
-            authentication=None, run=self.serve,
+            run=self.serve,
         )  # fmt: skip
         self.inference = inference
         learner: Any = SimpleNamespace(
-            learner_steps=0, records=records, phases=Phases(), run=learn
-        )
+            learner_steps=0, records=records, phases=Phases(), run=learn,
+            updates_skipped=0, checkpoints_failed=0,
+        )  # fmt: skip
         store: Any = SimpleNamespace(num_ready=0, rows_dropped=0)
         config = Config(
             run_dir=str(run_dir), total_env_frames=100,
@@ -364,3 +345,33 @@ def test_servers_that_keep_failing_stop_the_run(tmp_path: Path) -> None:
     with pytest.raises(LocalServerError, match="no such game"):
         ending.supervise()
     assert ending.farewells == ["the learner failed"]
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_learner_that_stalls_is_given_up_even_while_it_is_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: bool
+) -> None:
+    released = threading.Event()
+    reasons: list[str] = []
+
+    def give_up(reason: str, clean_up: Callable[[], None]) -> None:
+        reasons.append(reason)
+        clean_up()
+        ending.signals.asked = True
+        released.set()
+
+    def learn(stop: threading.Event) -> None:
+        ending.signals.asked = asked
+        released.wait(20)
+
+    monkeypatch.setattr(main, "exit_with_stacks", give_up)
+    # Its timer would end this process, were it only slow.
+    monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda *_, **__: None)
+    ending = Ending(tmp_path / "run", learn)
+    stopped: list[float] = []
+    ending.servers.stop = stopped.append
+    ending.run.config = replace(ending.run.config, watchdog_s=1.0)
+    ending.inference.run = lambda stop, farewell: None
+    ending.supervise()
+    assert reasons[0].startswith("the learner thread has made no sign of life for 1 s")
+    assert stopped[0] == 0.0

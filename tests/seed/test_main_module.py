@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import builtins
+import signal
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from seed import __main__
+from seed.signals import SIGNALS, Signals
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """Gives the process its signal handlers back."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("entry", [__main__.learner, __main__.evaluation])
@@ -28,19 +40,27 @@ def test_other_missing_modules_are_errors(monkeypatch: pytest.MonkeyPatch) -> No
         __main__.learner()
 
 
-@pytest.mark.parametrize(
-    ("entry", "command"),
-    [(__main__.learner, "seed.main.main"), (__main__.evaluation, "seed.evaluate.main")],
-)
-def test_an_interrupt_has_its_exit_code_and_no_traceback(
-    entry: Any, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_an_interrupted_evaluation_has_its_exit_code_and_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted() -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, interrupted)
-    assert entry() == 130
+    monkeypatch.setattr("seed.evaluate.main", interrupted)
+    assert __main__.evaluation() == 130
     assert capsys.readouterr() == ("", "")
+
+
+def test_the_learner_takes_signals_over_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Signals] = []
+
+    def note(*, signals: Signals) -> int:
+        given.append(signals)
+        return 5
+
+    monkeypatch.setattr("seed.main.main", note)
+    assert __main__.learner() == 5
+    assert signal.getsignal(signal.SIGTERM) == given[0]._ask
 
 
 def _miss(monkeypatch: pytest.MonkeyPatch, name: str) -> None:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import queue
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
     EventAccumulator,
 )
 
-from seed.inference import BatchRecord, EpisodeRecord
 from seed.learner import Progress, UpdateRecord
 from seed.metrics import EVALUATION_WINDOW, RETURN_WINDOW, Line, Window, Writer
+from seed.records import BatchRecord, EpisodeRecord
 
 
 def put(records: list[Any]) -> queue.SimpleQueue[Any]:
@@ -42,8 +43,9 @@ def close(
         faults=SimpleNamespace(total=4, num_quarantined=1),
     )  # fmt: skip
     learner: Any = SimpleNamespace(
-        records=put(learned or []), phases=SimpleNamespace(seconds=learning or {})
-    )
+        records=put(learned or []), phases=SimpleNamespace(seconds=learning or {}),
+        updates_skipped=4, checkpoints_failed=1,
+    )  # fmt: skip
     store: Any = SimpleNamespace(num_ready=5, rows_dropped=3)
     return window.close(progress, inference, learner, store)
 
@@ -204,3 +206,54 @@ def test_tensorboard_counts_frames(tmp_path: Path) -> None:
     losses = [(event.step, event.value) for event in events.Scalars("loss")]
     assert losses == [(40, 0.5), (80, 0.25)]
     assert "lag" not in events.Tags()["scalars"]
+
+
+class Full:
+    """A file on a disk that has room for so many bytes more."""
+
+    def __init__(self, path: Path, room: int) -> None:
+        self._file = path.open("ab", buffering=0)
+        self.room = room
+        self.seek, self.truncate, self.close = (
+            self._file.seek, self._file.truncate, self._file.close
+        )  # fmt: skip
+
+    def write(self, content: bytes) -> int:
+        if not self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = self._file.write(content[: self.room]) or 0
+        self.room -= written
+        return written
+
+
+def test_a_full_disk_costs_whole_lines_and_not_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = Writer(tmp_path)
+    writer._lines.close()
+    lines: Any = Full(tmp_path / "metrics.jsonl", 60)
+    writer._lines = lines
+    for frames, room in ((1, 60), (2, 5), (3, 0), (4, 60)):
+        lines.room = room
+        writer.write({"env_frames": frames})
+    writer.close()
+    assert read(tmp_path) == [{"env_frames": 1}, {"env_frames": 4}]
+    assert caplog.text.count("a line of metrics.jsonl is lost") == 2
+
+
+def test_without_tensorboard_the_lines_go_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = Writer(tmp_path)
+
+    def fail() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    board: Any = writer._board
+    writer._board = cast(Any, SimpleNamespace(add_scalar=board.add_scalar, flush=fail))
+    writer.write({"env_frames": 1, "loss": 1.0})
+    writer.write({"env_frames": 2, "loss": 1.0})
+    board.close()
+    writer.close()
+    assert [line["env_frames"] for line in read(tmp_path)] == [1, 2]
+    assert caplog.text.count("TensorBoard's file ends here") == 1

@@ -299,7 +299,7 @@ def test_initial_priorities_are_asked_for_in_batches(monkeypatch: pytest.MonkeyP
     assert torch.equal(torch.cat([unroll.actions for unroll in asked], dim=1), whole)
 
 
-def test_priorities_that_are_no_numbers_are_never_sampled() -> None:
+def test_priorities_that_are_no_numbers_are_as_good_as_none() -> None:
     setup = Setup(
         replace(CONFIG, min_rows=0), batch_size=64,
         initial_priorities=lambda unroll: torch.full((unroll.actions.shape[1],), math.nan),
@@ -309,5 +309,18 @@ def test_priorities_that_are_no_numbers_are_never_sampled() -> None:
     setup.replay.update_priorities(np.array([3, 9]), torch.tensor([1.0, 2.0]))
     for _ in range(10):
         assert set(numbers_of([setup.replay.next_batch()]).tolist()) == {3, 9}
-    setup.replay.update_priorities(np.array([3, 4]), torch.tensor([math.nan, 1.0]))
-    assert set(numbers_of([setup.replay.next_batch()]).tolist()) == {4, 9}
+    found = torch.tensor([math.nan, 1.0, math.inf, -1.0])
+    setup.replay.update_priorities(np.array([3, 4, 9, 9]), found)
+    assert setup.replay._priorities.priorities()[[3, 4, 9]].tolist() == [1.0, 1.0, 2.0]
+
+
+def test_without_any_priority_all_are_sampled_alike() -> None:
+    setup = Setup(
+        replace(CONFIG, min_rows=0), batch_size=64,
+        initial_priorities=lambda unroll: torch.full((unroll.actions.shape[1],), math.nan),
+    )  # fmt: skip
+    setup.fill(12)
+    setup.replay.wait(0.0)
+    batch = setup.replay.next_batch()
+    assert len(set(numbers_of([batch]).tolist())) > 5
+    assert batch.unroll.importance.tolist() == [1.0] * 64

@@ -64,7 +64,7 @@ def load(folder: Path, layout: StoreLayout = LAYOUT, **config: Any) -> Setup:
 
 
 def move(setup: Setup, folder: Path, layout: StoreLayout = LAYOUT, **config: Any) -> Setup:
-    setup.replay.save(folder / "replay")
+    setup.replay.save(folder / "replay", lambda: None)
     return load(folder / "replay", layout, **config)
 
 
@@ -89,7 +89,7 @@ def test_what_was_saved_comes_back(
 
 def test_a_page_is_written_once(tmp_path: Path) -> None:
     setup = filled()
-    setup.replay.save(tmp_path / "replay")
+    setup.replay.save(tmp_path / "replay", lambda: None)
     rows = LENGTH * count_pages(setup.replay._links)
     assert len(np.load(tmp_path / "replay/observations.npy")) == rows
     assert rows < LENGTH * 3 * len(setup.replay)
@@ -164,7 +164,7 @@ def test_an_empty_replay_can_be_saved(tmp_path: Path, empty_first: bool) -> None
 def test_refuses_what_is_of_another_form(
     tmp_path: Path, changes: dict[str, Any], reason: str
 ) -> None:
-    filled().replay.save(tmp_path / "replay")
+    filled().replay.save(tmp_path / "replay", lambda: None)
     other = Setup(CONFIG, replace(LAYOUT, **changes))
     with pytest.raises(UnfitReplay, match=reason):
         other.replay.load(tmp_path / "replay")

@@ -67,6 +67,7 @@ class Naive:
             if len(self.items) == self.capacity:
                 self.items.pop(0)
             priority = initial_priority(history[-1 - self.length])
+            priority = 0.0 if math.isnan(priority) else priority
             self.items.append(Item(self.inserted, history, priority))
             self.inserted += 1
         return self.may_sample()
@@ -78,14 +79,12 @@ class Naive:
         return self.weigh(item) / math.fsum(map(self.weigh, self.items))
 
     def weigh(self, item: Item) -> float:
-        if math.isnan(item.priority):
-            return 0.0
         return float(max(item.priority, PRIORITY_FLOOR) ** self.config.priority_exponent)
 
     def update(self, numbers: list[int], priorities: list[float]) -> None:
         for number, priority in zip(numbers, priorities, strict=True):
             item = self.item(number)
-            if item is not None:
+            if item is not None and not math.isnan(priority):
                 item.priority = priority
 
 
@@ -116,7 +115,7 @@ class Both:
         self.naive.sampled += self.naive.batch_size
         items = [self.naive.item(number) for number in cast(Int64Array, batch.numbers).tolist()]
         assert len(items) == self.naive.batch_size
-        # Neither evicted ones nor those without a usable priority.
+        # None that have been evicted.
         assert all(item in usable for item in items)
         found = cast(list[Item], items)
         self.check_weights(batch.unroll.importance, found)

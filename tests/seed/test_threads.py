@@ -6,6 +6,7 @@ import sys
 import threading
 import traceback
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -99,3 +100,11 @@ def test_the_system_knows_a_threads_name() -> None:
     crew.start("a name of more than 15 bytes", read_name).join(DEADLINE_S)
     crew.join()
     assert names == ["a name of more \n"]
+
+
+def test_join_ticks_while_it_waits() -> None:
+    crew = Crew()
+    ticked = threading.Event()
+    crew.start("waits", lambda: cast(None, ticked.wait(DEADLINE_S)))
+    crew.join(ticked.set)
+    assert ticked.is_set()

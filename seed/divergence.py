@@ -1,0 +1,90 @@
+"""What becomes of updates whose numbers are no numbers: skipped, counted, and at last the end."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+log = logging.getLogger(__name__)
+
+MOST_SKIPPED_IN_A_ROW = 10
+_LOG_INTERVAL_S = 10.0
+
+
+class Diverged(Exception):
+    """The training has left the numbers; the checkpoints are all from before."""
+
+
+class UpdateGuard:
+    """Decides whether an update is made, by its loss and its gradient; owned by the learner.
+
+    Other threads may read `skipped`.
+    """
+
+    def __init__(self) -> None:
+        """Nothing skipped yet."""
+        self.skipped = 0
+        self._in_a_row = 0
+        self._next_log_s = -math.inf
+
+    def accepts(self, update: int, scalars: Mapping[str, float]) -> bool:
+        """Whether "loss" and "grad_norm" are finite: else the update must leave no trace.
+
+        Args:
+            update: The update's number, for messages.
+            scalars: What was measured.
+
+        Raises:
+            Diverged: at the tenth that is not, with none between that is.
+        """
+        loss, norm = scalars["loss"], scalars["grad_norm"]
+        if math.isfinite(loss) and math.isfinite(norm):
+            self._in_a_row = 0
+            return True
+        self.skipped += 1
+        self._in_a_row += 1
+        reason = f"update {update}: the loss is {loss}, the gradient's norm {norm}"
+        if self._in_a_row >= MOST_SKIPPED_IN_A_ROW:
+            raise Diverged(
+                f"{reason}, and so for {self._in_a_row} batches in a row. All checkpoints are from "
+                "before. Try a smaller optimizer.learning_rate or optimizer.clip_norm"
+            )
+        if time.monotonic() >= self._next_log_s:
+            self._next_log_s = time.monotonic() + _LOG_INTERVAL_S
+            log.warning("%s; skipped (%d skipped so far)", reason, self.skipped)
+        return False
+
+
+def check_weights(modules: Mapping[str, nn.Module]) -> None:
+    """Raises Diverged where a parameter is not finite, or a buffer NaN.
+
+    A buffer may be infinite for good reasons: a mask, say.
+    """
+    for name, module in modules.items():
+        for key, parameter in module.named_parameters():
+            if not torch.isfinite(parameter).all():
+                raise _broken(f"{name}.{key}")
+        for key, buffer in module.named_buffers():
+            if torch.isnan(buffer).any():
+                raise _broken(f"{name}.{key}")
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """Raises Diverged where a tensor of the optimizer's state is not finite."""
+    for index, state in optimizer.state_dict()["state"].items():
+        for key, tensor in state.items():
+            if not torch.isfinite(tensor).all():
+                raise _broken(f"optimizer.{index}.{key}")
+
+
+def _broken(name: str) -> Diverged:
+    return Diverged(
+        f"{name} holds what is no finite number, though loss and gradient were finite. All "
+        "checkpoints are from before. Try a smaller optimizer.learning_rate, or an "
+        "optimizer.clip_norm above 0"
+    )

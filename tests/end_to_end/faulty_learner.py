@@ -1,0 +1,88 @@
+"""`seed-learner` with a fault in it: `FAULT CONFIG [overrides]`."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import time
+from collections.abc import Callable
+
+from seed import __main__
+
+_UPDATES_BEFORE = 20
+
+
+def stall_learner() -> None:
+    """Its thread waits for ever, others go on."""
+    _after_some_updates(lambda: time.sleep(3600))
+
+
+def hold_interpreter() -> None:
+    """Its thread calls C code that never returns and lets no other thread run."""
+    _after_some_updates(lambda: ctypes.PyDLL(None).sleep(3600))
+
+
+def _after_some_updates(stall: Callable[[], object]) -> None:
+    from seed.update import Update
+
+    measure, updates = Update.measure, 0
+
+    def measure_or_stall(update: Update) -> object:
+        nonlocal updates
+        updates += 1
+        if updates > _UPDATES_BEFORE:
+            print("stalling", flush=True)
+            stall()
+        return measure(update)
+
+    Update.measure = measure_or_stall  # type: ignore[assignment, method-assign]
+
+
+def sync_slowly() -> None:
+    """Every file takes half a second to reach the disk."""
+    sync = os.fsync
+
+    def sync_later(descriptor: int) -> None:
+        time.sleep(0.5)
+        sync(descriptor)
+
+    os.fsync = sync_later  # type: ignore[assignment]
+
+
+def step_wall_clock() -> None:
+    """The wall clock is stepped every half second, by up to an hour either way."""
+    monotonic, now = time.monotonic, time.time
+
+    def stepped() -> float:
+        return now() + 3600.0 * (int(2 * monotonic()) % 3 - 1)
+
+    time.time = stepped
+    time.time_ns = lambda: int(1e9 * stepped())
+
+
+def poison_losses() -> None:
+    """All is well for some updates, and no loss is a number afterwards."""
+    from seed.update import Update
+
+    measure, updates = Update.measure, 0
+
+    def measure_or_poison(update: Update) -> object:
+        nonlocal updates
+        updates += 1
+        outcome = measure(update)
+        if updates > _UPDATES_BEFORE:
+            outcome.scalars["loss"] = float("nan")
+        return outcome
+
+    Update.measure = measure_or_poison  # type: ignore[assignment, method-assign]
+
+
+FAULTS = {
+    function.__name__.replace("_", "-"): function
+    for function in (stall_learner, hold_interpreter, sync_slowly, step_wall_clock, poison_losses)
+}
+
+if __name__ == "__main__":
+    FAULTS[sys.argv.pop(1)]()
+    sys.exit(__main__.learner())

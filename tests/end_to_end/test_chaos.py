@@ -1,0 +1,33 @@
+"""A real training under faults: all recovered from, no unroll wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.end_to_end.conftest import ROOT
+
+KINDS = (
+    "kill-envserver", "kill-learner", "stop-envserver", "stop-learner", "partition", "cut",
+    "lose-envserver", "slow", "corrupt", "replay",
+)  # fmt: skip
+
+
+def test_a_training_recovers_from_all_kinds_of_faults(tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "tools.chaos", "--minutes", "2", "--faults", str(len(KINDS)),
+        "--faults-per-minute", "600", "--longest-s", "1", "--servers", "2", "--envs", "8",
+        "--checkpoint-interval-s", "1", "--undisturbed-frames", "0", "--seed", "1",
+        "--json", str(tmp_path / "figures.json"), "--kinds", *KINDS,
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["unrolls_wrong"] == 0
+    assert figures["unrolls_checked"] > 500
+    faults = figures["faults"]
+    assert sorted(fault["kind"] for fault in faults) == sorted(KINDS)
+    assert all(fault["recovered_s"] > fault["ended_s"] for fault in faults)
+    assert len(figures["resumes"]) == 1

@@ -1,0 +1,74 @@
+"""Saves checkpoints in processes that are killed at random: `FOLDER KILLS`, figures as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from seed import checkpoint
+from seed.checkpoint import Checkpoint
+
+_TENSOR_SIZE = 20_000
+_LONGEST_LIFE_S = 0.15
+
+
+def save_for_ever(folder: Path, number: int) -> None:
+    """Checkpoints whose every value is their number, the next one each time."""
+    while True:
+        number += 1
+
+        def save_replay(replay: Path, sign: Callable[[], None], number: int = number) -> None:
+            replay.mkdir()
+            (replay / "rows").write_text(str(number) * 10_000)
+
+        tensors = {name: torch.full((_TENSOR_SIZE,), number) for name in "abc"}
+        checkpoint.save(
+            folder, checkpoint.name_of(number, 0), Checkpoint(tensors, {"number": number}),
+            keep=2, save_replay=save_replay,
+        )  # fmt: skip
+
+
+def newest(folder: Path) -> int:
+    """The number of the newest checkpoint, -1 where it is not what was saved."""
+    loaded = checkpoint.load_newest(folder)
+    if loaded is None:
+        return 0
+    number: int = loaded.state["number"]
+    assert loaded.path is not None
+    replay = checkpoint.find_replay(loaded.path)
+    whole = all(bool((tensor == number).all()) for tensor in loaded.tensors.values())
+    whole = whole and replay is not None and (replay / "rows").read_text() == str(number) * 10_000
+    return number if whole else -1
+
+
+def kill_often(folder: Path, kills: int) -> dict[str, int]:
+    """Kills so many processes that save; returns how many saves were torn, believed, lost."""
+    chance = random.Random(kills)
+    figures = {"kills": kills, "torn": 0, "believed": 0, "lost": 0, "saved": 0}
+    number = 0
+    for _ in range(kills):
+        child = os.fork()
+        if child == 0:
+            save_for_ever(folder, number)
+        time.sleep(chance.uniform(0.0, _LONGEST_LIFE_S))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        figures["torn"] += any(folder.glob(".frames-*.tmp"))
+        now = newest(folder)
+        figures["believed"] += now < 0
+        figures["lost"] += 0 <= now < number
+        number = max(now, number)
+    return {**figures, "saved": number}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    print(json.dumps(kill_often(Path(sys.argv[1]), int(sys.argv[2]))))

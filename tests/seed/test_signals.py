@@ -1,0 +1,74 @@
+"""How the learner's process is asked to end, and when it does so at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from seed import signals as module
+from seed.signals import SIGNALS, Signals
+
+
+class Left(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.fixture(autouse=True)
+def handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Gives the process its handlers back, and leaves it by an exception."""
+
+    def leave(code: int) -> None:
+        raise Left(code)
+
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    monkeypatch.setattr(os, "_exit", leave)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)]
+
+
+@pytest.mark.parametrize(("number", "code"), CODES)
+def test_a_signal_asks_for_an_end(number: int, code: int) -> None:
+    signals = Signals()
+    signals.began()
+    assert (signals.asked, signals.exit_code) == (False, 0)
+    # A signal of a process manager may come twice.
+    for _ in range(2):
+        signal.raise_signal(number)
+        assert (signals.asked, signals.exit_code) == (True, code)
+
+
+@pytest.mark.parametrize(("number", "code"), CODES)
+def test_with_nothing_to_save_a_signal_ends_the_process(
+    number: int, code: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Signals()
+    with pytest.raises(Left, match=str(code)):
+        signal.raise_signal(number)
+    assert capfd.readouterr().err == "seed-learner: stopped before the training began\n"
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_request_ends_the_process(
+    first: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Signals().began()
+    signal.raise_signal(first)
+    monkeypatch.setattr(module, "_SAME_REQUEST_S", 0.0)
+    with pytest.raises(Left, match=str(128 + signal.SIGTERM)):
+        signal.raise_signal(signal.SIGTERM)
+    assert "by a second signal" in capfd.readouterr().err
+
+
+# What it imports takes seconds, and requests come meanwhile.
+def test_it_is_ready_before_anything_large_is_imported() -> None:
+    program = "import sys, seed.__main__; sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -1,0 +1,30 @@
+"""The command line says what there is, and refuses what there is not."""
+
+from __future__ import annotations
+
+import pytest
+
+from tools.chaos.__main__ import main
+from tools.chaos.faults import KINDS
+
+
+def test_help_lists_all_kinds(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    for name, kind in KINDS.items():
+        assert f"{name} " in said
+        assert kind.text in said
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--kinds", "earthquake"], ["--servers", "0"], ["--minutes", "-1"]]
+)
+def test_what_makes_no_sense_is_refused(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert arguments[0] in capsys.readouterr().err
