@@ -14,7 +14,7 @@ import torch
 import zmq
 from torch import Tensor, nn
 
-from seed import inference, wire
+from seed import inference, reception, wire
 from seed.authentication import Authentication
 from seed.config import InferenceConfig
 from seed.contract import Acted, Algorithm, Fleet
@@ -102,11 +102,12 @@ def central(
     num_pages: int = 200,
     queue_limit: int = 100,
     farewell_ms: int = 5,
+    refusals_at_once: int = 10**6,
     algorithm: type = Summing,
     authentication: Authentication | None = None,
     **settings: Any,
 ) -> Iterator[Central]:
-    """Serves until the block ends; by default it waits for nobody's last words."""
+    """Serves until the block ends; by default it awaits nobody's last words and mutes nobody."""
     config = InferenceConfig(
         **{"address": "tcp://127.0.0.1:*", "max_envs": 6, "max_batch": 6, **settings}
     )
@@ -129,6 +130,7 @@ def central(
     crew.start("inference", lambda: server.run(crew.stop, lambda: "the end"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inference, "_FAREWELL_MS", farewell_ms)
+        patch.setattr(reception, "_REFUSALS_AT_ONCE", refusals_at_once)
         try:
             yield Central(server, store, slot, crew, dealers)
         finally:

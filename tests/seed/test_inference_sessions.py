@@ -156,7 +156,7 @@ def test_a_connection_is_not_heard_for_a_while_after_an_endless_message(
 
 
 def test_a_flood_of_messages_that_are_refused_ends_a_session() -> None:
-    with central() as served:
+    with central(refusals_at_once=128) as served:
         dealer = served.connect()
         dealer.hello(2)
         for _ in range(200):

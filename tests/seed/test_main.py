@@ -269,7 +269,7 @@ class Ending:
         records: Any = SimpleNamespace(qsize=lambda: 0)
         inference: Any = SimpleNamespace(
             env_steps=0, records=records, num_envs=0, messages_refused=0, paused_s=0.0,
-            phases=Phases(), faults=FaultLog(),
+            phases=Phases(), faults=FaultLog(), authentication=None,
             run=self.serve,
         )  # fmt: skip
         self.inference = inference

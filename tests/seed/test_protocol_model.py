@@ -11,12 +11,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import numpy as np
-import pytest
 from hypothesis import HealthCheck, event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from seed import reception, wire
+from seed import wire
 from tests.seed.central import Dealer, central
 
 MAX_ENVS = 6
@@ -52,8 +51,6 @@ class ProtocolMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.stack = ExitStack()
-        patch = self.stack.enter_context(pytest.MonkeyPatch.context())
-        patch.setattr(reception, "_REFUSALS_AT_ONCE", 10**9)
         self.served = self.stack.enter_context(
             central(address=f"inproc://protocol-{next(_names)}", max_envs=MAX_ENVS)
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from seed.authentication import AllowList
 from seed.keys import KeyPair, write_pair
 from seed.reception import Reception
@@ -61,6 +63,14 @@ def test_some_messages_mute_at_once() -> None:
     reception = Reception(None, 0.0)
     assert reception.refuse(b"a", "endless", 0.0, mute=True)
     assert not reception.admits(b"a", "")
+
+
+# They come from strangers, and a terminal would obey them.
+def test_no_control_character_comes_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    Reception(None, 0.0).refuse(b"a", "\x1b[2J" + "x" * 5000, 0.0)
+    text = caplog.records[0].getMessage()
+    assert text.isprintable()
+    assert len(text) < 300
 
 
 def test_connections_of_long_ago_are_forgotten() -> None:

@@ -216,7 +216,8 @@ def test_headers_outside_the_limits_are_refused(header: bytes, reason: str) -> N
 def test_headers_that_are_nested_deeply_are_refused(
     field: str, depth: int, opening: bytes
 ) -> None:
-    header = {"type": "hello", "protocol": 1, "server_id": 1, "groups": [1], "name": "", field: 0}
+    hello = {"type": "hello", "protocol": wire.PROTOCOL_VERSION, "server_id": 1, "groups": [1]}
+    header = {**hello, "name": "", field: 0}
     packed = msgpack.packb(header)
     head, tail = packed.split(msgpack.packb(field) + b"\x00")
     with pytest.raises(wire.WireError):
