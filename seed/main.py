@@ -25,7 +25,7 @@ from seed.contract import (
     load_algorithm,
     load_algorithm_config,
 )
-from seed.devices import keep_freed_memory, resolve_device
+from seed.devices import keep_freed_memory, resolve_device, spare_collector
 from seed.display import CONSOLE, Display
 from seed.divergence import Diverged
 from seed.file_limits import connections_within, raise_limit
@@ -157,6 +157,7 @@ def _train(config: Config, signals: Signals) -> int:
     authentication = run.inference.authentication
     key_files = hand_over(authentication) if authentication else ()
     command = server_command(config.local, run.inference.endpoint, key_files)
+    spare_collector()
     signals.began()
     servers = LocalServers(command, count, run_dir / "envservers.log", key_files)
     try:

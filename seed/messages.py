@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -69,8 +69,7 @@ class Welcome:
     seeds: Array
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """Environment server → learner: one new row of every environment in a group.
 
     A row holds an observation and what arrived with it; docs/protocol.md has the convention.
@@ -88,8 +87,7 @@ class Step:
     frames: Sequence[Frame]
 
 
-@dataclass(frozen=True)
-class StepArrays:
+class StepArrays(NamedTuple):
     """The raw frames of a STEP as arrays over the group's `n` environments.
 
     Attributes:
@@ -109,8 +107,7 @@ class StepArrays:
     episodes: Array
 
 
-@dataclass(frozen=True)
-class Actions:
+class Actions(NamedTuple):
     """Learner → environment server: the actions chosen from STEP (group, seq).
 
     Attributes:

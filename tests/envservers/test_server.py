@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -72,8 +71,8 @@ def test_messages_that_nobody_awaits_change_nothing(learner: FakeLearner, serve:
     running = serve(1)
     learner.welcome(learner.receive(wire.Hello))
     step = learner.receive(wire.Step)
-    others = [replace(step, session=12), replace(step, group=1)]
-    for other in (*others, replace(step, seq=1), replace(step, seq=7)):
+    others = [step._replace(session=12), step._replace(group=1)]
+    for other in (*others, step._replace(seq=1), step._replace(seq=7)):
         learner.act(other, [0])
     learner.send(wire.Goodbye(12, "to somebody else"))
     learner.send(wire.Ping(11))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from seed.devices import (
     overwrite,
     prepare_thread,
     resolve_device,
+    spare_collector,
 )
 from seed.graphs import capture_lock
 
@@ -111,6 +113,15 @@ def test_urgent_threads_have_a_stream_of_higher_priority() -> None:
         thread.start()
         thread.join()
     assert priorities[0] < priorities[1]
+
+
+def test_the_collector_leaves_alone_what_exists() -> None:
+    before = gc.get_freeze_count()
+    try:
+        spare_collector()
+        assert gc.get_freeze_count() > before + 10_000
+    finally:
+        gc.unfreeze()
 
 
 def test_without_glibc_freed_memory_goes_where_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:

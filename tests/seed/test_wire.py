@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import tracemalloc
-from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -340,14 +339,14 @@ def test_rows_of_another_length_are_refused(index: int, change: str) -> None:
      ({"episodes": np.zeros(4, wire.EPISODE_DTYPE)}, "at most 3 records")],
 )  # fmt: skip
 def test_rows_with_impossible_values_are_refused(changes: dict[str, Any], reason: str) -> None:
-    frames = wire.step_frames(replace(GOOD, **changes))
+    frames = wire.step_frames(GOOD._replace(**changes))
     with pytest.raises(wire.WireError, match=reason):
         wire.check_step(wire.Step(1, 0, 0, frames), SPEC, 3)
 
 
 @pytest.mark.parametrize("value", [-1, 4])
 def test_discrete_observations_out_of_range_are_refused(value: int) -> None:
-    frames = wire.step_frames(replace(GOOD, observations=np.array([0, 3, value])))
+    frames = wire.step_frames(GOOD._replace(observations=np.array([0, 3, value])))
     with pytest.raises(wire.WireError, match=r"0\.\.3"):
         wire.check_step(wire.Step(1, 0, 0, frames), wire.SpaceSpec("int64", (), 4), 3)
 
@@ -357,7 +356,7 @@ def test_discrete_observations_out_of_range_are_refused(value: int) -> None:
 def test_observations_that_are_no_numbers_are_refused(dtype: str, value: float) -> None:
     observations = np.zeros((3, 2), dtype)
     observations[2, 1] = value
-    frames = wire.step_frames(replace(GOOD, observations=observations))
+    frames = wire.step_frames(GOOD._replace(observations=observations))
     with pytest.raises(wire.WireError, match="observations: expected finite numbers"):
         wire.check_step(wire.Step(1, 0, 0, frames), wire.SpaceSpec(dtype, (2,)), 3)
 
