@@ -220,6 +220,7 @@ def test_only_acting_copies_have_rounded_weights() -> None:
     learning, acting = (make_agent(VTRACE, config, SPACES, CPU) for _ in range(2))
     inference = serve((1,), acting, config)
     inference._socket.close()
+    inference._listener.close()
     dtypes = [{parameter.dtype for parameter in agent.parameters()} for agent in (learning, acting)]
     assert dtypes == [{torch.float32}, {torch.float32, torch.bfloat16}]
 
