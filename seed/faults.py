@@ -7,6 +7,7 @@ them that a terminal would obey.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 from seed.messages import Fault
 
@@ -39,19 +40,22 @@ class FaultLog:
         """No faults yet."""
         self.total = 0
         self.num_quarantined = 0
-        # By session: (group, index) of what is quarantined, with how many environments that is.
-        self._quarantined: dict[int, dict[tuple[int | None, int | None], int]] = {}
+        # By session: env_ids of those that are quarantined.
+        self._quarantined: dict[int, set[int]] = {}
         # By server_id: time.monotonic() of its last traceback in the log. Few, as old ones go.
         self._tracebacks_s: dict[int, float] = {}
         self._last_line_s = self._last_traceback_s = -float("inf")
         self._untold = 0
 
-    def note(self, server_id: int, name: str, fault: Fault, num_envs: int, now_s: float) -> None:
-        """Takes in one FAULT, which concerns `num_envs` environments, at `time.monotonic()`."""
+    def note(
+        self, server_id: int, name: str, fault: Fault, env_ids: Iterable[int], now_s: float
+    ) -> None:
+        """Takes in one FAULT, which concerns these environments, at `time.monotonic()`."""
         if fault.quarantined:
-            of_session = self._quarantined.setdefault(fault.session, {})
-            self.num_quarantined += num_envs - of_session.get((fault.group, fault.index), 0)
-            of_session[fault.group, fault.index] = num_envs
+            of_session = self._quarantined.setdefault(fault.session, set())
+            known = len(of_session)
+            of_session.update(env_ids)
+            self.num_quarantined += len(of_session) - known
         if fault.repeated:
             return
         self.total += 1
@@ -64,7 +68,7 @@ class FaultLog:
 
     def forget(self, session: int) -> None:
         """The session has ended, and what was quarantined in it has gone."""
-        self.num_quarantined -= sum(self._quarantined.pop(session, {}).values())
+        self.num_quarantined -= len(self._quarantined.pop(session, ()))
 
     def tell_rest(self, now_s: float) -> None:
         """Says how many faults were not told one by one, once there has been silence for long."""

@@ -229,7 +229,7 @@ class ForwardPass:
             before = self._agent_states.index_select(0, env_ids)
             before = before.masked_fill(rows.first[0][:, None], 0.0)
         else:
-            before = self._agent_states[: len(env_ids)]
+            before = self._agent_states.new_zeros(len(env_ids), 0)
         acted = self._algorithm.act(
             self._agent, rows, before, self._config, fleet=fleet, greedy=self._greedy
         )

@@ -202,13 +202,13 @@ class Inference:
             message = wire.decode(frames)
             session = getattr(message, "session", 0)
             if isinstance(message, wire.Step):
-                self._handle_step(identity, message)
+                self._handle_step(identity, message, key)
             elif isinstance(message, wire.Hello):
                 self._handle_hello(identity, message, key)
             elif isinstance(message, wire.Goodbye):
-                self._handle_goodbye(identity, message)
+                self._handle_goodbye(identity, message, key)
             elif isinstance(message, wire.Fault):
-                self._handle_fault(identity, message)
+                self._handle_fault(identity, message, key)
             else:
                 raise wire.WireError(f"{type(message).__name__} is not for a learner")
         except wire.WireError as error:
@@ -226,20 +226,22 @@ class Inference:
             if session.identity == identity:
                 self._dismiss(session, "too many messages that cannot be used")
 
-    def _handle_goodbye(self, identity: bytes, goodbye: wire.Goodbye) -> None:
-        session = self._sessions.find(goodbye.session, identity)
+    def _handle_goodbye(self, identity: bytes, goodbye: wire.Goodbye, key: str) -> None:
+        session = self._sessions.find(goodbye.session, identity, key)
         if session is not None:
             self._close(session, goodbye.reason)
 
-    def _handle_fault(self, identity: bytes, fault: wire.Fault) -> None:
-        session = self._sessions.find(fault.session, identity)
+    def _handle_fault(self, identity: bytes, fault: wire.Fault, key: str) -> None:
+        session = self._sessions.find(fault.session, identity, key)
         if session is None:
             return
         now_s = session.heard_s = time.monotonic()
-        num_envs = session.count(fault.group, fault.index)
-        self.faults.note(session.hello.server_id, session.hello.name, fault, num_envs, now_s)
+        env_ids = session.named(fault.group, fault.index)
+        self.faults.note(session.hello.server_id, session.hello.name, fault, env_ids, now_s)
 
     def _handle_hello(self, identity: bytes, hello: wire.Hello, key: str) -> None:
+        if not self._reception.affords(identity, time.monotonic()):
+            raise Refused("HELLO comes too often", retry=True)
         earlier = self._sessions.predecessor(hello, key)
         if earlier is not None:
             self._close(earlier, "it connected anew")
@@ -259,8 +261,8 @@ class Inference:
         else:
             self._close(session, "it left during the handshake")
 
-    def _handle_step(self, identity: bytes, message: wire.Step) -> None:
-        session = self._sessions.find(message.session, identity)
+    def _handle_step(self, identity: bytes, message: wire.Step, key: str) -> None:
+        session = self._sessions.find(message.session, identity, key)
         if session is None:
             raise Refused("the session has ended; say HELLO again", retry=True)
         session.heard_s = time.monotonic()
@@ -357,7 +359,7 @@ class Inference:
         return send(self._socket, identity, wire.encode(message))
 
     def _close(self, session: Session, reason: str) -> None:
-        if self._sessions.find(session.number, session.identity) is None:
+        if self._sessions.find(session.number, session.identity, session.key) is None:
             return
         self._store.drop(session.all_env_ids)
         for group in range(len(session.env_ids)):

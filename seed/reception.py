@@ -76,8 +76,8 @@ class Reception:
         self.messages_dropped = 0
         self._allowed = allowed
         self._log = LimitedLog(log, now_s)
-        # By connection; the oldest are forgotten first.
-        self._refusals: dict[bytes, RateLimit] = {}
+        # By connection, for HELLOs and what is refused; the oldest are forgotten first.
+        self._limits: dict[bytes, RateLimit] = {}
         # Monotonic time until which a connection is not listened to.
         self._muted: dict[bytes, float] = {}
 
@@ -101,17 +101,21 @@ class Reception:
         """Counts and logs a message that cannot be used; whether its connection is muted now."""
         self.messages_refused += 1
         self._log.warn(f"refused a message: {printable(reason[:_LONGEST_REASON])}", now_s)
-        limit = self._refusals.get(identity)
-        if limit is None:
-            limit = self._refusals[identity] = RateLimit(_REFUSALS_AT_ONCE, _REFUSALS_PER_S, now_s)
-        if limit.take(now_s) and not mute:
+        if self.affords(identity, now_s) and not mute:
             return False
         self._muted[identity] = now_s + _MUTE_S
         self._log.warn(f"too much that cannot be used: not listening for {_MUTE_S:g} s", now_s)
         return True
 
+    def affords(self, identity: bytes, now_s: float) -> bool:
+        """Counts what costs more than a STEP; whether its connection may send that now."""
+        limit = self._limits.get(identity)
+        if limit is None:
+            limit = self._limits[identity] = RateLimit(_REFUSALS_AT_ONCE, _REFUSALS_PER_S, now_s)
+        return limit.take(now_s)
+
     def keep_house(self, now_s: float) -> None:
         """Listens again to connections that were muted long enough; forgets what is long ago."""
         self._muted = {one: until_s for one, until_s in self._muted.items() if until_s > now_s}
-        recent = [item for item in self._refusals.items() if not item[1].is_full(now_s)]
-        self._refusals = dict(recent[-_MOST_REMEMBERED:])
+        recent = [item for item in self._limits.items() if not item[1].is_full(now_s)]
+        self._limits = dict(recent[-_MOST_REMEMBERED:])

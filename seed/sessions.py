@@ -56,21 +56,24 @@ class Session:
         """Numbers of all its environments, in group order. `[num_envs] int64`"""
         return np.concatenate(self.env_ids)
 
-
-    def count(self, group: int | None, index: int | None) -> int:
-        """Environments that a group and an index in it name; None for all of them.
+    def named(self, group: int | None, index: int | None) -> list[int]:
+        """env_ids that a group and an index in it name; None for all of them.
 
         Raises:
             WireError: where there is no such group or environment.
         """
         if group is None:
-            return self.hello.num_envs
-        if group >= len(self.env_ids):
+            if index is not None:
+                raise wire.WireError("index: expected none without a group")
+            env_ids = self.all_env_ids
+        elif group >= len(self.env_ids):
             raise wire.WireError(f"group: expected below {len(self.env_ids)}")
-        size = len(self.env_ids[group])
-        if index is not None and index >= size:
-            raise wire.WireError(f"index: expected below {size}")
-        return size if index is None else 1
+        else:
+            env_ids = self.env_ids[group]
+        if index is not None and index >= len(env_ids):
+            raise wire.WireError(f"index: expected below {len(env_ids)}")
+        named: list[int] = (env_ids if index is None else env_ids[[index]]).tolist()
+        return named
 
 
 class SessionTable:
@@ -106,10 +109,14 @@ class SessionTable:
         """Numbers of the environments of all sessions, in ascending order. `[num_envs] int64`"""
         return np.flatnonzero(self._taken)
 
-    def find(self, number: int, identity: bytes) -> Session | None:
-        """The session with this number if it belongs to this connection."""
+    def find(self, number: int, identity: bytes, key: str = "") -> Session | None:
+        """The session with this number if it belongs to this connection and key.
+
+        A connection may choose its identity, and so take that of one that has gone.
+        """
         session = self._sessions.get(number)
-        return session if session is not None and session.identity == identity else None
+        owns = session is not None and session.identity == identity and session.key == key
+        return session if owns else None
 
     def predecessor(self, hello: wire.Hello, key: str = "") -> Session | None:
         """The session that the same server process opened earlier, if it still stands.

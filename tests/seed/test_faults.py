@@ -43,7 +43,7 @@ def test_printable_text_stays_as_it_is() -> None:
 
 
 def test_a_fault_is_told_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
-    FaultLog().note(5, "host:\x1b1", fault(3, group=2, traceback="a\x1b[2J\n b"), 1, 0.0)
+    FaultLog().note(5, "host:\x1b1", fault(3, group=2, traceback="a\x1b[2J\n b"), [0], 0.0)
     (message,) = caplog.messages
     assert message == (
         "host:\\x1b1: environment 3 of group 2 raised (restarts before: 2), "
@@ -55,7 +55,7 @@ def test_tracebacks_are_few_per_server_and_in_all(caplog: pytest.LogCaptureFixtu
     faults = FaultLog()
     for tenth in range(205):
         for server in range(4):
-            faults.note(server, f"server {server}", fault(), 1, tenth / 10)
+            faults.note(server, f"server {server}", fault(), [0], tenth / 10)
     assert faults.total == 4 * 205
     shown = [message.split(":")[0] for message in caplog.messages if "\n" in message]
     # In 20.4 s: each at most every 10 s, and at most one line in a second.
@@ -75,9 +75,9 @@ def test_tracebacks_are_few_per_server_and_in_all(caplog: pytest.LogCaptureFixtu
 
 def test_a_line_is_told_soon_after_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
     faults = FaultLog()
-    faults.note(1, "a", fault(), 1, 0.0)
-    faults.note(1, "a", fault(), 1, 0.9)
-    faults.note(1, "a", fault(quarantined=True), 1, 1.0)
+    faults.note(1, "a", fault(), [0], 0.0)
+    faults.note(1, "a", fault(), [0], 0.9)
+    faults.note(1, "a", fault(quarantined=True), [0], 1.0)
     assert caplog.messages[1:] == [
         "a: environment 0 of group 0 raised (restarts before: 2), quarantined; "
         "RuntimeError: it fell over (faults not shown since: 1)"
@@ -86,19 +86,22 @@ def test_a_line_is_told_soon_after_a_traceback(caplog: pytest.LogCaptureFixture)
 
 def test_what_is_quarantined_counts_until_its_session_ends() -> None:
     faults = FaultLog()
-    faults.note(1, "a", fault(0, quarantined=True), 1, 0.0)
-    faults.note(1, "a", fault(0, quarantined=True), 1, 0.0)
-    faults.note(1, "a", fault(None, group=1, quarantined=True), 8, 0.0)
-    faults.note(2, "b", fault(session=2, quarantined=True), 1, 0.0)
+    faults.note(1, "a", fault(0, quarantined=True), [0], 0.0)
+    faults.note(1, "a", fault(0, quarantined=True), [0], 0.0)
+    faults.note(1, "a", fault(None, group=1, quarantined=True), range(1, 9), 0.0)
+    faults.note(2, "b", fault(session=2, quarantined=True), [0], 0.0)
     assert (faults.total, faults.num_quarantined) == (4, 10)
+    # All of them at once are no more than there are.
+    faults.note(1, "a", fault(None, group=None, quarantined=True), range(9), 0.0)
+    assert (faults.total, faults.num_quarantined) == (5, 10)
     faults.forget(1)
     faults.forget(7)
     assert faults.num_quarantined == 1
     # The server has a new session, and says again what stays down.
-    faults.note(1, "a", fault(0, session=3, quarantined=True, repeated=True), 1, 0.0)
-    assert (faults.total, faults.num_quarantined) == (4, 2)
+    faults.note(1, "a", fault(0, session=3, quarantined=True, repeated=True), [0], 0.0)
+    assert (faults.total, faults.num_quarantined) == (5, 2)
 
 
 def test_a_repeated_fault_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
-    FaultLog().note(1, "a", fault(repeated=True, quarantined=True), 1, 0.0)
+    FaultLog().note(1, "a", fault(repeated=True, quarantined=True), [0], 0.0)
     assert not caplog.messages

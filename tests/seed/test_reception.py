@@ -78,11 +78,11 @@ def test_connections_of_long_ago_are_forgotten() -> None:
     for number in range(20_000):
         reception.refuse(b"%d" % number, "rubbish", 0.0)
     reception.keep_house(0.0)
-    assert len(reception._refusals) == 10_000
+    assert len(reception._limits) == 10_000
     for _ in range(200):
         reception.refuse(b"a", "rubbish", 1.0)
     reception.keep_house(2.0)
-    assert set(reception._refusals) == {b"a"}
+    assert set(reception._limits) == {b"a"}
     reception.keep_house(100.0)
-    assert not reception._refusals
+    assert not reception._limits
     assert not reception._muted

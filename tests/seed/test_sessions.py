@@ -41,6 +41,15 @@ def test_a_session_is_found_by_number_and_connection() -> None:
     assert table.find(session.number + 1, b"id1") is None
 
 
+# A connection may choose its identity.
+def test_a_session_is_found_with_its_key_only() -> None:
+    table = SessionTable(8, 4)
+    session = table.open(hello(1, 2), b"id1", 1.5, "A")
+    assert table.find(session.number, b"id1", "A") is session
+    assert table.find(session.number, b"id1", "B") is None
+    assert table.find(session.number, b"id1") is None
+
+
 def test_the_predecessor_is_of_the_same_server() -> None:
     table = SessionTable(8, 4)
     session = open_session(table, 1, 2)
