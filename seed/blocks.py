@@ -35,7 +35,8 @@ class HostBlock(NamedTuple):
         fleet_places: Where the environment stands in the fleet. `[n] float32`
         marks: `terminated`, `truncated`, `first`, and whether it is an evaluation environment.
             `[4, n] bool`
-        observations: `[n, *shape]`; of no rows where messages go straight to the store.
+        observations: `[n, *shape]`; of no rows where messages go straight to the store, as they do
+            where that is on the CPU and stacks are read out of it.
     """
 
     env_ids: Int64Array
@@ -78,7 +79,9 @@ class Blocks:
         """Reserves it, on the host and, where the store is on a GPU, there."""
         self._layout = layout
         self._staged = device.type == "cuda"
-        stack = (layout.frame_stack,) if layout.frame_stack > 1 else ()
+        # Without stacks what arrives is what the agent sees.
+        self._stacked = layout.frame_stack > 1
+        landing_rows = max_batch if self._staged or not self._stacked else 0
 
         def on_host(form: Column, rows: int = max_batch) -> Tensor:
             return torch.zeros(rows, *form.shape, dtype=form.dtype, pin_memory=self._staged)
@@ -89,17 +92,18 @@ class Blocks:
             on_host(Column((), torch.int64), max_batch * (1 + places_size(layout))),
             on_host(Column((), torch.float32), 2 * max_batch),
             on_host(Column((), torch.bool), _MARKS * max_batch),
-            on_host(layout.observation, max_batch * self._staged),
+            on_host(layout.observation, landing_rows),
         )
         self._on_device = tuple(
             torch.zeros_like(host, device=device) if self._staged else host
             for host in self._host
         )
         observation, action = layout.observation, layout.action
-        # [max_batch, (stack,) *shape], [max_batch, *shape]
+        # [max_batch, stack, *shape], [max_batch, *shape]
         self._seen = torch.zeros(
-            max_batch, *stack, *observation.shape, dtype=observation.dtype, device=device
-        )
+            max_batch * self._stacked, layout.frame_stack, *observation.shape,
+            dtype=observation.dtype, device=device,
+        )  # fmt: skip
         self._previous = torch.zeros(
             max_batch, *action.shape, dtype=action.dtype, device=device
         )
@@ -114,6 +118,7 @@ class Blocks:
         numbers, reals, marks, observations = device
         rewards, fleet_places = reals.view(2, size)
         terminated, truncated, first, evaluation = marks.view(_MARKS, size)
+        seen = self._seen[:size] if self._stacked else observations
         return Block(
             host=_host_block(host, size, layout),
             copies=list(zip(device, host, strict=True)) if self._staged else [],
@@ -123,7 +128,7 @@ class Blocks:
                 observations if self._staged else None, rewards, terminated, truncated
             ),
             rows=Rows(
-                self._seen[None, :size], self._previous[None, :size],
+                seen[None], self._previous[None, :size],
                 rewards[None], terminated[None], truncated[None], first[None],
             ),
             fleet=Fleet(fleet_places, evaluation),

@@ -73,7 +73,8 @@ class InferenceBatch(NamedTuple):
 class ForwardPass:
     """The acting copy of the network with every environment's recurrent state.
 
-    Owned by the inference thread. A store on the CPU gets observations straight from the messages.
+    Owned by the inference thread. A store on the CPU gets observations straight from the messages,
+    except those of evaluation environments that are in no stack: nobody reads them there.
     For one on a GPU they are staged in pinned host memory, copied there once and written to the
     store once. What the agent sees is read from the store. Acting takes place where the agent's
     weights are; what it sees and leaves behind is moved there and back where that is another
@@ -112,6 +113,7 @@ class ForwardPass:
         self._device = next((p.device for p in agent.parameters()), self._store_device)
         self._apart = self._device != self._store_device
         self._staged = self._store_device.type == "cuda"
+        self._stacked = layout.frame_stack > 1
         self._captured = cuda_graphs and self._staged and not self._apart
         self._sizes = bucket_sizes(max_batch) if self._captured else range(max_batch + 1)
         # Of the environments and, last, of the rows that are nobody's. [max_envs + 1, S] float32
@@ -197,15 +199,23 @@ class ForwardPass:
         self._fleet_places.take(host.env_ids, out=host.fleet_places, mode="clip")
 
     def _land(self, host: HostBlock, steps: Sequence[GroupStep]) -> None:
-        """Copies observations out of their messages, straight into a store on the CPU."""
+        """Copies observations out of their messages, and into a store on the CPU."""
         end = 0
         for step in steps:
             start, end = end, end + len(step.env_ids)
+            rows, observations = host.places.rows[start:end], step.arrays.observations
+            if len(host.observations):
+                host.observations[start:end] = observations
             if self._staged:
-                host.observations[start:end] = step.arrays.observations
-            else:
-                rows = host.places.rows[start:end]
-                self._store.put_observations(rows, step.arrays.observations)
+                continue
+            if not self._stacked:
+                # What only the network sees, which has seen it then, need not be kept.
+                kept = ~host.marks[_EVALUATION, start:end]
+                if not np.count_nonzero(kept):
+                    continue
+                if not kept.all():
+                    rows, observations = rows[kept], observations[kept]
+            self._store.put_observations(rows, observations)
 
     def _step(self, block: Block) -> None:
         """The device's work for one batch; what is captured."""

@@ -165,8 +165,9 @@ class UnrollStore:
         self._put(places.rows, {**arrived._asdict(), "ages": places.ages})
 
     def see(self, places: Places[Tensor], rows: Rows) -> None:
-        """Fills in observations and previous actions `[1, n, ...]`, of rows that were filled."""
-        self._read("observations", places.seen, rows.observations)
+        """Fills in stacks and previous actions `[1, n, ...]` of rows that have been filled."""
+        if self.layout.frame_stack > 1:
+            self._read("observations", places.seen, rows.observations)
         self._read("actions", places.previous, rows.previous_actions)
 
     def _read(self, column: str, index: Tensor, out: Tensor) -> None:

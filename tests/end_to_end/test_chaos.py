@@ -31,3 +31,18 @@ def test_a_training_recovers_from_all_kinds_of_faults(tmp_path: Path) -> None:
     assert sorted(fault["kind"] for fault in faults) == sorted(KINDS)
     assert all(fault["recovered_s"] > fault["ended_s"] for fault in faults)
     assert len(figures["resumes"]) == 1
+
+
+def test_memory_and_open_files_stay_flat(tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "tools.chaos", "--minutes", "2", "--faults-per-minute", "10",
+        "--longest-s", "2", "--servers", "2", "--envs", "8", "--undisturbed-frames", "0",
+        "--seed", "2", "--json", str(tmp_path / "figures.json"),
+        "--kinds", "kill-envserver", "stop-envserver", "partition", "cut", "replay",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    growth = json.loads((tmp_path / "figures.json").read_text())["growth"]
+    assert growth["open_files_last"] <= growth["open_files_first"] + 4
+    # A few of them are noise over so short a time; each unroll alone has 30 KiB.
+    assert growth["memory_mib_per_min"] < 20

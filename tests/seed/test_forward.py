@@ -350,10 +350,28 @@ def test_a_batch_of_a_size_is_always_in_the_same_memory() -> None:
     assert before[0].host.env_ids.tolist() == [1, 0]
 
 
-def test_observations_are_not_staged_for_a_store_on_the_cpu() -> None:
-    forward, _ = make_forward()
+def test_stacks_need_no_room_for_what_arrives_on_the_cpu() -> None:
+    store = UnrollStore(replace(LAYOUT, frame_stack=2), CPU)
+    forward = ForwardPass(cast(Algorithm, Seeing()), 1, nn.Linear(1, 1), store, 6)
     run(forward, group([4, 2], [40, 20]))
     assert forward._block(2)[0].host.observations.size == 0
+
+
+@pytest.mark.parametrize("frame_stack", [1, 2])
+def test_the_store_keeps_of_evaluation_environments_what_stacks_need(frame_stack: int) -> None:
+    layout = replace(LAYOUT, frame_stack=frame_stack, evaluation_share=0.5)
+    store = UnrollStore(layout, CPU)
+    assert store.evaluation[:4].tolist() == [False, True, False, True]
+    store.columns["observations"].zero_()
+    forward = ForwardPass(cast(Algorithm, Seeing()), 1, nn.Linear(1, 1), store, 6)
+    steps = [group([1, 3], [50, 60]), group([0, 1], [70, 80]), group([2], [90])]
+    assert run(forward, steps[0]) == [500, 600]
+    assert run(forward, steps[2]) == [900]
+    kept = [value for value in store.columns["observations"].flatten().tolist() if value]
+    assert sorted(kept) == ([90] if frame_stack == 1 else [50, 60, 90])
+    assert run(forward, steps[1]) == [700, 800]
+    kept = [value for value in store.columns["observations"].flatten().tolist() if value]
+    assert sorted(kept) == ([70, 90] if frame_stack == 1 else [50, 60, 70, 80, 90])
 
 
 def test_time_is_counted_by_phase() -> None:

@@ -32,11 +32,15 @@ def place_and_fill(
 
 def see(store: UnrollStore, places: Places[Tensor], arrived: Arrived) -> Rows:
     """What the agent sees at rows that have been filled: `[1, n, ...]`."""
-    layout = store.layout
-    stack = (layout.frame_stack,) if layout.frame_stack > 1 else ()
-    n, (observation, action) = len(places.rows), (layout.observation, layout.action)
+    n, stack = len(places.rows), store.layout.frame_stack
+    observation, action = store.layout.observation, store.layout.action
+    if stack > 1:
+        observations = torch.empty(n, stack, *observation.shape, dtype=observation.dtype)
+    else:
+        assert arrived.observations is not None
+        observations = arrived.observations
     rows = Rows(
-        observations=torch.empty(1, n, *stack, *observation.shape, dtype=observation.dtype),
+        observations=observations[None],
         previous_actions=torch.empty(1, n, *action.shape, dtype=action.dtype),
         rewards=arrived.rewards[None],
         terminated=arrived.terminated[None],
