@@ -12,94 +12,15 @@ from torch import Tensor, nn
 
 from seed import wire
 from seed.config import Config, InferenceConfig, LearnerConfig, NetworkConfig
-from seed.contract import Acted, Algorithm, Fleet, load_algorithm
+from seed.contract import Algorithm, load_algorithm
 from seed.devices import move
-from seed.forward import ForwardPass, GroupStep, InferenceBatch, bucket_sizes
-from seed.layout import Column, StoreLayout
-from seed.rows import Rows, Unroll
+from seed.forward import ForwardPass, GroupStep, InferenceBatch
+from seed.rows import Unroll
 from seed.serving import make_agent, make_store
 from seed.spaces import Spaces, SpaceSpec
 from seed.unrolls import UnrollStore
-from seed.weights import Weights, WeightSlot
-
-CPU = torch.device("cpu")
-LAYOUT = StoreLayout(
-    unroll_length=2,
-    num_pages=30,
-    max_envs=6,
-    frame_stack=1,
-    state_size=1,
-    observation=Column((), torch.int64),
-    action=Column((), torch.int64),
-    behaviour={"before": Column((), torch.float32)},
-)
-
-
-class Summing:
-    """Adds up an episode's observations in its state; the action is the sum times a weight."""
-
-    def act(
-        self,
-        agent: nn.Module,
-        rows: Rows,
-        agent_state: Tensor,
-        config: int,
-        *,
-        fleet: Fleet,
-        greedy: bool,
-    ) -> Acted:
-        after = agent_state + rows.observations[0][:, None]
-        factor = cast(Tensor, agent.weight).item() * config * (-1 if greedy else 1)
-        return Acted((after[:, 0] * factor).long(), {"before": agent_state[:, 0]}, after)
-
-
-class Seeing:
-    """Keeps what it was shown last; the actions are ten times the newest observation."""
-
-    rows: Rows
-    fleet: Fleet
-
-    def act(
-        self,
-        agent: nn.Module,
-        rows: Rows,
-        agent_state: Tensor,
-        config: None,
-        *,
-        fleet: Fleet,
-        greedy: bool,
-    ) -> Acted:
-        self.rows, self.fleet = rows, fleet
-        newest = rows.observations[0].reshape(len(agent_state), -1)[:, -1]
-        return Acted(10 * newest, {"before": agent_state[:, 0]}, agent_state + 1)
-
-
-def make_forward(*, greedy: bool = False, max_batch: int = 6) -> tuple[ForwardPass, UnrollStore]:
-    agent = nn.Linear(1, 1, bias=False)
-    nn.init.ones_(agent.weight)
-    store = UnrollStore(LAYOUT, CPU)
-    algorithm = cast(Algorithm, Summing())
-    return ForwardPass(algorithm, 1, agent, store, max_batch, greedy=greedy), store
-
-
-def group(
-    env_ids: list[int], observations: list[int], *, flags: int = 0, run_id: int = 1
-) -> GroupStep:
-    n = len(env_ids)
-    arrays = wire.StepArrays(
-        run_ids=np.full(n, run_id, np.uint64),
-        observations=np.array(observations),
-        rewards=np.array(observations, np.float32) / 2,
-        flags=np.full(n, flags, np.uint8),
-        episodes=np.empty(0, wire.EPISODE_DTYPE),
-    )
-    return GroupStep(np.array(env_ids), arrays)
-
-
-def run(forward: ForwardPass, *steps: GroupStep) -> list[int]:
-    actions, _ = forward.run(InferenceBatch.of(steps))
-    result: list[int] = actions.tolist()
-    return result
+from seed.weights import WeightSlot
+from tests.seed.forwarding import CPU, LAYOUT, Seeing, Summing, group, make_forward, run
 
 
 def gather(store: UnrollStore, forward: ForwardPass, *batches: list[GroupStep]) -> Unroll:
@@ -285,135 +206,11 @@ def test_on_one_gpu_nothing_is_moved(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(forward, group([0], [5])) == [50]
 
 
-@pytest.mark.parametrize(
-    ("max_batch", "sizes"), [(1, [1]), (2, [1, 2]), (6, [1, 2, 4, 6]), (8, [1, 2, 4, 8])]
-)
-def test_buckets_are_powers_of_two_and_the_largest_batch(max_batch: int, sizes: list[int]) -> None:
-    assert bucket_sizes(max_batch) == sizes
-
-
-# As on a GPU with CUDA graphs.
-@pytest.mark.parametrize(("frame_stack", "burn_in"), [(1, 0), (2, 0), (2, 1)])
-def test_padding_changes_nothing(frame_stack: int, burn_in: int) -> None:
-    layout = replace(
-        LAYOUT, unroll_length=3, num_pages=40, frame_stack=frame_stack, burn_in=burn_in
-    )
-    both, seen = [], [Seeing(), Seeing()]
-    for algorithm in seen:
-        store = UnrollStore(layout, CPU)
-        forward = ForwardPass(cast(Algorithm, algorithm), None, nn.Linear(1, 1), store, 6)
-        forward.set_connected(np.array([0, 1, 2, 5]))
-        forward.load_weights(Weights(3, list(nn.Linear(1, 1).parameters())))
-        both.append((forward, store))
-    cast(Any, both[1][0])._sizes = bucket_sizes(6)
-    rng = np.random.default_rng(4)
-    for t in range(60):
-        envs = rng.permutation(6)[: rng.integers(1, 7)].tolist()
-        flags = int(rng.choice([0, 0, 0, wire.FIRST, wire.TERMINATED]))
-        batch = InferenceBatch.of(
-            [group([env], [100 * t + env], flags=flags) for env in envs]
-        )
-        (actions, complete), (same, pages) = (forward.run(batch) for forward, _ in both)
-        assert actions.tolist() == same.tolist()
-        assert complete == pages
-        n, size = len(envs), seen[1].rows.rewards.shape[1]
-        assert size == (0, 1, 2, 4, 4, 6, 6)[n]
-        for name, value in vars(seen[0].rows).items():
-            assert torch.equal(getattr(seen[1].rows, name)[:, :n], value)
-        assert torch.equal(seen[1].fleet.places[:n], seen[0].fleet.places)
-        assert seen[1].rows.first[0, n:].all()
-        if complete:
-            assert_same(*(store.gather(complete) for _, store in both))
-        for _, store in both:
-            store.release(complete)
-            store.wait_for_release(0)
-    # What stands for the rows before an episode is still zero.
-    assert not any(column[-2].any() for column in both[1][1].columns.values())
-
-
-def assert_same(first: Unroll, second: Unroll) -> None:
-    columns = [
-        (*vars(unroll.rows).values(), *unroll.behaviour.values(), unroll.actions,
-         unroll.policy_versions, unroll.agent_state)
-        for unroll in (first, second)
-    ]  # fmt: skip
-    assert all(map(torch.equal, *columns))
-
-
-def test_a_batch_of_a_size_is_always_in_the_same_memory() -> None:
-    forward, _ = make_forward()
-    run(forward, group([4, 2], [40, 20]))
-    before = forward._block(2)
-    run(forward, group([1, 2, 3], [1, 2, 3]))
-    run(forward, group([1, 0], [1, 2]))
-    assert forward._block(2) is before
-    assert before[0].host.env_ids.tolist() == [1, 0]
-
-
-def test_stacks_need_no_room_for_what_arrives_on_the_cpu() -> None:
-    store = UnrollStore(replace(LAYOUT, frame_stack=2), CPU)
-    forward = ForwardPass(cast(Algorithm, Seeing()), 1, nn.Linear(1, 1), store, 6)
-    run(forward, group([4, 2], [40, 20]))
-    assert forward._block(2)[0].host.observations.size == 0
-
-
-@pytest.mark.parametrize("frame_stack", [1, 2])
-def test_the_store_keeps_of_evaluation_environments_what_stacks_need(frame_stack: int) -> None:
-    layout = replace(LAYOUT, frame_stack=frame_stack, evaluation_share=0.5)
-    store = UnrollStore(layout, CPU)
-    assert store.evaluation[:4].tolist() == [False, True, False, True]
-    store.columns["observations"].zero_()
-    forward = ForwardPass(cast(Algorithm, Seeing()), 1, nn.Linear(1, 1), store, 6)
-    steps = [group([1, 3], [50, 60]), group([0, 1], [70, 80]), group([2], [90])]
-    assert run(forward, steps[0]) == [500, 600]
-    assert run(forward, steps[2]) == [900]
-    kept = [value for value in store.columns["observations"].flatten().tolist() if value]
-    assert sorted(kept) == ([90] if frame_stack == 1 else [50, 60, 90])
-    assert run(forward, steps[1]) == [700, 800]
-    kept = [value for value in store.columns["observations"].flatten().tolist() if value]
-    assert sorted(kept) == ([70, 90] if frame_stack == 1 else [50, 60, 70, 80, 90])
-
-
 def test_time_is_counted_by_phase() -> None:
     forward, _ = make_forward()
     run(forward, group([4, 2], [40, 20]))
     assert forward.phases.seconds.keys() == {"store", "forward"}
     assert all(seconds > 0 for seconds in forward.phases.seconds.values())
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("frame_stack", [1, 2])
-def test_cuda_graphs_do_what_plain_calls_do(frame_stack: int) -> None:
-    layout = replace(LAYOUT, unroll_length=3, num_pages=40, frame_stack=frame_stack)
-    unrolls, actions = [], []
-    for cuda_graphs in (False, True):
-        store = UnrollStore(layout, torch.device("cuda"))
-        agent = nn.Linear(1, 1, device="cuda")
-        forward = ForwardPass(
-            cast(Algorithm, Seeing()), None, agent, store, 6, cuda_graphs=cuda_graphs
-        )
-        forward.enter_thread(1)
-        rng = np.random.default_rng(4)
-        for t in range(100):
-            envs = rng.permutation(6)[: rng.integers(1, 7)].tolist()
-            step = group(envs, [100 * t + env for env in envs])
-            acted, complete = forward.run(InferenceBatch.of([step]))
-            actions.append(acted.tolist())
-            if complete:
-                unrolls.append(store.gather(complete))
-                store.release(complete)
-                store.wait_for_release(0)
-    assert actions[:100] == actions[100:]
-    half = len(unrolls) // 2
-    for plain, captured in zip(unrolls[:half], unrolls[half:], strict=True):
-        assert_same(plain, captured)
-
-
-def test_actions_stay_as_they_were_returned() -> None:
-    forward, _ = make_forward()
-    actions, _ = forward.run(InferenceBatch.of([group([0], [5])]))
-    forward.run(InferenceBatch.of([group([0], [6])]))
-    assert actions.tolist() == [5]
 
 
 def random_group(rng: np.random.Generator, ended: dict[int, bool], envs: list[int]) -> GroupStep:
