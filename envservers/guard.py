@@ -52,7 +52,7 @@ class Guard:
         self.down = set(range(num_units))
         self.ready_s = 0.0
         self._group, self._whole, self._clock = group, whole, clock
-        self._running, self._watchdog = notes.running, supervision.watchdog
+        self._running, self._step_timer = notes.running, supervision.step_timer
         self._units = [Recovery(notes.faults, first_env + unit) for unit in range(num_units)]
         # Units that run, but have faults which are not forgiven yet.
         self._on_trial: set[int] = set()
@@ -70,8 +70,8 @@ class Guard:
         self._running[1] = NOBODY if self._whole else unit
         self._running[0] = self._group
         # Asked here first, as this is done for every environment in every step.
-        if time.monotonic() >= self._watchdog.due_s:
-            self._watchdog.set_back()
+        if time.monotonic() >= self._step_timer.due_s:
+            self._step_timer.set_back()
 
     def end_step(self) -> None:
         """The group has been stepped."""

@@ -100,7 +100,7 @@ class EnvServer:
         """
         try:
             while self._exit_code is None:
-                self._supervision.watchdog.set_back()
+                self._supervision.step_timer.set_back()
                 self._advance_held()
                 self._send_what_is_due()
                 self._connection.wait(self._idle_s())
@@ -190,7 +190,7 @@ class EnvServer:
             due_s = min(due_s, self._groups.ready_s(group))
         supervised = self._supervision.supervisor is not None
         longest_s = _PARENT_CHECK_INTERVAL_S if self._once or supervised else _NOTICE_INTERVAL_S
-        longest_s = min(longest_s, self._supervision.watchdog.interval_s)
+        longest_s = min(longest_s, self._supervision.step_timer.interval_s)
         return min(max(due_s - time.monotonic(), 0.0) + 0.001, longest_s)
 
     def _handle(self, frames: list[Frame]) -> None:

@@ -81,7 +81,7 @@ class Notes:
         return known
 
 
-class Watchdog:
+class StepTimer:
     """Ends the process, with all stacks written down, where it is not set back in time.
 
     It works below Python: also where an environment holds the interpreter's lock for ever.
@@ -129,14 +129,14 @@ class Supervision:
 
     Attributes:
         notes: Written for the supervisor.
-        watchdog: Ends this process where an environment hangs.
+        step_timer: Ends this process where an environment hangs.
         server_id: The number in HELLO; the same in all processes of one supervisor.
         casualty: The process before this one, where it came to a bad end.
         supervisor: Process id of the supervisor.
     """
 
     notes: Notes = field(default_factory=Notes)
-    watchdog: Watchdog = field(default_factory=Watchdog)
+    step_timer: StepTimer = field(default_factory=StepTimer)
     server_id: int = field(default_factory=lambda: secrets.randbits(64))
     casualty: Casualty | None = None
     supervisor: int | None = None

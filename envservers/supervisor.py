@@ -16,7 +16,7 @@ from collections.abc import Callable
 from io import FileIO
 
 from envservers.recovery import FORGIVEN_AFTER_S, MAX_FAULTS, backoff_s, jitter
-from envservers.supervision import NOBODY, Casualty, Notes, Supervision, Watchdog
+from envservers.supervision import NOBODY, Casualty, Notes, StepTimer, Supervision
 
 _EXIT_STOPPED, _EXIT_CRASH = 0, 1
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -88,7 +88,7 @@ class _Supervisor:
     ) -> None:
         self._work, self._stacks, self._signals = work, stacks, signals
         self._supervision = Supervision(
-            Notes.shared(), Watchdog(step_timeout_s, stacks), supervisor=os.getpid()
+            Notes.shared(), StepTimer(step_timeout_s, stacks), supervisor=os.getpid()
         )
         self._starter = os.getppid()
         self._asked_s: float | None = None

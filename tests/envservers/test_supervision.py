@@ -5,7 +5,7 @@ import tempfile
 
 import pytest
 
-from envservers.supervision import NOBODY, Notes, Supervision, Watchdog
+from envservers.supervision import NOBODY, Notes, StepTimer, Supervision
 from seed.limits import MAX_ENVS_PER_SERVER
 
 
@@ -35,13 +35,13 @@ def test_shared_notes_are_as_large() -> None:
 
 
 @pytest.mark.parametrize(("timeout_s", "interval_s"), [(0, math.inf), (1, 0.25), (300, 1)])
-def test_a_watchdog_is_set_back_often_enough(timeout_s: float, interval_s: float) -> None:
+def test_a_step_timer_is_set_back_often_enough(timeout_s: float, interval_s: float) -> None:
     with tempfile.TemporaryFile(buffering=0) as stacks:
-        watchdog = Watchdog(timeout_s, stacks)
-        assert watchdog.interval_s == interval_s
-        assert watchdog.due_s == (0 if timeout_s else math.inf)
+        timer = StepTimer(timeout_s, stacks)
+        assert timer.interval_s == interval_s
+        assert timer.due_s == (0 if timeout_s else math.inf)
     # Without a file there is nobody to read it.
-    assert Watchdog(timeout_s).interval_s == math.inf
+    assert StepTimer(timeout_s).interval_s == math.inf
 
 
 def test_two_servers_have_two_numbers() -> None:

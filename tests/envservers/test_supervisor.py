@@ -134,7 +134,7 @@ def test_what_was_running_is_handed_to_the_next_process(run: Run) -> None:
 def test_what_holds_the_interpreter_for_ever_is_ended(run: Run) -> None:
     # The lock is never handed over: nothing in Python would run again.
     supervised = run(
-        "supervision.watchdog.set_back()\n"
+        "supervision.step_timer.set_back()\n"
         "notes.running[0] = 0; notes.running[1] = 5\n"
         "sys.setswitchinterval(1000)\n"
         "if lives == 1: sum(iter(int, 1))\n"
@@ -146,9 +146,9 @@ def test_what_holds_the_interpreter_for_ever_is_ended(run: Run) -> None:
     assert "Timeout (0:00:01)!" in supervised.log.read_text()
 
 
-def test_a_watchdog_that_is_set_back_does_not_bite(run: Run) -> None:
+def test_a_step_timer_that_is_set_back_does_not_bite(run: Run) -> None:
     supervised = run(
-        "for _ in range(75): supervision.watchdog.set_back(); time.sleep(0.02)\n"
+        "for _ in range(75): supervision.step_timer.set_back(); time.sleep(0.02)\n"
         "notes.exit_code = 0"
     )
     assert supervised.end()[0] == 0
