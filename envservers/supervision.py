@@ -22,6 +22,7 @@ NOBODY = -1
 _REARM_INTERVAL_S = 1.0
 _CELLS = 4  # of 4 bytes each
 _STARTER_ENDED = 4 * _CELLS
+_WAS_MADE = _STARTER_ENDED + 1
 _COUNTS = _STARTER_ENDED + 16
 _SIZE_BYTES = _COUNTS + MAX_ENVS_PER_SERVER
 
@@ -33,6 +34,8 @@ class Notes:
         running: The group and the index that are being stepped, `NOBODY` for none.
         faults: By environment of the server, how often it failed since it last ran well; for a
             group that fails as a whole, at its first environment.
+
+    What is noted of the environment, as the learner names it, is forgotten where it names another.
     """
 
     def __init__(self, memory: mmap.mmap | bytearray | None = None) -> None:
@@ -71,12 +74,22 @@ class Notes:
     def starter_ended(self, ended: bool) -> None:
         self._view[_STARTER_ENDED] = ended
 
+    @property
+    def was_made(self) -> bool:
+        """Whether the environment has been made at least once, in whichever process."""
+        return bool(self._view[_WAS_MADE])
+
+    @was_made.setter
+    def was_made(self, made: bool) -> None:
+        self._view[_WAS_MADE] = made
+
     def keep_faults_of(self, environment: str) -> bool:
         """Forgets the faults unless they are of this environment; whether they were."""
         checksum = zlib.crc32(environment.encode(errors="replace")) >> 1
         known = self._cells[3] == checksum
         if not known:
             self._view[_COUNTS:] = bytes(MAX_ENVS_PER_SERVER)
+            self.was_made = False
             self._cells[3] = checksum
         return known
 

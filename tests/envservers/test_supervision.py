@@ -27,6 +27,19 @@ def test_notes_begin_anew_but_keep_faults() -> None:
     assert notes.faults[MAX_ENVS_PER_SERVER - 1] == 0
 
 
+def test_notes_know_what_has_been_made() -> None:
+    notes = Notes()
+    notes.keep_faults_of("pong")
+    assert not notes.was_made
+    notes.was_made = True
+    notes.begin()
+    notes.keep_faults_of("pong")
+    assert notes.was_made
+    assert not notes.starter_ended
+    notes.keep_faults_of("breakout")
+    assert not notes.was_made
+
+
 def test_shared_notes_are_as_large() -> None:
     notes = Notes.shared()
     notes.faults[MAX_ENVS_PER_SERVER - 1] = 1
