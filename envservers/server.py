@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import islice
 
 from envservers.all_groups import AllGroups
 from envservers.connection import Connection, Denied, Keys
@@ -127,15 +128,29 @@ class EnvServer:
                 f"no session with a learner at {self._address} within {self._wait_s:g} s{reason}"
             )
             self._exit_code = EXIT_CRASH
-        # Messages first: those of a connection arrived before it was lost.
-        for frames in self._connection.messages():
+        # Messages first: those of a connection arrived before it was lost, and then come to an end.
+        if self._handle_messages():
+            self._follow_changes()
+
+    def _handle_messages(self) -> bool:
+        """Handles those that have arrived, one for each group at most; whether that was all.
+
+        A learner may answer faster than the groups are stepped, so that there is always one more.
+        """
+        most = len(self._hello.group_sizes)
+        handled = 0
+        for frames in islice(self._connection.messages(), most):
             if self._exit_code is not None or self._stopping:
-                return
+                return False
+            handled += 1
             try:
                 self._handle(frames)
             except WireError as error:
                 # It may have been the actions that a group waits for.
                 self._start_over(f"a message of the learner cannot be used: {error}")
+        return handled < most
+
+    def _follow_changes(self) -> None:
         in_doubt = bool(self._connection.doubt)
         try:
             for connected in self._connection.changes():
