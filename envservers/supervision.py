@@ -124,7 +124,8 @@ class Casualty:
     """How an earlier process of the same environment server came to its end.
 
     Attributes:
-        kind: "hung" or "crashed".
+        kind: "hung", "crashed", or "stopped" where it had been stopped (SIGSTOP) for so long that
+            it looked hung.
         group: What it was stepping; None where nothing.
         index: Which environment of the group; None where the group is stepped as a whole.
         text: The stacks at its end, as far as known.
