@@ -96,8 +96,8 @@ class EnvServer:
 
         0: stopped, or the learner has finished (`once`). 1: all environments are in quarantine, or
         no learner came within `wait_s`. 2: the learner refuses this server, or its environment
-        cannot be made here and never was. 76: the learner does not allow its key, or one of the two has keys and
-        the other none.
+        cannot be made here and never was. 76: the learner does not allow its key, or one of the
+        two has keys and the other none.
         """
         try:
             while self._exit_code is None:

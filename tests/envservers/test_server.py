@@ -305,7 +305,9 @@ def test_all_messages_come_before_the_end_of_their_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     lines: list[str] = []
-    messages = deque([wire.Ping(11), wire.Ping(11), wire.Goodbye(11, "that was all")])
+    messages = deque[wire.Message](
+        [wire.Ping(11), wire.Ping(11), wire.Goodbye(11, "that was all")]
+    )
     changes = deque([False])
     server = EnvServer("ipc:///nonexistent/nobody", [1], say=lines.append)
     monkeypatch.setattr(
