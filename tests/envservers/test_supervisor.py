@@ -149,22 +149,25 @@ def test_what_holds_the_interpreter_for_ever_is_ended(run: Run) -> None:
     assert "Timeout (0:00:01)!" in supervised.log.read_text()
 
 
+# Nor does it count as one more end in a row, after which the next process would have to wait.
 def test_what_was_stopped_from_outside_has_not_hung(run: Run) -> None:
     supervised = run(
         "notes.running[0] = 0; notes.running[1] = 5\n"
-        "if lives == 1:\n"
+        "if lives == 1: os._exit(3)\n"
+        "if lives == 2:\n"
         "    supervision.step_timer.set_back()\n"
         "    os.killpg(0, signal.SIGSTOP)\n"
         "    time.sleep(1000)\n"
         "notes.exit_code = 0",
         stopped_s=1.5,
+        jitter=1000.0,
     )
     os.waitpid(supervised.process.pid, os.WUNTRACED)
     time.sleep(2.0)
     os.killpg(supervised.process.pid, signal.SIGCONT)
     code, errors = supervised.end()
     assert code == 0
-    assert supervised.deaths() == ["None", "stopped None None"]
+    assert supervised.deaths() == ["None", "crashed 0 5", "stopped None None"]
     assert "its process stopped for longer than a step may take" in errors
 
 
