@@ -8,11 +8,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from envservers.environments import Specs, make_guarded_group
-from envservers.groups import Group
+from envservers.groups import Group, InvalidEnvironment
 from envservers.guard import ANYTHING, Guard
 from envservers.recovery import Recovery
 from envservers.supervision import Supervision
 from seed.wire import Fault
+
+
+class LostEnvironment(RuntimeError):
+    """A package that could be imported before; to be tried again by the next process, later."""
 
 
 class AllGroups:
@@ -33,7 +37,8 @@ class AllGroups:
         """Makes all groups, or keeps those that there are of the same environment.
 
         Raises:
-            InvalidEnvironment: where they cannot be made.
+            InvalidEnvironment: where they cannot be made, and none of them ever was.
+            LostEnvironment: where what makes them cannot be had any more.
         """
         if self.all and environment == self._environment:
             return
@@ -46,7 +51,12 @@ class AllGroups:
                 first_env = sum(self._sizes[:group])
                 return Guard(self._supervision, group, first_env, num_units, whole=whole)
 
-            made, guard = make_guarded_group(environment, size, new_guard, expected)
+            try:
+                made, guard = make_guarded_group(environment, size, new_guard, expected)
+            except InvalidEnvironment as error:
+                if not self._supervision.notes.was_made:
+                    raise
+                raise LostEnvironment(f"it ran before, but now: {error}") from error
             self.all.append(made)
             self._guards.append(guard)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import random
+import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -40,6 +42,8 @@ _EVENTS = (
 # A garbled greeting looks like a learner that differs about keys, and one that just ends like a
 # learner with another key; several in a row are no accident.
 _FAILURES_BELIEVED = 3
+# Another program may have the port for a moment, while a learner is started again.
+_DIFFERENCE_INTERVAL_S = 1.0
 
 
 class Keys(NamedTuple):
@@ -80,6 +84,8 @@ class Connection:
         self._address, self._keys = address, keys
         # Handshakes that failed since one succeeded, and those of them that differed about keys.
         self._failures = self._differences = 0
+        # time.monotonic() of the next attempt after one that differed; infinite where ZeroMQ tries.
+        self._attempt_due_s = math.inf
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         for option, value in _SOCKET_OPTIONS.items():
@@ -107,7 +113,15 @@ class Connection:
             ) from None
 
     def wait(self, timeout_s: float) -> None:
-        """Returns when there is a message, a change or a `wake`, or `timeout_s` have passed."""
+        """Returns when there is a message, a change or a `wake`, or `timeout_s` have passed.
+
+        Now and then it returns earlier, as there is an attempt to make.
+        """
+        left_s = self._attempt_due_s - time.monotonic()
+        if left_s <= 0:
+            self._attempt_due_s = math.inf
+            self._socket.connect(self._address)
+        timeout_s = min(timeout_s, max(left_s, 0.0) + 0.001)
         ready = dict(self._poller.poll(int(timeout_s * 1000)))
         if self._wake_reader in ready:
             os.read(self._wake_reader, 4096)
@@ -154,7 +168,7 @@ class Connection:
                 f"{self._keys.own.public if self._keys else ''}: put its public half into the "
                 "learner's inference.allowed_keys, or use another"
             )
-        if event != zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+        if event != zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL or self._attempt_due_s < math.inf:
             return
         self._differences += 1
         if self._differences >= _FAILURES_BELIEVED:
@@ -168,7 +182,7 @@ class Connection:
         # ZeroMQ gives up where it understood an answer that it cannot use.
         with contextlib.suppress(zmq.ZMQError):
             self._socket.disconnect(self._address)
-        self._socket.connect(self._address)
+        self._attempt_due_s = time.monotonic() + _DIFFERENCE_INTERVAL_S
 
     @property
     def doubt(self) -> str:

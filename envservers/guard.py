@@ -52,7 +52,8 @@ class Guard:
         self.down = set(range(num_units))
         self.ready_s = 0.0
         self._group, self._whole, self._clock = group, whole, clock
-        self._running, self._watchdog = notes.running, supervision.watchdog
+        self._notes, self._running = notes, notes.running
+        self._step_timer = supervision.step_timer
         self._units = [Recovery(notes.faults, first_env + unit) for unit in range(num_units)]
         # Units that run, but have faults which are not forgiven yet.
         self._on_trial: set[int] = set()
@@ -65,13 +66,21 @@ class Guard:
         """Whether all units stay down."""
         return self.ready_s == math.inf
 
+    @property
+    def was_made(self) -> bool:
+        """Whether the environment can be made here: one of any group, of any process, has been.
+
+        If so, that another one cannot be made is a fault, and no mistake in the configuration.
+        """
+        return self._notes.was_made
+
     def note(self, unit: int) -> None:
         """Is about to run a unit's code, which may hang or end the process."""
         self._running[1] = NOBODY if self._whole else unit
         self._running[0] = self._group
         # Asked here first, as this is done for every environment in every step.
-        if time.monotonic() >= self._watchdog.due_s:
-            self._watchdog.set_back()
+        if time.monotonic() >= self._step_timer.due_s:
+            self._step_timer.set_back()
 
     def end_step(self) -> None:
         """The group has been stepped."""
@@ -90,6 +99,7 @@ class Guard:
 
     def start(self, unit: int) -> None:
         """The unit runs."""
+        self._notes.was_made = True
         self._units[unit].start(self._clock(), self._steps)
         self.down.discard(unit)
         self._on_trial.add(unit)

@@ -40,7 +40,7 @@ class GuardedGroup:
             expected: Specs of observations and actions; its own ones once it has been made.
 
         Raises:
-            InvalidEnvironment: where it cannot be made at first.
+            InvalidEnvironment: where it cannot be made and never was.
         """
         self.num_envs, self.guard = num_envs, guard
         self.observation, self.action = expected
@@ -52,9 +52,9 @@ class GuardedGroup:
             try:
                 group = self._make_group()
                 self.observation, self.action = group.observation, group.action
-            except InvalidEnvironment:
-                raise
             except ANYTHING as error:
+                if isinstance(error, InvalidEnvironment) and not guard.was_made:
+                    raise
                 self._fail(error)
 
     def reset(self, seeds: Array) -> GroupRow:

@@ -133,6 +133,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--learner-key", type=Path, metavar="FILE", help="the learner's public key"
     )
     arguments = parser.parse_args(argv)
+    if arguments.groups is None:
+        arguments.groups = min(2, arguments.num_envs)
+    _check(arguments, parser)
+    return arguments
+
+
+def _check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Ends the process with exit code 2 and a reason where the arguments cannot be meant."""
     if (arguments.key is None) != (arguments.learner_key is None):
         parser.error("--key and --learner-key: expected both, or none of them")
     if not 1 <= arguments.num_envs <= MAX_ENVS_PER_SERVER:
@@ -144,15 +152,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
             f"--step-timeout-s: expected 0 to {_LONGEST_TIMEOUT_S:g} seconds, "
             f"got {arguments.step_timeout_s}"
         )
-    if arguments.groups is None:
-        arguments.groups = min(2, arguments.num_envs)
     most_groups = min(MAX_GROUPS, arguments.num_envs)
     if not 1 <= arguments.groups <= most_groups:
         parser.error(
             f"--groups: expected 1 to {most_groups} for {arguments.num_envs} environments, "
             f"got {arguments.groups}"
         )
-    return arguments
 
 
 def _address(text: str) -> str:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import islice
 
 from envservers.all_groups import AllGroups
 from envservers.connection import Connection, Denied, Keys
@@ -95,12 +96,12 @@ class EnvServer:
 
         0: stopped, or the learner has finished (`once`). 1: all environments are in quarantine, or
         no learner came within `wait_s`. 2: the learner refuses this server, or its environment
-        cannot be run here. 76: the learner does not allow its key, or one of the two has keys and
-        the other none.
+        cannot be made here and never was. 76: the learner does not allow its key, or one of the
+        two has keys and the other none.
         """
         try:
             while self._exit_code is None:
-                self._supervision.watchdog.set_back()
+                self._supervision.step_timer.set_back()
                 self._advance_held()
                 self._send_what_is_due()
                 self._connection.wait(self._idle_s())
@@ -127,15 +128,29 @@ class EnvServer:
                 f"no session with a learner at {self._address} within {self._wait_s:g} s{reason}"
             )
             self._exit_code = EXIT_CRASH
-        # Messages first: those of a connection arrived before it was lost.
-        for frames in self._connection.messages():
+        # Messages first: those of a connection arrived before it was lost, and then come to an end.
+        if self._handle_messages():
+            self._follow_changes()
+
+    def _handle_messages(self) -> bool:
+        """Handles those that have arrived, one for each group at most; whether that was all.
+
+        A learner may answer faster than the groups are stepped, so that there is always one more.
+        """
+        most = len(self._hello.group_sizes)
+        handled = 0
+        for frames in islice(self._connection.messages(), most):
             if self._exit_code is not None or self._stopping:
-                return
+                return False
+            handled += 1
             try:
                 self._handle(frames)
             except WireError as error:
                 # It may have been the actions that a group waits for.
                 self._start_over(f"a message of the learner cannot be used: {error}")
+        return handled < most
+
+    def _follow_changes(self) -> None:
         in_doubt = bool(self._connection.doubt)
         try:
             for connected in self._connection.changes():
@@ -190,7 +205,7 @@ class EnvServer:
             due_s = min(due_s, self._groups.ready_s(group))
         supervised = self._supervision.supervisor is not None
         longest_s = _PARENT_CHECK_INTERVAL_S if self._once or supervised else _NOTICE_INTERVAL_S
-        longest_s = min(longest_s, self._supervision.watchdog.interval_s)
+        longest_s = min(longest_s, self._supervision.step_timer.interval_s)
         return min(max(due_s - time.monotonic(), 0.0) + 0.001, longest_s)
 
     def _handle(self, frames: list[Frame]) -> None:

@@ -42,11 +42,11 @@ class SinglesGroup:
             num_envs: Number of environments.
             guard: Their books, with a unit for each. Without it, what an environment raises goes
                 to the caller.
-            expected: Specs of observations and actions where all are in quarantine.
+            expected: Specs of observations and actions where none can be made for now.
 
         Raises:
             InvalidEnvironment: where the first one cannot be made, or has spaces that the wire
-                cannot carry.
+                cannot carry, and none has ever been made.
         """
         self.num_envs = num_envs
         self._make, self._guard = make, guard
@@ -56,15 +56,19 @@ class SinglesGroup:
         self._seeds = np.zeros(num_envs, np.int64)
         self._restarts = 0
         self._spaces: tuple[Any, Any] | None = None
+        # Specs that stand for the group before it has spaces.
+        self._promised: tuple[SpaceSpec, SpaceSpec] | None = None
         if expected is not None:
             self.observation, self.action = expected
         for index in range(num_envs) if guard is None else guard.startable():
             try:
                 self._make_env(index)
             except ANYTHING as error:
-                if self._spaces is None:
+                if self._spaces is None and not (guard is not None and guard.was_made):
                     raise
                 self._fail(index, error)
+        if self._spaces is None:
+            self._promised = expected
 
     def reset(self, seeds: Array) -> GroupRow:
         """Starts a new episode in every environment that runs or may be started."""
@@ -191,8 +195,12 @@ class SinglesGroup:
         """Learns the spaces of the first environment; those of all others must be equal."""
         spaces: Any = (env.observation_space, env.action_space)
         if self._spaces is None:
-            self.observation, self._encode = observation_codec(spaces[0])
-            self.action, self._decode = action_codec(spaces[1])
+            observation, encode = observation_codec(spaces[0])
+            action, decode = action_codec(spaces[1])
+            if self._promised not in (None, (observation, action)):
+                raise InvalidEnvironment(f"made anew, it has other spaces: {spaces}")
+            self.observation, self._encode = observation, encode
+            self.action, self._decode = action, decode
             # As the environments return it, before it is brought into the wire's form.
             self._values = np.zeros((self.num_envs, *spaces[0].shape), spaces[0].dtype)
             self._spaces = spaces

@@ -22,6 +22,7 @@ NOBODY = -1
 _REARM_INTERVAL_S = 1.0
 _CELLS = 4  # of 4 bytes each
 _STARTER_ENDED = 4 * _CELLS
+_WAS_MADE = _STARTER_ENDED + 1
 _COUNTS = _STARTER_ENDED + 16
 _SIZE_BYTES = _COUNTS + MAX_ENVS_PER_SERVER
 
@@ -33,6 +34,8 @@ class Notes:
         running: The group and the index that are being stepped, `NOBODY` for none.
         faults: By environment of the server, how often it failed since it last ran well; for a
             group that fails as a whole, at its first environment.
+
+    What is noted of the environment, as the learner names it, is forgotten where it names another.
     """
 
     def __init__(self, memory: mmap.mmap | bytearray | None = None) -> None:
@@ -71,17 +74,27 @@ class Notes:
     def starter_ended(self, ended: bool) -> None:
         self._view[_STARTER_ENDED] = ended
 
+    @property
+    def was_made(self) -> bool:
+        """Whether the environment has been made at least once, in whichever process."""
+        return bool(self._view[_WAS_MADE])
+
+    @was_made.setter
+    def was_made(self, made: bool) -> None:
+        self._view[_WAS_MADE] = made
+
     def keep_faults_of(self, environment: str) -> bool:
         """Forgets the faults unless they are of this environment; whether they were."""
         checksum = zlib.crc32(environment.encode(errors="replace")) >> 1
         known = self._cells[3] == checksum
         if not known:
             self._view[_COUNTS:] = bytes(MAX_ENVS_PER_SERVER)
+            self.was_made = False
             self._cells[3] = checksum
         return known
 
 
-class Watchdog:
+class StepTimer:
     """Ends the process, with all stacks written down, where it is not set back in time.
 
     It works below Python: also where an environment holds the interpreter's lock for ever.
@@ -111,7 +124,8 @@ class Casualty:
     """How an earlier process of the same environment server came to its end.
 
     Attributes:
-        kind: "hung" or "crashed".
+        kind: "hung", "crashed", or "stopped" where it had been stopped (SIGSTOP) for so long that
+            it looked hung.
         group: What it was stepping; None where nothing.
         index: Which environment of the group; None where the group is stepped as a whole.
         text: The stacks at its end, as far as known.
@@ -129,14 +143,14 @@ class Supervision:
 
     Attributes:
         notes: Written for the supervisor.
-        watchdog: Ends this process where an environment hangs.
+        step_timer: Ends this process where an environment hangs.
         server_id: The number in HELLO; the same in all processes of one supervisor.
         casualty: The process before this one, where it came to a bad end.
         supervisor: Process id of the supervisor.
     """
 
     notes: Notes = field(default_factory=Notes)
-    watchdog: Watchdog = field(default_factory=Watchdog)
+    step_timer: StepTimer = field(default_factory=StepTimer)
     server_id: int = field(default_factory=lambda: secrets.randbits(64))
     casualty: Casualty | None = None
     supervisor: int | None = None

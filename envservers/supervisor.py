@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import math
 import os
 import select
 import signal
@@ -16,13 +17,15 @@ from collections.abc import Callable
 from io import FileIO
 
 from envservers.recovery import FORGIVEN_AFTER_S, MAX_FAULTS, backoff_s, jitter
-from envservers.supervision import NOBODY, Casualty, Notes, Supervision, Watchdog
+from envservers.supervision import NOBODY, Casualty, Notes, StepTimer, Supervision
 
 _EXIT_STOPPED, _EXIT_CRASH = 0, 1
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # Process managers signal a process and its group, which is one request that arrives twice.
 _SAME_REQUEST_S = 1.0
 _STARTER_CHECK_INTERVAL_S = 1.0
+# So late for the next such check, this process has not run in between: a scheduler stopped it.
+_STOPPED_S = 3.0
 _LONGEST_STACKS_BYTES = 65_536
 _PR_SET_PDEATHSIG = 1
 
@@ -88,11 +91,14 @@ class _Supervisor:
     ) -> None:
         self._work, self._stacks, self._signals = work, stacks, signals
         self._supervision = Supervision(
-            Notes.shared(), Watchdog(step_timeout_s, stacks), supervisor=os.getpid()
+            Notes.shared(), StepTimer(step_timeout_s, stacks), supervisor=os.getpid()
         )
         self._starter = os.getppid()
         self._asked_s: float | None = None
         self._ends_in_a_row = 0
+        # time.monotonic() at which it was last found to have been stopped and continued.
+        self._continued_s = -math.inf
+        self._step_timeout_s = step_timeout_s
         self._child: int | None = None
 
     def run(self) -> int:
@@ -108,10 +114,12 @@ class _Supervisor:
                 return notes.exit_code
             if self._asked_s is not None:
                 return _EXIT_STOPPED
+            casualty = self._supervision.casualty = self._inquest(status)
+            if casualty.kind == "stopped":
+                continue
             if time.monotonic() - born_s >= FORGIVEN_AFTER_S:
                 self._ends_in_a_row = 0
             self._ends_in_a_row += 1
-            casualty = self._supervision.casualty = self._inquest(status)
             if casualty.group is None and self._ends_in_a_row >= MAX_FAULTS:
                 _say("its process has come to a bad end too often")
                 return _EXIT_CRASH
@@ -140,7 +148,12 @@ class _Supervisor:
     def _wait(self) -> int:
         """The wait status of the child, once it has ended; passes on requests to stop."""
         assert self._child is not None
+        checked_s = time.monotonic()
         while True:
+            now_s = time.monotonic()
+            if now_s - checked_s >= _STOPPED_S:
+                self._continued_s = now_s
+            checked_s = now_s
             pid, status = os.waitpid(self._child, os.WNOHANG)
             if pid:
                 self._child = None
@@ -179,6 +192,10 @@ class _Supervisor:
         kind = "hung" if stacks.startswith("Timeout") else "crashed"
         end = f"ended with exit code {code}" if code >= 0 else f"ended by {_signal_name(-code)}"
         group, index = self._supervision.notes.running
+        continued_ago_s = time.monotonic() - self._continued_s
+        if kind == "hung" and continued_ago_s < self._step_timeout_s + _STOPPED_S:
+            # The timer ran on while no environment could.
+            kind, group = "stopped", NOBODY
         casualty = Casualty(
             kind,
             group if group != NOBODY else None,
@@ -186,6 +203,7 @@ class _Supervisor:
             f"{stacks}its process {end}" if kind == "crashed" else stacks,
         )
         where = "between two steps" if group == NOBODY else f"in {_unit_name(group, index)}"
+        where = where if kind != "stopped" else "for longer than a step may take"
         _say(f"its process {kind} {where} and is started again\n{casualty.text}")
         return casualty
 

@@ -9,18 +9,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from seed.config import Config, ConfigError, LocalConfig
 
 log = logging.getLogger(__name__)
 
-_MAX_QUICK_FAILURES = 5
+# Before each restart after failures in a row that came quickly; after one more there is none.
+_DELAYS_S = (0.0, 1.0, 2.0, 4.0)
 _QUICK_S = 30.0
 _NICENESS = 10
 # How long nobody may be connected once no local server is left: others may be about to come back.
 _NOBODY_S = 10.0
+# How long somebody must be connected to show that environments can be made here.
+_PROVEN_S = 10.0
+_LAST_WORDS_BYTES = 65_536
 _EXIT_GIVEN_UP, _EXIT_REFUSED = 1, 2
 
 
@@ -68,15 +72,19 @@ def _yield_to_learner(pid: int) -> None:
     ahead until their rows have nowhere to go, and then leave cores idle.
     """
     if hasattr(os, "setpriority"):
-        os.setpriority(os.PRIO_PROCESS, pid, min(os.nice(0) + _NICENESS, 19))
+        # It may have come to its end already.
+        with contextlib.suppress(ProcessLookupError):
+            os.setpriority(os.PRIO_PROCESS, pid, min(os.nice(0) + _NICENESS, 19))
 
 
 @dataclass
 class _Server:
-    process: subprocess.Popen[bytes]
-    started_s: float
-    quick_failures: int = field(default=0)
-    given_up: bool = field(default=False)
+    # None where it is to be started at `due_s`. All times are of time.monotonic().
+    process: subprocess.Popen[bytes] | None = None
+    due_s: float = 0.0
+    started_s: float = 0.0
+    quick_failures: int = 0
+    given_up: bool = False
 
 
 class LocalServers:
@@ -98,37 +106,52 @@ class LocalServers:
         self._command = command
         # One thread for numerical libraries: the environments of all servers share the cores.
         self._environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        self._servers = [_Server(self._start(), time.monotonic()) for _ in range(count)]
-        # time.monotonic() at which a server was last there, be it a local one or another.
-        self._somebody_s = time.monotonic()
+        self._servers = [_Server() for _ in range(count)]
+        for server in self._servers:
+            self._start(server)
+        # time.monotonic() at which a server was last there, be it a local one or another, and at
+        # which nobody was last connected.
+        self._somebody_s = self._nobody_s = time.monotonic()
+        self._proven = False
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self, server: _Server) -> None:
+        """Starts it, or sees to it that this is tried again."""
+        server.started_s = time.monotonic()
+        try:
+            server.process = self._popen()
+        except OSError as error:
+            # The system has no process, no memory or no open file left for now.
+            self._fail(server, f"a local environment server cannot be started: {error}")
+        else:
+            _yield_to_learner(server.process.pid)
+
+    def _popen(self) -> subprocess.Popen[bytes]:
         with contextlib.ExitStack() as stack:
             output = stack.enter_context(self._log_file.open("ab")) if self._log_file else None
             # A process group of its own: Ctrl-C reaches the learner, which says goodbye to its
             # servers. But of the same session, as Linux may weigh priorities within one only.
-            process = subprocess.Popen(
+            return subprocess.Popen(
                 self._command, env=self._environment, stdin=subprocess.DEVNULL, stdout=output,
                 stderr=output, process_group=0, pass_fds=self._key_files,
             )  # fmt: skip
-        _yield_to_learner(process.pid)
-        return process
 
     def check(self, *, connected: bool) -> None:
-        """Restarts servers that ended, except those of which nothing can be expected any more.
+        """Restarts servers that ended, later each time they end quickly, up to a limit.
 
         Args:
             connected: Whether any environment is connected, of whatever server.
 
         Raises:
-            LocalServerError: for a server that cannot be run, and where none is left and nothing
-                has been connected for a while.
+            LocalServerError: for a server that refuses the environment, unless environments have
+                been seen to run; and where no server is left and nothing has been connected for a
+                while.
         """
-        for server in self._servers:
-            status = None if server.given_up else server.process.poll()
-            if status is not None:
-                self._follow(server, status)
         now_s = time.monotonic()
+        if not connected:
+            self._nobody_s = now_s
+        self._proven = self._proven or now_s - self._nobody_s >= _PROVEN_S
+        for server in self._servers:
+            self._attend(server)
         if connected or not self._servers or not all(server.given_up for server in self._servers):
             self._somebody_s = now_s
         elif now_s - self._somebody_s >= _NOBODY_S:
@@ -137,43 +160,68 @@ class LocalServers:
                 f"{self._last_words()}"
             )
 
-    def _follow(self, server: _Server, status: int) -> None:
-        """Does what is to be done about a server that has ended."""
-        quick = time.monotonic() - server.started_s < _QUICK_S
-        server.quick_failures = server.quick_failures + 1 if quick else 1
-        ended = f"a local environment server ended with exit code {status}"
-        if status == _EXIT_REFUSED:
-            raise LocalServerError(f"{ended}: {self._last_words()}")
-        server.given_up = (
-            status == _EXIT_GIVEN_UP or server.quick_failures >= _MAX_QUICK_FAILURES
-        )
+    def _attend(self, server: _Server) -> None:
+        """Does what is to be done about a server that has ended, or is to be started."""
         if server.given_up:
-            log.warning("%s and is not started again: %s", ended, self._last_words())
-        else:
-            log.warning("%s; restarting", ended)
-            server.process, server.started_s = self._start(), time.monotonic()
+            return
+        status = None if server.process is None else server.process.poll()
+        if status is not None:
+            ended = f"a local environment server ended with exit code {status}"
+            if status == _EXIT_REFUSED and not self._proven:
+                raise LocalServerError(f"{ended}: {self._last_words()}")
+            self._fail(server, ended, for_good=status in (_EXIT_GIVEN_UP, _EXIT_REFUSED))
+        waits = server.process is None and not server.given_up
+        if waits and time.monotonic() >= server.due_s:
+            self._start(server)
+
+    def _fail(self, server: _Server, what: str, *, for_good: bool = False) -> None:
+        """Decides when a server that has ended, or cannot be started, is started again."""
+        now_s = time.monotonic()
+        quick = now_s - server.started_s < _QUICK_S
+        server.quick_failures = server.quick_failures + 1 if quick else 1
+        server.process = None
+        server.given_up = for_good or server.quick_failures > len(_DELAYS_S)
+        if server.given_up:
+            log.warning("%s and is not started again: %s", what, self._last_words())
+            return
+        delay_s = _DELAYS_S[server.quick_failures - 1]
+        server.due_s = now_s + delay_s
+        log.warning("%s; restarting%s", what, f" in {delay_s:g} s" if delay_s else "")
 
     def _last_words(self) -> str:
         """The last line that a server has printed, and where the others are."""
         if self._log_file is None:
             return "its reason is above"
-        lines = self._log_file.read_text(errors="replace").split("\n")
+        try:
+            lines = _tail(self._log_file).split("\n")
+        except OSError as error:
+            return f"{self._log_file} cannot be read: {error.strerror}"
         last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
         return f"{last.removeprefix('seed-envserver: ')} (more in {self._log_file})"
 
     def stop(self, timeout_s: float) -> None:
         """Waits for the servers to leave by themselves, then ends those that have not."""
         self._wait(timeout_s)
-        for server in self._servers:
-            server.process.terminate()
+        for process in self._processes():
+            process.terminate()
         self._wait(timeout_s)
-        for server in self._servers:
-            server.process.kill()
-            server.process.wait()
+        for process in self._processes():
+            process.kill()
+            process.wait()
+
+    def _processes(self) -> list[subprocess.Popen[bytes]]:
+        return [server.process for server in self._servers if server.process is not None]
 
     def _wait(self, timeout_s: float) -> None:
         """Waits until all have ended, or for so long."""
         deadline_s = time.monotonic() + timeout_s
-        for server in self._servers:
+        for process in self._processes():
             with contextlib.suppress(subprocess.TimeoutExpired):
-                server.process.wait(max(0.0, deadline_s - time.monotonic()))
+                process.wait(max(0.0, deadline_s - time.monotonic()))
+
+
+def _tail(file: Path) -> str:
+    """The end of a text that may be large, by now."""
+    with file.open("rb") as opened:
+        opened.seek(max(0, opened.seek(0, os.SEEK_END) - _LAST_WORDS_BYTES))
+        return opened.read(_LAST_WORDS_BYTES).decode(errors="replace")

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 import zmq
 
+import envservers.connection
 from envservers.connection import Connection, Denied, Keys
 from seed import wire
 from seed.keys import KeyPair
@@ -104,6 +107,59 @@ def deny(handler: zmq.Socket[bytes]) -> None:
     handler.send_multipart([version, request, b"400", b"no", b"", b""])
 
 
+@pytest.fixture
+def interval_s(monkeypatch: pytest.MonkeyPatch) -> float:
+    """Between two attempts to connect to what differs about keys."""
+    monkeypatch.setattr(envservers.connection, "_DIFFERENCE_INTERVAL_S", 0.05)
+    return 0.05
+
+
+def test_another_program_at_the_address_is_believed_only_after_a_while(interval_s: float) -> None:
+    connection = Connection("ipc:///nonexistent/nobody")
+    began_s = time.monotonic()
+    for _ in range(2):
+        # However often it answers.
+        for _ in range(5):
+            connection._fail(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+        while connection._attempt_due_s < math.inf:
+            connection.wait(PATIENCE_S)
+    with pytest.raises(Denied):
+        connection._fail(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+    connection.close()
+    assert time.monotonic() - began_s >= 2 * interval_s
+
+
+@pytest.mark.usefixtures("interval_s")
+def test_another_program_at_the_address_for_a_moment_is_no_denial(
+    router: zmq.Socket[bytes], keyed_router: tuple[str, str]
+) -> None:
+    address, _ = keyed_router
+    connection = Connection(address)
+    while not connection._differences:
+        connection.wait(PATIENCE_S)
+        assert True not in list(connection.changes())
+    router.close()
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as learner:
+        bind(learner, address)
+        while True not in list(connection.changes()):
+            connection.wait(PATIENCE_S)
+        assert connection._differences == 0
+    connection.close()
+
+
+def bind(socket: zmq.Socket[bytes], address: str) -> None:
+    """Takes over the address from a socket that is being closed."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            socket.bind(address)
+            return
+        except zmq.ZMQError:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.01)
+
+
+@pytest.mark.usefixtures("interval_s")
 def test_sides_that_differ_about_keys_are_told(
     router: zmq.Socket[bytes], keyed_router: tuple[str, str]
 ) -> None:

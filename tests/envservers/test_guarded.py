@@ -121,6 +121,28 @@ def test_a_group_that_cannot_be_made_at_first_is_refused() -> None:
         GuardedGroup(make, 2, make_guard(1, Clock(), whole=True), SPECS)
 
 
+def test_a_group_that_was_made_before_may_be_made_later() -> None:
+    refused = iter([True, True])
+
+    def make() -> Emulator:
+        if next(refused, False):
+            raise InvalidEnvironment("no licence is free")
+        return Emulator(1, None)
+
+    supervision, clock = Supervision(), Clock()
+    supervision.notes.was_made = True
+    guard = make_guard(1, clock, whole=True, supervision=supervision)
+    group = GuardedGroup(make, 2, guard, SPECS)
+    row = group.reset(SEEDS)
+    assert row.down is not None
+    assert row.down.all()
+    assert len(guard.take_faults()) == 2
+    clock.now_s += 1
+    row = group.step(STAY)
+    assert row.observations[0, 0] == 1
+    assert row.restarted is not None
+
+
 def test_a_group_in_quarantine_is_not_made() -> None:
     def make() -> Emulator:
         raise AssertionError("it would hang")

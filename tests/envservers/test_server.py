@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import threading
 import time
+from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -8,9 +11,12 @@ import pytest
 
 import envservers.recovery
 import envservers.server
+from envservers.connection import Connection
+from envservers.server import EnvServer
+from envservers.supervision import Supervision
 from envservers.tasks import catch
 from seed import wire
-from tests.envservers.fake_learner import BOARD, FakeLearner
+from tests.envservers.fake_learner import BOARD, PATIENCE_MS, FakeLearner
 from tests.envservers.running import Running, Serve, offer_function
 
 
@@ -271,6 +277,53 @@ def test_a_welcome_for_another_number_is_ignored(learner: FakeLearner, serve: Se
     learner.welcome(hello)
     assert learner.receive(wire.Step).session == 11
     assert sum("expected 1 environments" in line for line in running.lines) == 2
+
+
+def test_a_learner_that_never_stops_talking_does_not_keep_the_server(
+    learner: FakeLearner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talking = threading.Event()
+
+    def messages(connection: Connection) -> Iterator[list[wire.Frame]]:
+        while True:
+            talking.set()
+            yield [*wire.encode(wire.Ping(11))]
+
+    monkeypatch.setattr(Connection, "messages", messages)
+    supervision = Supervision()
+    running = Running(learner.address, 1, 1, once=True, supervision=supervision)
+    try:
+        assert talking.wait(PATIENCE_MS / 1000)
+        supervision.notes.starter_ended = True
+        assert running.wait() == 0
+    finally:
+        running.stop()
+
+
+# It would say HELLO to nobody, and a server of one learner would not say why it leaves.
+def test_all_messages_come_before_the_end_of_their_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lines: list[str] = []
+    messages = deque[wire.Message](
+        [wire.Ping(11), wire.Ping(11), wire.Goodbye(11, "that was all")]
+    )
+    changes = deque([False])
+    server = EnvServer("ipc:///nonexistent/nobody", [1], say=lines.append)
+    monkeypatch.setattr(
+        server._connection, "messages",
+        lambda: ([*wire.encode(messages.popleft())] for _ in range(len(messages))),
+    )  # fmt: skip
+    monkeypatch.setattr(
+        server._connection, "changes", lambda: (changes.popleft() for _ in range(len(changes)))
+    )
+    server._connected = True
+    while changes:
+        server._receive()
+    assert [line.split(":")[0] for line in lines] == [
+        "the learner says goodbye", "lost the connection to ipc"
+    ]  # fmt: skip
+    server._connection.close()
 
 
 def test_silence_is_told_once_and_hello_repeated(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 import envservers.recovery
+from envservers.all_groups import AllGroups, LostEnvironment
+from envservers.groups import InvalidEnvironment
 from envservers.supervision import Casualty, Supervision
 from envservers.tasks import catch
 from seed import wire
@@ -181,6 +184,49 @@ def test_the_end_of_the_process_before_is_told_and_counted(
         assert (rows[1].run_ids != 0).tolist() == [True, False]
     finally:
         running.stop()
+
+
+def test_what_ran_before_and_cannot_be_made_for_now_is_down(
+    learner: FakeLearner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process before this one was ended, and the machine has not got over it yet."""
+    refused = iter(3 * [True])
+
+    def fail(env: Script, what: str) -> None:
+        if what == "make" and next(refused, False):
+            raise OSError("no memory")
+
+    offer_single(monkeypatch, fail)
+    supervision = Supervision(casualty=Casualty("hung", 0, 0, ""))
+    supervision.notes.keep_faults_of(repr(FAILING))
+    supervision.notes.was_made = True
+    running = Running(learner.address, 2, supervision=supervision)
+    try:
+        steps = Steps(learner)
+        steps.welcome(learner.receive(wire.Hello))
+        message, row = steps.next()
+        assert not row.run_ids.any()
+        assert "no memory" in steps.faults[-1].traceback
+        learner.act(message, [0, 0])
+        _, row = steps.next()
+        assert row.run_ids.any()
+        assert running.exit_code is None
+    finally:
+        running.stop()
+
+
+def test_a_package_that_is_gone_is_for_the_next_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    offer_single(monkeypatch, lambda env, what: None)
+    supervision = Supervision()
+    groups = AllGroups([1], supervision)
+    groups.make(FAILING, (POINT, PUSH))
+    groups.close()
+    monkeypatch.delitem(sys.modules, "failing")
+    with pytest.raises(LostEnvironment, match="No module named 'failing'"):
+        groups.make(FAILING, (POINT, PUSH))
+    supervision.notes.was_made = False
+    with pytest.raises(InvalidEnvironment, match="No module named 'failing'"):
+        groups.make(FAILING, (POINT, PUSH))
 
 
 def test_faults_of_another_environment_are_forgotten(

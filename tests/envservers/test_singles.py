@@ -16,6 +16,7 @@ from tests.envservers.faulty_envs import Clock, Factory, Script, make_guard
 
 STAY = np.zeros(2, np.int64)
 SEEDS = np.array([7, 8])
+SPECS = SpaceSpec("float32", (2,)), SpaceSpec("int64", (), 2)
 
 
 @pytest.fixture
@@ -187,6 +188,50 @@ def test_the_first_must_be_made_others_may_come_later(clock: Clock) -> None:
     assert row.restarted.tolist() == [False, True]
 
 
+def test_none_must_be_made_where_one_has_been_before(clock: Clock) -> None:
+    refused = iter([True, True, True])
+
+    def make() -> Script:
+        if next(refused, False):
+            raise InvalidEnvironment("no display")
+        return Script(1, lambda env, what: None)
+
+    supervision = Supervision()
+    supervision.notes.was_made = True
+    guard = make_guard(2, clock, supervision=supervision)
+    group = SinglesGroup(make, 2, guard, SPECS)
+    row = group.reset(SEEDS)
+    assert row.observations.tolist() == [[0, 0], [1, 0]]
+    assert row.down is not None
+    assert row.down.tolist() == [True, False]
+    assert [fault.index for fault in guard.take_faults()] == [0, 1, 0]
+    clock.now_s += 1
+    row = group.step(STAY)
+    assert row.down is not None
+    assert not row.down.any()
+
+
+def test_other_spaces_than_promised_are_a_fault(clock: Clock) -> None:
+    refused = iter([True])
+
+    def make() -> Script:
+        if next(refused, False):
+            raise InvalidEnvironment("no display")
+        env = Script(1, lambda env, what: None)
+        env.action_space = Discrete(9)
+        return env
+
+    supervision = Supervision()
+    supervision.notes.was_made = True
+    guard = make_guard(1, clock, supervision=supervision)
+    group = SinglesGroup(make, 1, guard, SPECS)
+    row = group.reset(SEEDS[:1])
+    assert row.down is not None
+    assert row.down.all()
+    assert (group.observation, group.action) == SPECS
+    assert "it has other spaces" in guard.take_faults()[-1].traceback
+
+
 def test_faults_are_forgiven_after_many_steps(clock: Clock) -> None:
     supervision = Supervision()
     guard = make_guard(2, clock, supervision=supervision)
@@ -220,9 +265,8 @@ def test_a_quarantine_outlives_the_process(clock: Clock) -> None:
     supervision = Supervision()
     supervision.notes.faults[0] = supervision.notes.faults[1] = 5
     factory = Factory()
-    specs = SpaceSpec("float32", (2,)), SpaceSpec("int64", (), 2)
     guard = make_guard(2, clock, supervision=supervision)
-    group = SinglesGroup(factory, 2, guard, specs)
+    group = SinglesGroup(factory, 2, guard, SPECS)
     assert guard.is_quarantined
     for row in (group.reset(SEEDS), group.step(STAY)):
         assert row.down is not None
@@ -230,7 +274,7 @@ def test_a_quarantine_outlives_the_process(clock: Clock) -> None:
         assert row.observations.tolist() == [[0, 0], [0, 0]]
     assert not factory.made
     supervision.notes.faults[1] = 4
-    group = SinglesGroup(factory, 2, make_guard(2, clock, supervision=supervision), specs)
+    group = SinglesGroup(factory, 2, make_guard(2, clock, supervision=supervision), SPECS)
     row = group.reset(SEEDS)
     assert row.down is not None
     assert row.down.tolist() == [True, False]

@@ -5,7 +5,7 @@ import tempfile
 
 import pytest
 
-from envservers.supervision import NOBODY, Notes, Supervision, Watchdog
+from envservers.supervision import NOBODY, Notes, StepTimer, Supervision
 from seed.limits import MAX_ENVS_PER_SERVER
 
 
@@ -27,6 +27,19 @@ def test_notes_begin_anew_but_keep_faults() -> None:
     assert notes.faults[MAX_ENVS_PER_SERVER - 1] == 0
 
 
+def test_notes_know_what_has_been_made() -> None:
+    notes = Notes()
+    notes.keep_faults_of("pong")
+    assert not notes.was_made
+    notes.was_made = True
+    notes.begin()
+    notes.keep_faults_of("pong")
+    assert notes.was_made
+    assert not notes.starter_ended
+    notes.keep_faults_of("breakout")
+    assert not notes.was_made
+
+
 def test_shared_notes_are_as_large() -> None:
     notes = Notes.shared()
     notes.faults[MAX_ENVS_PER_SERVER - 1] = 1
@@ -35,13 +48,13 @@ def test_shared_notes_are_as_large() -> None:
 
 
 @pytest.mark.parametrize(("timeout_s", "interval_s"), [(0, math.inf), (1, 0.25), (300, 1)])
-def test_a_watchdog_is_set_back_often_enough(timeout_s: float, interval_s: float) -> None:
+def test_a_step_timer_is_set_back_often_enough(timeout_s: float, interval_s: float) -> None:
     with tempfile.TemporaryFile(buffering=0) as stacks:
-        watchdog = Watchdog(timeout_s, stacks)
-        assert watchdog.interval_s == interval_s
-        assert watchdog.due_s == (0 if timeout_s else math.inf)
+        timer = StepTimer(timeout_s, stacks)
+        assert timer.interval_s == interval_s
+        assert timer.due_s == (0 if timeout_s else math.inf)
     # Without a file there is nobody to read it.
-    assert Watchdog(timeout_s).interval_s == math.inf
+    assert StepTimer(timeout_s).interval_s == math.inf
 
 
 def test_two_servers_have_two_numbers() -> None:

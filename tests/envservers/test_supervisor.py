@@ -17,6 +17,7 @@ PROGRAM = """
 import os, signal, sys, time
 from envservers import supervisor
 supervisor.jitter = lambda: float(sys.argv[3])
+supervisor._STOPPED_S = float(sys.argv[4])
 # As in a terminal, also where the tests run in the background.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -40,10 +41,12 @@ SLEEP = "log.write(' ready\\n'); time.sleep(1000)"
 class Supervised:
     """A program under a supervisor, and the lines that it has written."""
 
-    def __init__(self, log: Path, code: str, jitter: float = 0.0) -> None:
+    def __init__(
+        self, log: Path, code: str, jitter: float = 0.0, stopped_s: float = DEADLINE_S
+    ) -> None:
         log.touch()
         self.log = log
-        command = [sys.executable, "-c", PROGRAM, str(log), code, str(jitter)]
+        command = [sys.executable, "-c", PROGRAM, str(log), code, str(jitter), str(stopped_s)]
         self.process = subprocess.Popen(
             command, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
@@ -134,7 +137,7 @@ def test_what_was_running_is_handed_to_the_next_process(run: Run) -> None:
 def test_what_holds_the_interpreter_for_ever_is_ended(run: Run) -> None:
     # The lock is never handed over: nothing in Python would run again.
     supervised = run(
-        "supervision.watchdog.set_back()\n"
+        "supervision.step_timer.set_back()\n"
         "notes.running[0] = 0; notes.running[1] = 5\n"
         "sys.setswitchinterval(1000)\n"
         "if lives == 1: sum(iter(int, 1))\n"
@@ -146,9 +149,31 @@ def test_what_holds_the_interpreter_for_ever_is_ended(run: Run) -> None:
     assert "Timeout (0:00:01)!" in supervised.log.read_text()
 
 
-def test_a_watchdog_that_is_set_back_does_not_bite(run: Run) -> None:
+# Nor does it count as one more end in a row, after which the next process would have to wait.
+def test_what_was_stopped_from_outside_has_not_hung(run: Run) -> None:
     supervised = run(
-        "for _ in range(75): supervision.watchdog.set_back(); time.sleep(0.02)\n"
+        "notes.running[0] = 0; notes.running[1] = 5\n"
+        "if lives == 1: os._exit(3)\n"
+        "if lives == 2:\n"
+        "    supervision.step_timer.set_back()\n"
+        "    os.killpg(0, signal.SIGSTOP)\n"
+        "    time.sleep(1000)\n"
+        "notes.exit_code = 0",
+        stopped_s=1.5,
+        jitter=1000.0,
+    )
+    os.waitpid(supervised.process.pid, os.WUNTRACED)
+    time.sleep(2.0)
+    os.killpg(supervised.process.pid, signal.SIGCONT)
+    code, errors = supervised.end()
+    assert code == 0
+    assert supervised.deaths() == ["None", "crashed 0 5", "stopped None None"]
+    assert "its process stopped for longer than a step may take" in errors
+
+
+def test_a_step_timer_that_is_set_back_does_not_bite(run: Run) -> None:
+    supervised = run(
+        "for _ in range(75): supervision.step_timer.set_back(); time.sleep(0.02)\n"
         "notes.exit_code = 0"
     )
     assert supervised.end()[0] == 0
@@ -222,7 +247,7 @@ def test_the_end_of_its_starter_is_noted(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.touch()
     code = "\nwhile not notes.starter_ended: time.sleep(0.02)\nlog.write('x x ended\\n')"
-    command = [sys.executable, "-c", PROGRAM, str(log), code, "0"]
+    command = [sys.executable, "-c", PROGRAM, str(log), code, "0", "20"]
     starter = subprocess.Popen(
         [sys.executable, "-c", "import subprocess, sys; subprocess.Popen(sys.argv[1:]).wait()",
          *command], stderr=subprocess.PIPE,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -122,6 +124,7 @@ def test_a_server_that_was_killed_is_started_again(tmp_path: Path) -> None:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("seed.local_servers._NOBODY_S", 0.0)
+    monkeypatch.setattr("seed.local_servers._DELAYS_S", (0.0,) * 4)
 
 
 @pytest.mark.parametrize(("code", "starts"), [("3", 5), ("1", 1)])
@@ -176,13 +179,85 @@ def test_nobody_for_a_moment_is_no_error(tmp_path: Path) -> None:
     servers.stop(timeout_s=0.3)
 
 
-def test_a_refused_environment_is_given_up_at_once(tmp_path: Path) -> None:
+# A server is connected from HELLO on, before it finds out that it has no such environment.
+@pytest.mark.parametrize("connected", [False, True])
+def test_a_refused_environment_is_given_up_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, connected: bool
+) -> None:
+    monkeypatch.setattr("seed.local_servers._PROVEN_S", DEADLINE_S)
     log = tmp_path / "log"
     servers = start(log, "2")
     with pytest.raises(LocalServerError, match="exit code 2"):
-        check_until(servers, lambda: False)
+        check_until(servers, lambda: False, connected=connected)
     servers.stop(timeout_s=DEADLINE_S)
     assert len(pids(log)) == 1
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_environment_that_has_run_may_be_refused_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("seed.local_servers._PROVEN_S", 0.0)
+    servers = start(tmp_path / "log", "2")
+    check_until(servers, lambda: servers._servers[0].given_up, connected=True)
+    assert "exit code 2 and is not started again" in caplog.text
+    with pytest.raises(LocalServerError, match="no local environment server is left"):
+        check_until(servers, lambda: False)
+    servers.stop(timeout_s=DEADLINE_S)
+
+
+def test_restarts_come_later_and_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("seed.local_servers._DELAYS_S", (0.0, 1e6))
+    log = tmp_path / "log"
+    servers = start(log, "3")
+    check_until(servers, lambda: len(caplog.messages) == 2)
+    assert [message.split("; ")[1] for message in caplog.messages] == [
+        "restarting", "restarting in 1e+06 s"
+    ]  # fmt: skip
+    for _ in range(3):
+        servers.check(connected=False)
+    assert servers._servers[0].process is None
+    servers._servers[0].due_s = time.monotonic()
+    check_until(servers, lambda: servers._servers[0].given_up)
+    servers.stop(timeout_s=DEADLINE_S)
+    assert len(pids(log)) == 3
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_system_without_room_for_a_process_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = tmp_path / "log"
+    servers = start(log, "sleep")
+    try:
+        wait_for(lambda: len(pids(log)) == 1)
+        popen, full = servers._popen, iter(2 * [True])
+
+        def popen_later() -> subprocess.Popen[bytes]:
+            if next(full, False):
+                raise OSError(errno.EMFILE, "Too many open files")
+            return popen()
+
+        monkeypatch.setattr(servers, "_popen", popen_later)
+        os.kill(pids(log)[0], signal.SIGKILL)
+        check_until(servers, lambda: len(pids(log)) == 2)
+    finally:
+        servers.stop(timeout_s=0.3)
+    assert caplog.text.count("cannot be started: [Errno 24] Too many open files; restarting") == 2
+
+
+@pytest.mark.usefixtures("impatient")
+def test_what_can_never_be_started_is_given_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log_file = tmp_path / "no such folder" / "log"
+    servers = LocalServers([sys.executable], 1, log_file)
+    with pytest.raises(LocalServerError, match="cannot be read: No such file"):
+        check_until(servers, lambda: False)
+    servers.stop(timeout_s=0.3)
+    assert caplog.text.count("cannot be started") == 5
 
 
 def test_a_server_that_ran_for_long_may_end_again_and_again(
@@ -214,6 +289,16 @@ def test_the_last_words_of_a_server_are_quoted(tmp_path: Path, printed: str, quo
     expected = f"exit code 2: {quoted} (more in {log_file})"
     assert str(refused.value) == f"a local environment server ended with {expected}"
     assert log_file.read_text() == printed
+
+
+def test_of_a_large_log_the_end_is_quoted(tmp_path: Path) -> None:
+    log_file = tmp_path / "servers.log"
+    log_file.write_text("#" * 100_000 + "the end")
+    servers = print_and_refuse("", log_file)
+    with pytest.raises(LocalServerError) as refused:
+        check_until(servers, lambda: False)
+    servers.stop(timeout_s=DEADLINE_S)
+    assert str(refused.value).count("#") == 65_536 - len("the end")
 
 
 @pytest.mark.usefixtures("impatient")
