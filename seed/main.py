@@ -333,14 +333,17 @@ def _supervise(run: Run, signals: Signals, servers: LocalServers) -> None:
         writer.write(line)
         display.update(line)
 
+    watched = {}
     authentication = run.inference.authentication
     if authentication is not None:
-        crew.start("authentication", lambda: authentication.run(crew.stop))
+        thread = crew.start("authentication", lambda: authentication.run(crew.stop))
+        watched[thread] = authentication.phases
     acting = crew.start("inference", lambda: run.inference.run(crew.stop, farewell))
     learning = crew.start("learner", lambda: run.learner.run(crew.stop))
+    watched |= {acting: run.inference.phases, learning: run.learner.phases}
     watchdog = Watchdog(
         config.watchdog_s,
-        {acting: run.inference.phases, learning: run.learner.phases},
+        watched,
         partial(exit_with_stacks, clean_up=lambda: servers.stop(0.0)),
     )
     next_line_s = time.monotonic() + config.log_interval_s
