@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import faulthandler
-import json
 import logging
 import signal
 import threading
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 
 from envservers.environments import InvalidEnvironment
-from seed import checkpoint, main
+from seed import __version__, checkpoint, main
 from seed.checkpoint import Checkpoint, CheckpointError, SaveFailed
 from seed.config import Config, ConfigError, EnvironmentConfig
+from seed.config_loading import parse_command_line
+from seed.contract import load_algorithm_config
 from seed.divergence import Diverged
-from seed.faults import FaultLog
-from seed.learner import Progress
 from seed.local_servers import LocalServerError
 from seed.main import Run
-from seed.phases import Phases
 from seed.signals import SIGNALS, Signals
 
 FILE = """
@@ -147,6 +142,18 @@ def test_refuses_a_given_checkpoint_where_newer_ones_are(
     assert newest.exists()
 
 
+@pytest.mark.parametrize("resume", ["auto", "never"])
+def test_checkpoints_that_cannot_be_looked_at_are_an_error(
+    file: Path, capsys: pytest.CaptureFixture[str], resume: str
+) -> None:
+    folder = file.parent / "run" / "checkpoints"
+    folder.parent.mkdir()
+    folder.symlink_to(folder)
+    code, message = refusal(file, capsys, "--resume", resume)
+    assert code == 78
+    assert f"{folder}: cannot be read (Too many levels" in message
+
+
 @pytest.mark.parametrize("resume", ["no/such/checkpoint", "newest"])
 def test_a_given_checkpoint_that_is_not_there_is_an_error(
     file: Path, capsys: pytest.CaptureFixture[str], resume: str
@@ -221,6 +228,26 @@ def test_a_run_dir_that_cannot_be_written_is_refused(
     code, message = refusal(file, capsys, "--run-dir", file / "run")
     assert code == 2
     assert f"run_dir = {str(file / 'run')!r}: cannot be written (Not a directory)" in message
+
+
+def test_says_what_differs_from_the_run_that_it_goes_on_with(
+    file: Path, assembled: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    words = [str(file), "--run-dir", str(file.parent / "run")]
+    config = parse_command_line(words, load_algorithm_config).config
+    main._assemble(config, None).learner._save()
+    loaded = checkpoint.load_newest(file.parent / "run" / "checkpoints")
+    assert loaded is not None
+    main._assemble(replace(config, seed=9), loaded)
+    assert f"written by version {__version__}, " in caplog.text
+    assert caplog.text.count("settings that differ: seed = 9 (it was 1)\n") == 1
+    # As checkpoints were before they said it.
+    for name in ("version", "config"):
+        del loaded.state[name]
+    main._assemble(replace(config, seed=9), loaded)
+    assert caplog.text.count("going on from 0 frames") == 2
+    assert caplog.text.count("settings that differ") == 1
 
 
 @pytest.mark.parametrize(
