@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 TENSORS, STATE, MANIFEST = "state.safetensors", "state.json", "manifest.json"
 REPLAY = "replay"
 
+_PIECE_BYTES = 2**20
+
 # Writes a replay into a folder that it makes; calls its second argument again and again meanwhile.
 SaveReplay = Callable[[Path, Callable[[], None]], None]
 
@@ -95,13 +97,22 @@ def save(
         # Its room is wanted, by the next attempt if by nobody else.
         shutil.rmtree(temporary, ignore_errors=True)
         raise SaveFailed(f"{final}: the checkpoint could not be written ({error})") from error
-    others = [other for other in names(folder) if other != name]
+    _delete_old(folder, name, keep)
+    return final
+
+
+def _delete_old(folder: Path, name: str, keep: int) -> None:
+    """Deletes all but `name` and the newest others; what cannot be deleted stays."""
+    try:
+        others = [other for other in names(folder) if other != name]
+    except CheckpointError as error:
+        log.warning("no old checkpoint is deleted: %s", error)
+        return
     for old in others[: max(0, len(others) - (keep - 1))]:
         try:
             _delete(folder / old)
         except OSError as error:
             log.warning("%s: an old checkpoint could not be deleted (%s)", folder / old, error)
-    return final
 
 
 def _write(
@@ -125,8 +136,7 @@ def _write(
     if save_replay is not None:
         save_replay(folder / REPLAY, sign)
         for path in sorted((folder / REPLAY).rglob("*")):
-            digests[str(path.relative_to(folder))] = _digest(path)
-            sign()
+            digests[str(path.relative_to(folder))] = _digest(path, sign)
             _sync(path)
             sign()
         _sync(folder / REPLAY)
@@ -138,7 +148,7 @@ def _write(
     if (folder / MANIFEST).read_bytes() != contents[MANIFEST]:
         raise CheckpointError(f"{folder / MANIFEST}: not as it was written")
     for part in (TENSORS, STATE):
-        _check(folder, part)
+        _check(folder, part, sign)
 
 
 def _write_file(path: Path, content: bytes) -> None:
@@ -172,8 +182,24 @@ def name_of(env_frames: int, learner_steps: int) -> str:
 
 
 def names(folder: Path) -> list[str]:
-    """Names of the complete checkpoints in a folder, oldest first."""
-    return sorted(path.name for path in folder.glob("frames-*") if path.is_dir())
+    """Names of the complete checkpoints in a folder, oldest first; none where it is not there.
+
+    Raises:
+        CheckpointError: where the folder cannot be read, and so may hold a run.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(
+                entry.name for entry in entries
+                if entry.name.startswith("frames-") and entry.is_dir()
+            )  # fmt: skip
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder}: cannot be read ({error.strerror}), and may hold checkpoints; make it "
+            "readable, or choose another run_dir"
+        ) from None
 
 
 def load(path: Path) -> Checkpoint:
@@ -206,7 +232,8 @@ def load_newest(folder: Path) -> Checkpoint | None:
     """The newest checkpoint that is whole; None where there are none at all.
 
     Raises:
-        CheckpointError: where there are checkpoints and none of them is whole.
+        CheckpointError: where there are checkpoints and none of them is whole, or where it cannot
+            be seen whether there are any.
     """
     errors = []
     for name in reversed(names(folder)):
@@ -260,9 +287,9 @@ def _read_manifest(path: Path) -> dict[str, str]:
     return digests
 
 
-def _check(path: Path, part: str) -> None:
+def _check(path: Path, part: str, sign: Callable[[], None] = lambda: None) -> None:
     """Raises CheckpointError where a part of the checkpoint is not as it was written."""
-    if _read_manifest(path)[part] != _digest(path / part):
+    if _read_manifest(path)[part] != _digest(path / part, sign):
         raise CheckpointError(f"{path / part}: not as it was written (SHA-256 differs)")
 
 
@@ -274,9 +301,14 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _digest(path: Path, sign: Callable[[], None]) -> str:
+    """The SHA-256 of a file, which may be as large as a replay; calls `sign` at every piece."""
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while piece := file.read(_PIECE_BYTES):
+            digest.update(piece)
+            sign()
+    return digest.hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -128,6 +128,11 @@ class Inference:
         """Messages that could not be used."""
         return self._reception.messages_refused
 
+    @property
+    def messages_dropped(self) -> int:
+        """Messages that were not even decoded: of keys that are revoked, and of muted ones."""
+        return self._reception.messages_dropped
+
     def run(self, stop: threading.Event, farewell: Callable[[], str]) -> None:
         """Serves until `stop` is set, then says goodbye with the farewell as its reason."""
         self._forward.enter_thread(self._config.threads)

@@ -24,7 +24,15 @@ _LINE = re.compile(r"(secret|public) ([0-9A-Za-z.\-:+=^!/*?&<>()\[\]{}@%$#]{40})
 
 
 class KeyFileError(ValueError):
-    """A key file that cannot be used; its text names the file, what is wrong and the remedy."""
+    """A key file that cannot be used; its text names the file, what is wrong and the remedy.
+
+    Attributes:
+        errno: Why the file could not be read; None where what it is or holds is wrong.
+    """
+
+    def __init__(self, text: str, errno: int | None = None) -> None:
+        super().__init__(text)
+        self.errno = errno
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,7 @@ def read_public(path: Path) -> str:
     """The public key in a file.
 
     Raises:
-        KeyFileError: where there is none.
+        KeyFileError: where there is none, or where everyone may write to the file.
     """
     return _read(path, "public")
 
@@ -89,10 +97,15 @@ def write_pair(base: Path, pair: KeyPair) -> tuple[Path, Path]:
     return secret_path, public_path
 
 
-def _complaint(path: Path, mode: int) -> str:
-    if not mode & (stat.S_IRWXG | stat.S_IRWXO):
-        return ""
-    return f"others than its owner may use it (mode {stat.S_IMODE(mode):04o}): chmod 600 {path}"
+def _complaint(path: Path, kind: Literal["secret", "public"], mode: int) -> str:
+    """What is wrong with a file's mode; empty where nothing is."""
+    if kind == "secret" and mode & (stat.S_IRWXG | stat.S_IRWXO):
+        return f"others than its owner may use it (mode {stat.S_IMODE(mode):04o}): chmod 600 {path}"
+    if mode & stat.S_IWOTH:
+        return f"everyone may put a key of theirs there (mode {stat.S_IMODE(mode):04o}): " + (
+            f"look at the key in it, then chmod 644 {path}"
+        )
+    return ""
 
 
 def _create(path: Path, text: str, mode: int) -> None:
@@ -119,13 +132,12 @@ def _read(path: Path, kind: Literal["secret", "public"]) -> str:
             mode = os.fstat(file.fileno()).st_mode
             text = file.read(_LONGEST_FILE_BYTES).decode(errors="replace")
     except OSError as error:
-        raise KeyFileError(f"{path}: cannot be read ({error.strerror})") from None
+        raise KeyFileError(f"{path}: cannot be read ({error.strerror})", error.errno) from None
     found = [match for line in text.splitlines() if (match := _LINE.fullmatch(line.strip()))]
     if len(found) != 1:
         raise KeyFileError(f"{path}: expected a {kind} key of seed-keys, found no key there")
     if found[0][1] != kind:
         raise KeyFileError(f"{path}: expected a {kind} key, found a {found[0][1]} one")
-    complaint = _complaint(path, mode) if kind == "secret" else ""
-    if complaint:
+    if complaint := _complaint(path, kind, mode):
         raise KeyFileError(f"{path}: {complaint}")
     return found[0][2]

@@ -33,6 +33,7 @@ from seed.inference import Inference
 from seed.learner import Learner, Progress
 from seed.local_servers import LocalServerError, LocalServers, server_command, server_count
 from seed.metrics import Window, Writer
+from seed.origin import compare_origin, origin_of
 from seed.replay import Replay
 from seed.replay_files import UnfitReplay
 from seed.serving import make_agent, make_inference, make_store, plan_store, queue_limit
@@ -254,7 +255,7 @@ def _assemble(config: Config, loaded: Checkpoint | None) -> Run:
     kept = source if isinstance(source, Replay) and config.replay.in_checkpoint else None
     learner = Learner(
         config, algorithm, agent, source, slot, lambda: run.progress(),
-        {"spaces": spaces.to_map(), "environment": _environment(config)},
+        {"spaces": spaces.to_map(), "environment": _environment(config), **origin_of(config)},
         kept.save if kept is not None else None,
     )  # fmt: skip
     if loaded is not None:
@@ -262,6 +263,8 @@ def _assemble(config: Config, loaded: Checkpoint | None) -> Run:
         if kept is not None and loaded.path is not None:
             _load_replay(kept, loaded.path)
         log.info("going on from %d frames", loaded.state["env_frames"])
+        if origin := compare_origin(loaded.state, config):
+            log.info("%s", origin)
     learner.publish()
     # What is sampled from here on is not what an earlier process of this run has sampled.
     torch.manual_seed(sum(seed))
@@ -333,14 +336,17 @@ def _supervise(run: Run, signals: Signals, servers: LocalServers) -> None:
         writer.write(line)
         display.update(line)
 
+    watched = {}
     authentication = run.inference.authentication
     if authentication is not None:
-        crew.start("authentication", lambda: authentication.run(crew.stop))
+        thread = crew.start("authentication", lambda: authentication.run(crew.stop))
+        watched[thread] = authentication.phases
     acting = crew.start("inference", lambda: run.inference.run(crew.stop, farewell))
     learning = crew.start("learner", lambda: run.learner.run(crew.stop))
+    watched |= {acting: run.inference.phases, learning: run.learner.phases}
     watchdog = Watchdog(
         config.watchdog_s,
-        {acting: run.inference.phases, learning: run.learner.phases},
+        watched,
         partial(exit_with_stacks, clean_up=lambda: servers.stop(0.0)),
     )
     next_line_s = time.monotonic() + config.log_interval_s

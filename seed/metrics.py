@@ -92,6 +92,7 @@ class Window:
             "num_envs": inference.num_envs,
             "rows_dropped": store.rows_dropped,
             "messages_refused": inference.messages_refused,
+            "messages_dropped": inference.messages_dropped,
             "env_faults": inference.faults.total,
             "envs_quarantined": inference.faults.num_quarantined,
             **self._shares("inference", inference.phases, elapsed_s),

@@ -6,6 +6,7 @@ in memory twice.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from seed.unrolls import UnrollStore
 Int64Array = npt.NDArray[np.int64]
 
 _PIECE_BYTES = 64 * 2**20
+# What waits in memory for a slow disk, at most: waiting for all of it at the end could take longer
+# than the watchdog does.
+_UNSYNCED_BYTES = 4 * _PIECE_BYTES
 
 
 class UnfitReplay(Exception):
@@ -106,9 +110,15 @@ def _write_column(
     # Not mapped into memory, where a full disk would end the process without a word.
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, form)
+        unsynced_bytes = 0
         for _, piece in _pieces(column, rows):
-            file.write(column.index_select(0, piece).cpu().numpy().data)
+            unsynced_bytes += file.write(column.index_select(0, piece).cpu().numpy().data)
             sign()
+            if unsynced_bytes >= _UNSYNCED_BYTES:
+                file.flush()
+                os.fsync(file.fileno())
+                unsynced_bytes = 0
+                sign()
 
 
 def _open_column(path: Path, column: Tensor) -> npt.NDArray[Any]:

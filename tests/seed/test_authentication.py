@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import resource
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +19,7 @@ from seed import authentication as module
 from seed import inference, wire
 from seed.authentication import AllowList, Authentication, hand_over, make_authentication
 from seed.config import ConfigError, InferenceConfig
-from seed.keys import KeyPair, read_pair, read_public, write_pair
+from seed.keys import KeyFileError, KeyPair, read_pair, read_public, write_pair
 from tests.seed.central import Central, central, wait_for
 
 LEARNER, GOOD, OTHER, STRANGER = (KeyPair.new() for _ in range(4))
@@ -91,7 +94,7 @@ def test_nobody_else_is_heard(served: Central) -> None:
     dealer.hello(1)
     assert served.inference.num_envs == 1
     assert served.inference.messages_refused == 0
-    assert served.inference._reception.messages_dropped == 0
+    assert served.inference.messages_dropped == 0
 
 
 def test_a_revoked_key_is_cut_off_while_it_is_connected(served: Central, folder: Path) -> None:
@@ -102,10 +105,10 @@ def test_a_revoked_key_is_cut_off_while_it_is_connected(served: Central, folder:
     assert revoked.receive() == wire.Goodbye(revoked.session, "the key is not allowed any more")
     wait_for(lambda: served.inference.num_envs == 2)
     # Nothing that it says from now on is decoded, let alone answered.
-    dropped = served.inference._reception.messages_dropped
+    dropped = served.inference.messages_dropped
     revoked.send(wire.Hello(1, (1,), "again"))
     revoked.socket.send_multipart([b"\xc1"] * 3)
-    wait_for(lambda: served.inference._reception.messages_dropped == dropped + 2)
+    wait_for(lambda: served.inference.messages_dropped == dropped + 2)
     assert not revoked.socket.poll(0)
     assert served.inference.messages_refused == 0
     other.step(0, [1, 2])
@@ -219,12 +222,155 @@ def test_a_key_that_is_replaced_in_place_is_noticed(folder: Path) -> None:
 
 
 # A symbolic link to nowhere looks like a file that is deleted between two looks at it.
-def test_a_key_that_vanishes_takes_no_other_with_it(folder: Path) -> None:
-    (folder / "gone.pub").symlink_to(folder / "nowhere")
-    allowed = AllowList.__new__(AllowList)
-    allowed._folder, allowed._without_file, allowed._seen, allowed.names = folder, {}, None, {}
+@pytest.mark.parametrize("target", ["nowhere", "odd.pub", "."], ids=["gone", "loop", "folder"])
+def test_a_file_that_is_none_takes_no_key_with_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    allowed = AllowList(folder)
+    (folder / "odd.pub").symlink_to(folder / target)
+    (folder / "other.pub").rename(folder / "another.pub")
+    allowed.refresh()
+    assert allowed.names == {GOOD.public: "good", OTHER.public: "another"}
+    # It is nothing that may pass, and would be read again and again.
+    monkeypatch.setattr(module, "read_public", lambda path: pytest.fail("it was read"))
+    allowed.refresh()
+
+
+@contextlib.contextmanager
+def no_more_files() -> Iterator[None]:
+    """The process has as many open files as it may have."""
+    lowest = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_too_many_open_files_revoke_nobody(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    allowed = AllowList(folder)
+    (folder / "other.pub").unlink()
+    with no_more_files():
+        for _ in range(3):
+            allowed.refresh()
+    assert allowed.names == {GOOD.public: "good", OTHER.public: "other"}
+    assert caplog.text.count("Too many open files") == 1
+    allowed.refresh()
+    assert allowed.names == {GOOD.public: "good"}
+
+
+def fail_to_read(path: Path) -> str:
+    """Reads every key but one, as from a disk with a bad block."""
+    if path.name == "good.pub":
+        raise KeyFileError(f"{path}: cannot be read", errno.EIO)
+    return read_public(path)
+
+
+def test_a_key_that_cannot_be_read_for_now_is_read_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed = AllowList(folder)
+    write_pair(folder / "late", STRANGER)
+    (folder / "late.pub").replace(folder / "good.pub")
+    (folder / "other.pub").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "read_public", fail_to_read)
+        for _ in range(2):
+            allowed.refresh()
+            # What is known of the others is in force.
+            assert allowed.names == {GOOD.public: "good"}
+    allowed.refresh()
+    assert allowed.names == {STRANGER.public: "good"}
+
+
+@pytest.mark.parametrize("part", ["folder", "file"])
+def test_what_cannot_be_read_for_half_a_minute_allows_nobody(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    now_s = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now_s[0])
+    allowed = AllowList(folder)
+    allowed.add(STRANGER.public, "local")
+    everybody = dict(allowed.names)
+    rest = {STRANGER.public: "local"} if part == "folder" else {
+        key: name for key, name in everybody.items() if name != "good"
+    }  # fmt: skip
+
+    def no_files(path: Path) -> list[Path]:
+        raise OSError(errno.EIO, "Input/output error")
+
+    def refresh(pause_s: float, works: bool) -> dict[str, str]:
+        now_s[0] += pause_s
+        # So that all is read anew.
+        os.utime(folder / "other.pub", (now_s[0], now_s[0]))
+        with monkeypatch.context() as patch:
+            if not works and part == "folder":
+                patch.setattr(Path, "iterdir", no_files)
+            elif not works:
+                patch.setattr(module, "read_public", fail_to_read)
+            allowed.refresh()
+        return allowed.names
+
+    # A success in between, and the time begins anew.
+    for works in (False, True, False):
+        assert refresh(20.0, works) == everybody
+    assert refresh(29.9, False) == everybody
+    assert refresh(0.2, False) == rest
+    assert refresh(1.0, False) == rest
+    assert refresh(1.0, True) == everybody
+    assert refresh(1.0, False) == everybody
+
+
+def test_a_key_that_everyone_can_write_allows_nobody(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    allowed = AllowList(folder)
+    (folder / "good.pub").chmod(0o666)
+    allowed.refresh()
+    assert allowed.names == {OTHER.public: "other"}
+    assert "good.pub: everyone may put a key of theirs there" in caplog.text
+    (folder / "good.pub").chmod(0o644)
     allowed.refresh()
     assert allowed.names == {GOOD.public: "good", OTHER.public: "other"}
+
+
+def test_a_folder_that_everyone_can_write_allows_nobody(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    allowed = AllowList(folder)
+    folder.chmod(0o777)
+    for _ in range(2):
+        allowed.refresh()
+        assert allowed.names == {}
+    assert caplog.text.count("(mode 0777)") == 1
+    folder.chmod(0o755)
+    allowed.refresh()
+    assert allowed.names == {GOOD.public: "good", OTHER.public: "other"}
+
+
+def test_its_thread_says_where_it_hangs(
+    served: Central, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authentication = served.inference.authentication
+    assert authentication is not None
+    phases, released, hanging = authentication.phases, threading.Event(), threading.Event()
+    signs = phases.signs
+    wait_for(lambda: phases.signs > signs + 5)
+
+    def hang() -> None:
+        hanging.set()
+        released.wait(20)
+
+    monkeypatch.setattr(authentication.allowed, "refresh", hang)
+    assert hanging.wait(20)
+    try:
+        assert phases.name == "refreshing"
+    finally:
+        released.set()
 
 
 def test_an_unchanged_folder_is_not_read_again(
@@ -259,6 +405,10 @@ def test_keys_that_cannot_be_used_are_refused_by_field(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"inference.allowed_keys .*torn.pub"):
         make(secret, tmp_path)
     (tmp_path / "torn.pub").unlink()
+    public.chmod(0o666)
+    with pytest.raises(ConfigError, match=r"inference.allowed_keys .*learner.pub: everyone may"):
+        make(secret, tmp_path)
+    public.chmod(0o644)
     secret.chmod(0o640)
     with pytest.raises(ConfigError, match=r"inference.secret_key .*chmod 600"):
         make(secret, tmp_path)

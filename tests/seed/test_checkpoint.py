@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -81,6 +82,39 @@ def test_tensors_that_share_memory_can_be_saved(tmp_path: Path) -> None:
 def test_there_may_be_no_checkpoint_yet(tmp_path: Path) -> None:
     assert checkpoint.load_newest(tmp_path / "nothing") is None
     assert checkpoint.names(tmp_path / "nothing") == []
+
+
+# Else the run would begin anew, in the place of one that is there.
+def test_a_folder_that_cannot_be_read_is_not_taken_for_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.symlink_to(folder)
+    with pytest.raises(CheckpointError, match=r"checkpoints: cannot be read \(Too many levels"):
+        checkpoint.names(folder)
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    save(tmp_path, 1)
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(CheckpointError, match=r"cannot be read \(Permission denied\)"):
+        checkpoint.load_newest(tmp_path)
+
+
+def test_what_was_saved_stays_where_the_others_cannot_be_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(folder: Path) -> list[str]:
+        raise CheckpointError("cannot be read")
+
+    save(tmp_path, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "names", refuse)
+        save(tmp_path, 2, keep=1)
+    assert "no old checkpoint is deleted: cannot be read" in caplog.text
+    assert loaded_frames(tmp_path) == 2
+    assert len(checkpoint.names(tmp_path)) == 2
 
 
 def test_keeps_the_newest(tmp_path: Path) -> None:
@@ -226,6 +260,26 @@ def test_a_replay_lies_in_its_checkpoint(tmp_path: Path) -> None:
     manifest = json.loads((path / MANIFEST).read_text())
     assert sorted(manifest) == [f"{REPLAY}/numbers.json", f"{REPLAY}/rows.npy", STATE, TENSORS]
     assert loaded_frames(tmp_path) == 1
+
+
+def test_every_piece_of_a_replay_is_a_sign_of_life(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = bytes(range(250)) * 40
+
+    def save_large(folder: Path, sign: Callable[[], None]) -> None:
+        folder.mkdir()
+        (folder / "rows.npy").write_bytes(rows)
+
+    signs: list[None] = []
+    monkeypatch.setattr(checkpoint, "_PIECE_BYTES", 9)
+    path = checkpoint.save(
+        tmp_path, "frames-1", sample(1), keep=1, save_replay=save_large,
+        sign=lambda: signs.append(None),
+    )  # fmt: skip
+    assert len(signs) > len(rows) / 9
+    manifest = json.loads((path / MANIFEST).read_text())
+    assert manifest[f"{REPLAY}/rows.npy"] == hashlib.sha256(rows).hexdigest()
 
 
 def test_there_may_be_no_replay(tmp_path: Path) -> None:

@@ -66,6 +66,17 @@ def test_a_secret_that_others_can_use_is_refused(tmp_path: Path, bits: int) -> N
     read_pair(secret)
 
 
+# Who may write to it may let themselves in under its name.
+@pytest.mark.parametrize("bits", [0o646, 0o666, 0o602])
+def test_a_public_key_that_everyone_can_write_is_refused(tmp_path: Path, bits: int) -> None:
+    _, public = write_pair(tmp_path / "a", KeyPair.new())
+    public.chmod(bits)
+    with pytest.raises(KeyFileError, match=rf"mode {bits:04o}\): .* chmod 644 {public}"):
+        read_public(public)
+    public.chmod(0o664)
+    read_public(public)
+
+
 @pytest.mark.parametrize("there", ["a.key", "a.pub"])
 def test_nothing_is_overwritten(tmp_path: Path, there: str) -> None:
     (tmp_path / there).write_text("mine")

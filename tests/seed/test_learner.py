@@ -1,135 +1,31 @@
-"""The training step: when it updates, publishes, saves and gives up, and how it goes on."""
+"""The training step: when it updates, publishes and saves, and how it goes on."""
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from seed import checkpoint
-from seed.checkpoint import CheckpointError, SaveFailed
-from seed.config import Config, EnvironmentConfig, LearnerConfig, OptimizerConfig
-from seed.contract import Algorithm, LossResult
+from seed.checkpoint import CheckpointError
 from seed.devices import move
-from seed.divergence import Diverged
-from seed.layout import Column, StoreLayout
-from seed.learner import Learner, Progress, UpdateRecord
-from seed.rows import Arrived, Unroll
-from seed.sources import QueueSource
-from seed.unrolls import UnrollStore
-from seed.weights import WeightSlot
+from seed.rows import Unroll
+from tests.seed.learning import (
+    BATCH,
+    Kind,
+    Setup,
+    loaded_newest,
+    make_config,
+    run,
+    total,
+    with_learner,
+)
 from tests.seed.recording import record_on_cpu
-from tests.seed.writing import place_and_fill
-
-Kind = Literal["rmsprop_tf", "adam"]
-CPU = torch.device("cpu")
-BATCH, LENGTH = 2, 2
-LAYOUT = StoreLayout(
-    LENGTH, num_pages=200, max_envs=BATCH, frame_stack=1, state_size=0,
-    observation=Column((), torch.float32), action=Column((), torch.int64),
-    behaviour={"said": Column((), torch.float32)},
-)  # fmt: skip
-FRAMES_PER_STEP = 2
-
-
-class Noting(WeightSlot):
-    """A slot that remembers the versions it was given."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.versions: list[int] = []
-
-    def publish(self, version: int, module: nn.Module) -> None:
-        self.versions.append(version)
-        super().publish(version, module)
-
-
-class Setup:
-    """A learner whose every update stands for 10 steps, on unrolls that a test writes."""
-
-    def __init__(self, run_dir: Path, config: Config | None = None, env_steps: int = 0) -> None:
-        self.config = config or make_config()
-        self.config = replace(self.config, run_dir=str(run_dir))
-        self.env_steps = env_steps
-        self.on_loss: Callable[[Tensor], Tensor] = lambda loss: loss
-        self.agent = nn.Linear(1, 1, bias=False)
-        nn.init.ones_(self.agent.weight)
-        self.store, self.slot = UnrollStore(LAYOUT, CPU), Noting()
-        self.checkpoints = run_dir / "checkpoints"
-        self.learner = Learner(
-            self.config, cast(Algorithm, self), self.agent,
-            QueueSource(self.store, BATCH), self.slot,
-            lambda: Progress(self.env_steps, 99, 1.5), {"spaces": "kept"},
-        )  # fmt: skip
-
-    def loss(self, agent: nn.Module, target: None, unroll: Unroll, config: None) -> LossResult:
-        """The mean of observations times the weight: its gradient is the observations' mean."""
-        assert (target, config) == (None, None)
-        self.env_steps += 10
-        mean = agent(unroll.rows.observations.mean()[None, None]).sum()
-        return LossResult(self.on_loss(mean), {"seen": unroll.rows.observations.mean()})
-
-    def feed(self, observations: list[float], policy_version: int = 0) -> None:
-        """Writes the unrolls of one update for each observation."""
-        env_ids, run_ids = np.arange(BATCH), np.ones(BATCH, np.uint64)
-        for index in range(len(observations) * LENGTH + 1):
-            value = observations[min(index // LENGTH, len(observations) - 1)]
-            flags = torch.zeros(BATCH, dtype=torch.bool)
-            arrived = Arrived(torch.full((BATCH,), value), torch.zeros(BATCH), flags, flags)
-            first = np.zeros(BATCH, np.bool_)
-            places, complete = place_and_fill(self.store, env_ids, run_ids, first, arrived)
-            self.store.write_acts(
-                places, torch.zeros(BATCH, dtype=torch.int64), {"said": torch.zeros(BATCH)},
-                torch.zeros(BATCH, 0), torch.tensor(policy_version, dtype=torch.int32),
-            )  # fmt: skip
-            self.store.publish(complete)
-        self.store.drop(env_ids)
-
-    def records(self) -> list[UpdateRecord]:
-        queued = self.learner.records
-        records = [queued.get() for _ in range(queued.qsize())]
-        return [record for record in records if record.scalars]
-
-    @property
-    def weight(self) -> float:
-        return self.agent.weight.item()
-
-
-def make_config(**optimizer: Any) -> Config:
-    return Config(
-        environment=EnvironmentConfig(kind="function", frames_per_step=FRAMES_PER_STEP),
-        learner=LearnerConfig(unroll_length=LENGTH, batch_size=BATCH, device="cpu"),
-        optimizer=OptimizerConfig(
-            **{"learning_rate": 0.1, "final_learning_rate_fraction": 1.0, **optimizer}
-        ),
-    )
-
-
-def total(config: Config, env_steps: int) -> Config:
-    return replace(config, total_env_frames=env_steps * FRAMES_PER_STEP)
-
-
-def with_learner(config: Config, **learner: Any) -> Config:
-    return replace(config, learner=replace(config.learner, **learner))
-
-
-def run(setup: Setup) -> list[UpdateRecord]:
-    setup.learner.run(threading.Event())
-    return setup.records()
-
-
-def loaded_newest(setup: Setup) -> checkpoint.Checkpoint:
-    loaded = checkpoint.load_newest(setup.checkpoints)
-    assert loaded is not None
-    return loaded
 
 
 def test_learns_until_the_frames_are_reached(tmp_path: Path) -> None:
@@ -248,136 +144,6 @@ def test_saves_as_often_as_it_was_told(tmp_path: Path) -> None:
     setup.feed([1.0] * 4)
     run(setup)
     assert len(checkpoint.names(setup.checkpoints)) == 1
-
-
-@pytest.mark.parametrize(
-    ("spoil", "loss", "norm"),
-    [
-        (lambda loss: loss * math.nan, "nan", "nan"),
-        (lambda loss: loss * math.inf, "inf", "inf"),
-        # The root's slope at zero.
-        (lambda loss: (loss - loss.detach()).sqrt(), "0.0", "inf"),
-    ],
-    ids=["nan", "inf", "gradient"],
-)
-@pytest.mark.parametrize("kind", ["adam", "rmsprop_tf"])
-def test_what_is_no_number_is_skipped_and_ten_in_a_row_are_the_end(
-    tmp_path: Path, kind: Kind, spoil: Callable[[Tensor], Tensor], loss: str, norm: str
-) -> None:
-    config = replace(total(make_config(kind=kind), 10**6), checkpoint_interval_s=3600.0)
-    setup = Setup(tmp_path, config)
-    setup.feed([1.0] * 30)
-    # Updates 1 and 2, nine that are skipped, update 3, and ten more.
-    good = (10, 20, 120)
-    setup.on_loss = lambda mean: mean if setup.env_steps in good else spoil(mean)
-    for _ in range(2):
-        setup.learner._learn_once()
-    before = kept_tensors(setup)
-    for _ in range(9):
-        setup.learner._learn_once()
-    assert (setup.learner.updates_skipped, setup.learner.learner_steps) == (9, 2)
-    now = kept_tensors(setup)
-    assert before.keys() == now.keys()
-    assert all(torch.equal(before[name], tensor) for name, tensor in now.items())
-    assert setup.slot.versions == [1, 2]
-    with pytest.raises(Diverged, match=rf"^update 4: the loss is {loss}, .* norm {norm}, .* 10 ba"):
-        run(setup)
-    assert (setup.learner.updates_skipped, setup.learner.learner_steps) == (19, 3)
-    assert len(setup.records()) == 3, "what was skipped has no figures"
-    # Every batch's pages were handed back: 22 have been learned from or skipped.
-    assert setup.store.num_ready == (30 - 22) * BATCH
-    assert checkpoint.names(setup.checkpoints) == [], "no checkpoint of a diverged state"
-
-
-def kept_tensors(setup: Setup) -> dict[str, Tensor]:
-    """Copies of what a checkpoint would keep now."""
-    packed = checkpoint.pack({"agent": setup.agent}, setup.learner._optimizer)
-    return {name: tensor.clone() for name, tensor in packed.items()}
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_broken_weights_are_never_saved(tmp_path: Path, value: float) -> None:
-    setup = Setup(tmp_path, total(make_config(), 30))
-    setup.feed([1.0])
-    setup.learner._learn_once()
-    setup.learner._save()
-    (kept,) = checkpoint.names(setup.checkpoints)
-    nn.init.constant_(setup.agent.weight, value)
-    setup.env_steps += 10
-    with pytest.raises(Diverged, match=r"^agent\.weight holds what is no finite number"):
-        setup.learner._save()
-    assert checkpoint.names(setup.checkpoints) == [kept]
-    assert setup.learner.checkpoints_failed == 0
-
-
-def test_a_broken_optimizer_is_never_saved(tmp_path: Path) -> None:
-    setup = Setup(tmp_path)
-    setup.feed([1.0])
-    setup.learner._learn_once()
-    setup.learner._optimizer.state[setup.agent.weight]["exp_avg_sq"].fill_(math.inf)
-    with pytest.raises(Diverged, match=r"^optimizer\.0\.exp_avg_sq holds"):
-        setup.learner._save()
-
-
-def test_weights_that_break_by_finite_gradients_are_noticed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("seed.learner._CHECK_WEIGHTS_EVERY_UPDATES", 1)
-    setup = Setup(tmp_path, total(make_config(learning_rate=math.inf), 100))
-    setup.feed([1.0] * 12)
-    with pytest.raises(Diverged, match=r"agent\.weight"):
-        run(setup)
-    assert setup.learner.learner_steps == 1
-    assert (setup.slot.versions, checkpoint.names(setup.checkpoints)) == ([], [])
-
-
-def fail_to_save(monkeypatch: pytest.MonkeyPatch, fails: Callable[[], bool]) -> None:
-    """Makes the disk full whenever `fails` says so."""
-    write = checkpoint._write_file
-
-    def write_or_fail(path: Path, content: bytes) -> None:
-        if fails():
-            raise OSError(28, "No space left on device")
-        write(path, content)
-
-    monkeypatch.setattr(checkpoint, "_write_file", write_or_fail)
-
-
-def test_a_failed_save_is_counted_and_tried_again_after_an_interval(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    config = replace(total(make_config(), 40), checkpoint_interval_s=0.0)
-    setup = Setup(tmp_path, config)
-    setup.feed([1.0] * 4)
-    fail_to_save(monkeypatch, lambda: setup.env_steps in (20, 30))
-    run(setup)
-    assert (setup.learner.learner_steps, setup.learner.checkpoints_failed) == (4, 2)
-    assert [name[-1] for name in checkpoint.names(setup.checkpoints)] == ["1", "4"]
-    (first, _) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
-    assert "updates-0000000002: the checkpoint could not be written ([Errno 28]" in first
-    assert "the newest is " in first
-    assert first.endswith("updates-0000000001. Going on; the next one is due in 0 s")
-
-
-def test_a_failed_save_does_not_come_again_before_the_interval(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    setup = Setup(tmp_path, replace(make_config(), checkpoint_interval_s=3600.0))
-    fail_to_save(monkeypatch, lambda: True)
-    setup.learner._saved_s -= 3601.0
-    for _ in range(3):
-        setup.learner._save_if_due()
-    assert setup.learner.checkpoints_failed == 1
-
-
-def test_the_last_save_has_to_succeed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    setup = Setup(tmp_path)
-    fail_to_save(monkeypatch, lambda: True)
-    stop = threading.Event()
-    stop.set()
-    with pytest.raises(SaveFailed, match=r"No space left on device\); there is none yet$"):
-        setup.learner.run(stop)
-    assert setup.learner.checkpoints_failed == 1
 
 
 @pytest.mark.parametrize("kind", ["adam", "rmsprop_tf"])

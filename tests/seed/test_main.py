@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import faulthandler
-import json
 import logging
 import signal
 import threading
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 
 from envservers.environments import InvalidEnvironment
-from seed import checkpoint, main
+from seed import __version__, checkpoint, main
 from seed.checkpoint import Checkpoint, CheckpointError, SaveFailed
 from seed.config import Config, ConfigError, EnvironmentConfig
+from seed.config_loading import parse_command_line
+from seed.contract import load_algorithm_config
 from seed.divergence import Diverged
-from seed.faults import FaultLog
-from seed.learner import Progress
 from seed.local_servers import LocalServerError
 from seed.main import Run
-from seed.phases import Phases
 from seed.signals import SIGNALS, Signals
 
 FILE = """
@@ -147,6 +142,18 @@ def test_refuses_a_given_checkpoint_where_newer_ones_are(
     assert newest.exists()
 
 
+@pytest.mark.parametrize("resume", ["auto", "never"])
+def test_checkpoints_that_cannot_be_looked_at_are_an_error(
+    file: Path, capsys: pytest.CaptureFixture[str], resume: str
+) -> None:
+    folder = file.parent / "run" / "checkpoints"
+    folder.parent.mkdir()
+    folder.symlink_to(folder)
+    code, message = refusal(file, capsys, "--resume", resume)
+    assert code == 78
+    assert f"{folder}: cannot be read (Too many levels" in message
+
+
 @pytest.mark.parametrize("resume", ["no/such/checkpoint", "newest"])
 def test_a_given_checkpoint_that_is_not_there_is_an_error(
     file: Path, capsys: pytest.CaptureFixture[str], resume: str
@@ -223,6 +230,26 @@ def test_a_run_dir_that_cannot_be_written_is_refused(
     assert f"run_dir = {str(file / 'run')!r}: cannot be written (Not a directory)" in message
 
 
+def test_says_what_differs_from_the_run_that_it_goes_on_with(
+    file: Path, assembled: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    words = [str(file), "--run-dir", str(file.parent / "run")]
+    config = parse_command_line(words, load_algorithm_config).config
+    main._assemble(config, None).learner._save()
+    loaded = checkpoint.load_newest(file.parent / "run" / "checkpoints")
+    assert loaded is not None
+    main._assemble(replace(config, seed=9), loaded)
+    assert f"written by version {__version__}, " in caplog.text
+    assert caplog.text.count("settings that differ: seed = 9 (it was 1)\n") == 1
+    # As checkpoints were before they said it.
+    for name in ("version", "config"):
+        del loaded.state[name]
+    main._assemble(replace(config, seed=9), loaded)
+    assert caplog.text.count("going on from 0 frames") == 2
+    assert caplog.text.count("settings that differ") == 1
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [
@@ -255,123 +282,3 @@ def test_the_written_configuration_goes_on_with_the_run(tmp_path: Path) -> None:
         tables = tomllib.loads((run_dir / "config.toml").read_text())
         assert (tables["resume"], tables["seed"]) == ("auto", seed)
     assert [path.name for path in run_dir.iterdir()] == ["config.toml"]
-
-
-class Ending:
-    """Parts of a run that end as a test says."""
-
-    def __init__(self, run_dir: Path, learn: Callable[[threading.Event], None]) -> None:
-        run_dir.mkdir()
-        self.farewells: list[str] = []
-        self.signals: Any = SimpleNamespace(asked=False)
-        self.check: Callable[[], None] = lambda: None
-        self.servers: Any = SimpleNamespace(check=lambda connected: self.check())
-        records: Any = SimpleNamespace(qsize=lambda: 0)
-        inference: Any = SimpleNamespace(
-            env_steps=0, records=records, num_envs=0, messages_refused=0, paused_s=0.0,
-            phases=Phases(), faults=FaultLog(), authentication=None,
-            run=self.serve,
-        )  # fmt: skip
-        self.inference = inference
-        learner: Any = SimpleNamespace(
-            learner_steps=0, records=records, phases=Phases(), run=learn,
-            updates_skipped=0, checkpoints_failed=0,
-        )  # fmt: skip
-        store: Any = SimpleNamespace(num_ready=0, rows_dropped=0)
-        config = Config(
-            run_dir=str(run_dir), total_env_frames=100,
-            environment=EnvironmentConfig(frames_per_step=4),
-        )  # fmt: skip
-        self.run = Run(config, store, self.inference, learner, Progress(env_steps=5, time_s=60.0))
-
-    def serve(self, stop: threading.Event, farewell: Callable[[], str]) -> None:
-        stop.wait(20)
-        self.farewells.append(farewell())
-
-    def supervise(self) -> None:
-        main._supervise(self.run, self.signals, self.servers)
-
-    def lines(self) -> list[dict[str, Any]]:
-        text = (Path(self.run.config.run_dir) / "metrics.jsonl").read_text()
-        return [json.loads(line) for line in text.splitlines()]
-
-
-def test_a_complete_run_says_so_and_leaves_a_last_line(tmp_path: Path) -> None:
-    def learn(stop: threading.Event) -> None:
-        ending.inference.env_steps = 20
-
-    ending = Ending(tmp_path / "run", learn)
-    ending.supervise()
-    assert ending.farewells == ["the training is complete"]
-    (line,) = ending.lines()
-    # Earlier processes of the run count, too.
-    assert (line["env_steps"], line["env_frames"]) == (25, 100)
-    assert line["time_s"] >= 60
-
-
-def test_a_failed_learner_ends_the_run_with_its_error(tmp_path: Path) -> None:
-    def learn(stop: threading.Event) -> None:
-        raise Diverged("the loss is nan")
-
-    ending = Ending(tmp_path / "run", learn)
-    with pytest.raises(Diverged, match="the loss is nan"):
-        ending.supervise()
-    assert ending.farewells == ["the learner failed"]
-    assert len(ending.lines()) == 1
-
-
-def test_a_signal_stops_the_run(tmp_path: Path) -> None:
-    stopped: list[bool] = []
-
-    def learn(stop: threading.Event) -> None:
-        ending.signals.asked = True
-        stopped.append(stop.wait(20))
-
-    ending = Ending(tmp_path / "run", learn)
-    ending.supervise()
-    assert stopped == [True]
-    assert ending.farewells == ["the learner was stopped"]
-
-
-def test_servers_that_keep_failing_stop_the_run(tmp_path: Path) -> None:
-    def fail() -> None:
-        raise LocalServerError("no such game")
-
-    def learn(stop: threading.Event) -> None:
-        stop.wait(20)
-
-    ending = Ending(tmp_path / "run", learn)
-    ending.check = fail
-    with pytest.raises(LocalServerError, match="no such game"):
-        ending.supervise()
-    assert ending.farewells == ["the learner failed"]
-
-
-@pytest.mark.parametrize("asked", [False, True])
-def test_a_learner_that_stalls_is_given_up_even_while_it_is_to_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: bool
-) -> None:
-    released = threading.Event()
-    reasons: list[str] = []
-
-    def give_up(reason: str, clean_up: Callable[[], None]) -> None:
-        reasons.append(reason)
-        clean_up()
-        ending.signals.asked = True
-        released.set()
-
-    def learn(stop: threading.Event) -> None:
-        ending.signals.asked = asked
-        released.wait(20)
-
-    monkeypatch.setattr(main, "exit_with_stacks", give_up)
-    # Its timer would end this process, were it only slow.
-    monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda *_, **__: None)
-    ending = Ending(tmp_path / "run", learn)
-    stopped: list[float] = []
-    ending.servers.stop = stopped.append
-    ending.run.config = replace(ending.run.config, watchdog_s=1.0)
-    ending.inference.run = lambda stop, farewell: None
-    ending.supervise()
-    assert reasons[0].startswith("the learner thread has made no sign of life for 1 s")
-    assert stopped[0] == 0.0

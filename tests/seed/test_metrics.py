@@ -38,8 +38,8 @@ def close(
 ) -> Line:
     """The line after these records, from stand-ins for the threads' objects."""
     inference: Any = SimpleNamespace(
-        records=put(acted or []), num_envs=7, messages_refused=2, paused_s=paused_s,
-        phases=SimpleNamespace(seconds=acting or {}),
+        records=put(acted or []), num_envs=7, messages_refused=2, messages_dropped=6,
+        paused_s=paused_s, phases=SimpleNamespace(seconds=acting or {}),
         faults=SimpleNamespace(total=4, num_quarantined=1),
     )  # fmt: skip
     learner: Any = SimpleNamespace(
@@ -170,6 +170,7 @@ def test_says_how_the_threads_are() -> None:
     line = close(Window(1, Progress()), Progress())
     assert (line["num_envs"], line["queue_length"]) == (7, 5)
     assert (line["rows_dropped"], line["messages_refused"]) == (3, 2)
+    assert line["messages_dropped"] == 6
     assert (line["env_faults"], line["envs_quarantined"]) == (4, 1)
 
 

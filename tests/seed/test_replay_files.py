@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,35 @@ def test_a_page_is_written_once(tmp_path: Path) -> None:
     rows = LENGTH * count_pages(setup.replay._links)
     assert len(np.load(tmp_path / "replay/observations.npy")) == rows
     assert rows < LENGTH * 3 * len(setup.replay)
+
+
+# All of a large file at the end could take longer than the watchdog waits.
+def test_little_waits_for_the_disk_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = filled()
+    monkeypatch.setattr("seed.replay_files._PIECE_BYTES", 100)
+    signs: list[str] = []
+    setup.replay.save(tmp_path / "at once", lambda: signs.append("of a piece"))
+    monkeypatch.setattr("seed.replay_files._UNSYNCED_BYTES", 300)
+    events: list[tuple[str, int]] = []
+    sync = os.fsync
+
+    def note(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        events.append((path.name, path.stat().st_size))
+        sync(descriptor)
+
+    monkeypatch.setattr("os.fsync", note)
+    setup.replay.save(tmp_path / "replay", lambda: events.append(("sign", 0)))
+    path = tmp_path / "replay/observations.npy"
+    synced = [size for name, size in events if name == path.name]
+    assert len(synced) > 3
+    header_bytes = 128
+    waiting = np.diff([0, *synced, path.stat().st_size])
+    assert max(waiting) <= 300 + 100 + header_bytes
+    # Of every piece and of every wait.
+    assert events.count(("sign", 0)) == len(signs) + sum(name != "sign" for name, _ in events)
 
 
 def test_goes_on_and_gives_all_pages_back(tmp_path: Path) -> None:

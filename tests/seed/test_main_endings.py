@@ -1,0 +1,177 @@
+"""What ends a run: its last frame, a signal, a failure, or a thread that stalls."""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from seed import main
+from seed.config import Config, EnvironmentConfig
+from seed.divergence import Diverged
+from seed.faults import FaultLog
+from seed.learner import Progress
+from seed.local_servers import LocalServerError
+from seed.main import Run
+from seed.phases import Phases
+
+
+class Ending:
+    """Parts of a run that end as a test says."""
+
+    def __init__(self, run_dir: Path, learn: Callable[[threading.Event], None]) -> None:
+        run_dir.mkdir()
+        self.farewells: list[str] = []
+        self.signals: Any = SimpleNamespace(asked=False)
+        self.check: Callable[[], None] = lambda: None
+        self.servers: Any = SimpleNamespace(check=lambda connected: self.check())
+        records: Any = SimpleNamespace(qsize=lambda: 0)
+        inference: Any = SimpleNamespace(
+            env_steps=0, records=records, num_envs=0, messages_refused=0, messages_dropped=0,
+            paused_s=0.0, phases=Phases(), faults=FaultLog(), authentication=None,
+            run=self.serve,
+        )  # fmt: skip
+        self.inference = inference
+        learner: Any = SimpleNamespace(
+            learner_steps=0, records=records, phases=Phases(), run=learn,
+            updates_skipped=0, checkpoints_failed=0,
+        )  # fmt: skip
+        store: Any = SimpleNamespace(num_ready=0, rows_dropped=0)
+        config = Config(
+            run_dir=str(run_dir), total_env_frames=100,
+            environment=EnvironmentConfig(frames_per_step=4),
+        )  # fmt: skip
+        self.run = Run(config, store, self.inference, learner, Progress(env_steps=5, time_s=60.0))
+
+    def serve(self, stop: threading.Event, farewell: Callable[[], str]) -> None:
+        stop.wait(20)
+        self.farewells.append(farewell())
+
+    def supervise(self) -> None:
+        main._supervise(self.run, self.signals, self.servers)
+
+    def lines(self) -> list[dict[str, Any]]:
+        text = (Path(self.run.config.run_dir) / "metrics.jsonl").read_text()
+        return [json.loads(line) for line in text.splitlines()]
+
+
+def test_a_complete_run_says_so_and_leaves_a_last_line(tmp_path: Path) -> None:
+    def learn(stop: threading.Event) -> None:
+        ending.inference.env_steps = 20
+
+    ending = Ending(tmp_path / "run", learn)
+    ending.supervise()
+    assert ending.farewells == ["the training is complete"]
+    (line,) = ending.lines()
+    # Earlier processes of the run count, too.
+    assert (line["env_steps"], line["env_frames"]) == (25, 100)
+    assert line["time_s"] >= 60
+
+
+def test_a_failed_learner_ends_the_run_with_its_error(tmp_path: Path) -> None:
+    def learn(stop: threading.Event) -> None:
+        raise Diverged("the loss is nan")
+
+    ending = Ending(tmp_path / "run", learn)
+    with pytest.raises(Diverged, match="the loss is nan"):
+        ending.supervise()
+    assert ending.farewells == ["the learner failed"]
+    assert len(ending.lines()) == 1
+
+
+def test_a_signal_stops_the_run(tmp_path: Path) -> None:
+    stopped: list[bool] = []
+
+    def learn(stop: threading.Event) -> None:
+        ending.signals.asked = True
+        stopped.append(stop.wait(20))
+
+    ending = Ending(tmp_path / "run", learn)
+    ending.supervise()
+    assert stopped == [True]
+    assert ending.farewells == ["the learner was stopped"]
+
+
+def test_servers_that_keep_failing_stop_the_run(tmp_path: Path) -> None:
+    def fail() -> None:
+        raise LocalServerError("no such game")
+
+    def learn(stop: threading.Event) -> None:
+        stop.wait(20)
+
+    ending = Ending(tmp_path / "run", learn)
+    ending.check = fail
+    with pytest.raises(LocalServerError, match="no such game"):
+        ending.supervise()
+    assert ending.farewells == ["the learner failed"]
+
+
+class Stalling(Ending):
+    """Has no inference, and is given up after a second of some thread's silence."""
+
+    def __init__(
+        self,
+        run_dir: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        learn: Callable[[threading.Event], None],
+    ) -> None:
+        super().__init__(run_dir, learn)
+        self.released = threading.Event()
+        self.reasons: list[str] = []
+        self.stopped: list[float] = []
+        self.servers.stop = self.stopped.append
+        self.run.config = replace(self.run.config, watchdog_s=1.0)
+        self.inference.run = lambda stop, farewell: None
+        monkeypatch.setattr(main, "exit_with_stacks", self._give_up)
+        # Its timer would end this process, were it only slow.
+        monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda *_, **__: None)
+
+    def _give_up(self, reason: str, clean_up: Callable[[], None]) -> None:
+        self.reasons.append(reason)
+        clean_up()
+        self.signals.asked = True
+        self.released.set()
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_learner_that_stalls_is_given_up_even_while_it_is_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: bool
+) -> None:
+    def learn(stop: threading.Event) -> None:
+        ending.signals.asked = asked
+        ending.released.wait(20)
+
+    ending = Stalling(tmp_path / "run", monkeypatch, learn)
+    ending.supervise()
+    assert ending.reasons[0].startswith("the learner thread has made no sign of life for 1 s")
+    assert ending.stopped[0] == 0.0
+
+
+def test_an_authentication_that_stalls_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def learn(stop: threading.Event) -> None:
+        for _ in range(200):
+            ending.run.learner.phases.sign()
+            if ending.released.wait(0.05):
+                return
+
+    def read_keys(stop: threading.Event) -> None:
+        authentication.phases.enter("refreshing")
+        ending.released.wait(20)
+
+    ending = Stalling(tmp_path / "run", monkeypatch, learn)
+    authentication = SimpleNamespace(run=read_keys, phases=Phases())
+    ending.inference.authentication = authentication
+    ending.supervise()
+    assert ending.reasons[0] == (
+        "the authentication thread has made no sign of life for 1 s (watchdog_s), in its phase "
+        "'refreshing'"
+    )
