@@ -224,7 +224,7 @@ class Config:
     checkpoint_interval_s: float = 300.0
     """Seconds between checkpoints."""
     watchdog_s: float = 300.0
-    """Seconds without a sign of life from inference or learner after which the process prints all
+    """Seconds without a sign of life from one of its threads after which the process prints all
     stacks and exits with code 1; 0 for no watchdog. Longer than any single system call takes."""
     keep_checkpoints: int = 3
     """Checkpoints kept; older ones are deleted."""
