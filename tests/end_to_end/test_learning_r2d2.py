@@ -57,7 +57,13 @@ def test_chain_longer_than_the_unroll(trained: Trained) -> None:
 
 
 def test_chain_longer_than_the_unroll_fails_without_stored_state(trained: Trained) -> None:
-    """No unroll of 16 rows holds both the cue and the question, 20 rows later."""
-    for seed in (1, 2):
-        overrides = ("--algorithm.no-stored-state", "--replay.burn-in", 0)
-        assert trained.plays(seed, *LONG_CHAIN, *overrides, episodes=100) < 0.5
+    """No unroll of 16 rows holds both the cue and the question, 20 rows later.
+
+    What learns is 2 of 3 seeds, so what fails is 2 of 3. A seed may be lucky and keep the cue where
+    no unroll has to reach back for it: in its own actions, each of which is seen on the next row.
+    """
+    overrides = ("--algorithm.no-stored-state", "--replay.burn-in", 0)
+    means: list[float] = []
+    while sum(mean < 0.5 for mean in means) < 2:
+        assert len(means) < 3, f"learned without stored state: {means}"
+        means.append(trained.plays(len(means) + 1, *LONG_CHAIN, *overrides, episodes=100))
