@@ -114,6 +114,7 @@ class ForwardPass:
         self._apart = self._device != self._store_device
         self._staged = self._store_device.type == "cuda"
         self._stacked = layout.frame_stack > 1
+        self._spared = bool(store.evaluation.any())
         self._captured = cuda_graphs and self._staged and not self._apart
         self._sizes = bucket_sizes(max_batch) if self._captured else range(max_batch + 1)
         # Of the environments and, last, of the rows that are nobody's. [max_envs + 1, S] float32
@@ -208,7 +209,7 @@ class ForwardPass:
                 host.observations[start:end] = observations
             if self._staged:
                 continue
-            if not self._stacked:
+            if self._spared and not self._stacked:
                 # What only the network sees, which has seen it then, need not be kept.
                 kept = ~host.marks[_EVALUATION, start:end]
                 if not np.count_nonzero(kept):

@@ -253,12 +253,8 @@ class Inference:
         session = self._sessions.open(hello, identity, time.monotonic(), key)
         self._forward.set_connected(self._sessions.env_ids)
         self._sessions_opened += 1
-        seeds = np.random.SeedSequence((*self._offer.seed, self._sessions_opened))
-        welcome = self._offer.welcome(
-            session.number,
-            session.all_env_ids,
-            (seeds.generate_state(hello.num_envs) >> 1).astype(np.int64),
-        )
+        seeds = self._offer.draw_seeds(hello.num_envs, self._sessions_opened)
+        welcome = self._offer.welcome(session.number, session.all_env_ids, seeds)
         if self._send(identity, welcome):
             with_key = f" and the key {self._reception.name_of(key)!r}" if key else ""
             name = printable(hello.name)

@@ -46,6 +46,11 @@ class Offer:
             session, self.environment, self.observation, self.action, env_ids, seeds
         )
 
+    def draw_seeds(self, num_envs: int, sessions_opened: int) -> Int64Array:
+        """A seed for each environment of the newest session. `[num_envs] int64`"""
+        sequence = np.random.SeedSequence((*self.seed, sessions_opened))
+        return (sequence.generate_state(num_envs) >> 1).astype(np.int64)
+
     def largest_frame_bytes(self, max_batch: int) -> int:
         """Bytes beyond which a connection is cut; below, a wrong frame is told what is wrong."""
         return max(_SMALLEST_FRAME_LIMIT_BYTES, max_batch * self.observation.nbytes)
