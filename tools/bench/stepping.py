@@ -4,10 +4,12 @@
 
 The first table compares bare ways to step on all cores: a process per core, also with what
 `AtariGroup` adds; one process with an emulator thread per core; one with a group per core, all of
-them stepped at once. The second has one real environment server and a learner that answers every
+them stepped at once. The second has a real environment server and a learner that answers every
 STEP with random actions after a given time, as a share of what the server's other groups take for
 a step. Up to 1 the server should step as fast as the same groups in turns without a learner
-("bare"; "of bare" is the median of the repetitions' shares).
+("bare"; "of bare" is the median of the repetitions' shares), and keep its core busy ("cores": CPU
+seconds in a second). A server whose environments are all in one group, which has nothing to do
+while it waits for the same answers, is the control.
 
 What is compared is measured in turns; figures are medians. CPU time counts all threads of a
 process; what else the machine does disturbs it less than steps per second. Linux only.
@@ -16,6 +18,7 @@ process; what else the machine does disturbs it less than steps per second. Linu
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
 import sys
 import time
@@ -29,7 +32,7 @@ from ale_py.vector_env import AtariVectorEnv
 from envservers.atari import AtariGroup, AtariOptions
 from tools.bench.answering_learner import GAME, NUM_ACTIONS, AnsweringLearner
 from tools.bench.piped_processes import PipedProcesses
-from tools.bench.processes import Processes, cpu_seconds, envserver_command, usable_cores
+from tools.bench.processes import Processes, envserver_command, usable_cores
 from tools.bench.report import (
     at_least_zero,
     describe_origin,
@@ -43,11 +46,19 @@ from tools.bench.report import (
     start_parser,
     write_json,
 )
+from tools.bench.thread_times import read_threads
 
 Way = Literal["emulator", "group", "threads", "at once"]
 
 # Groups of actions drawn beforehand: drawing is not measured.
 _PREPARED = 1000
+# Of a table, by the figure's name: title and form.
+_COLUMNS = {
+    "steps_per_s": ("steps/s", "{:,.0f}"),
+    "cpu_us": ("CPU us/step", "{:.1f}"),
+    "cores": ("cores", "{:.2f}"),
+    "share": ("of bare", "{:.3f}"),
+}
 
 
 class Task(NamedTuple):
@@ -78,6 +89,20 @@ class Pace(NamedTuple):
 
     steps_per_s: float
     cpu_us: float
+
+
+class _Server(NamedTuple):
+    """A real environment server with a learner of its own.
+
+    Attributes:
+        name: In the table.
+        learner: Which it is connected to.
+        pid: Of its supervisor.
+    """
+
+    name: str
+    learner: AnsweringLearner
+    pid: int
 
 
 def make_stepping(task: Task) -> Callable[[], object]:
@@ -194,40 +219,66 @@ def _medians(paces: Sequence[Pace]) -> dict[str, Any]:
 def measure_overlap(
     steppers: PipedProcesses, processes: Processes, arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """Paces of one environment server at every delay, and of its groups without a learner."""
+    """Paces of environment servers at every delay, and of as many groups without a learner.
+
+    Of one with several groups, and of one whose environments are all in one group, so that nothing
+    can be stepped while it waits.
+    """
     size, groups = arguments.envs // arguments.groups, arguments.groups
-    bare, learner = Task("emulator", groups, size), AnsweringLearner()
-    try:
-        command = envserver_command(learner.address, size * groups, groups)
-        server = processes.start("seed-envserver", command)
-        learner.welcome(processes.check)
-        names = ["bare", *(f"delay {delay:g}" for delay in arguments.delays)]
-        paces: dict[str, list[Pace]] = {name: [] for name in names}
+    bare = Task("emulator", groups, size)
+    with contextlib.ExitStack() as stack:
+        servers = [
+            _start_server(stack, processes, arguments.envs, count)
+            for count in dict.fromkeys((groups, 1))
+        ]
+        paces: dict[str, list[Pace]] = {"bare": []}
         for _ in range(arguments.repetitions):
             measured = measure_pace(steppers, bare, arguments.seconds)
             paces["bare"].append(measured)
             others_s = (groups - 1) * size / measured.steps_per_s
-            for name, delay in zip(names[1:], arguments.delays, strict=True):
-                learner.play(0.1, delay * others_s)
-                cpu_s = cpu_seconds(server.pid)
-                steps = learner.play(arguments.seconds, delay * others_s)
-                cpu_us = 1e6 * (cpu_seconds(server.pid) - cpu_s) / max(1, steps)
-                paces[name].append(Pace(steps / arguments.seconds, cpu_us))
-            # The last answers' steps end before others are measured.
-            time.sleep(2 * groups * size / measured.steps_per_s)
-    finally:
-        learner.close()
+            for server in servers:
+                for delay in arguments.delays:
+                    pace = _measure_server(server, delay * others_s, arguments.seconds)
+                    paces.setdefault(f"{server.name}, delay {delay:g}", []).append(pace)
+                # The last answers' steps end before others are measured.
+                time.sleep(2 * arguments.envs / measured.steps_per_s)
     bare_rates = [pace.steps_per_s for pace in paces["bare"]]
     return [
         {
-            "server": name, **_medians(paces[name]),
+            "server": name, **_medians(of_server),
+            "cores": spread([1e-6 * pace.cpu_us * pace.steps_per_s for pace in of_server]),
             "share": spread(
-                [pace.steps_per_s / rate
-                 for pace, rate in zip(paces[name], bare_rates, strict=True)]
+                [pace.steps_per_s / rate for pace, rate in zip(of_server, bare_rates, strict=True)]
             ),
         }
-        for name in names
+        for name, of_server in paces.items()
     ]  # fmt: skip
+
+
+def _start_server(
+    stack: contextlib.ExitStack, processes: Processes, num_envs: int, groups: int
+) -> _Server:
+    learner = AnsweringLearner()
+    stack.callback(learner.close)
+    command = envserver_command(learner.address, num_envs, groups)
+    server = processes.start("seed-envserver", command)
+    learner.welcome(processes.check)
+    name = "1 group" if groups == 1 else f"{groups} groups"
+    return _Server(name, learner, server.pid)
+
+
+def _measure_server(server: _Server, delay_s: float, seconds: float) -> Pace:
+    """The pace at which it answers a learner that takes so long for its actions."""
+    server.learner.play(0.1, delay_s)
+    cpu_s, started_s = _cpu_seconds(server.pid), time.perf_counter()
+    steps = server.learner.play(seconds, delay_s)
+    elapsed_s = time.perf_counter() - started_s
+    return Pace(steps / elapsed_s, 1e6 * (_cpu_seconds(server.pid) - cpu_s) / max(1, steps))
+
+
+def _cpu_seconds(pid: int) -> float:
+    """CPU time so far of a supervisor and of the process that it has started."""
+    return sum(read_threads(pid).values())
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -265,7 +316,7 @@ def _measure(arguments: argparse.Namespace) -> None:
         names = [f"{row['way']}, {row['group_size']}" for row in ways]
         _print_table(names, ways, "way, group size")
         overlap = measure_overlap(steppers, processes, arguments) if arguments.delays else []
-        _print_table([row["server"] for row in overlap], overlap, "one environment server")
+        _print_table([row["server"] for row in overlap], overlap, "environment server")
     if arguments.json is not None:
         figures = {"settings": settings_of(arguments), "ways": ways, "overlap": overlap}
         write_json(arguments.json, origin, figures)
@@ -274,13 +325,12 @@ def _measure(arguments: argparse.Namespace) -> None:
 def _print_table(names: Sequence[str], rows: Sequence[dict[str, Any]], first: str) -> None:
     if not rows:
         return
-    header = [first, "steps/s", "CPU us/step", *(["of bare"] if "share" in rows[0] else [])]
-    lines = []
-    for name, row in zip(names, rows, strict=True):
-        cells = [name, row["steps_per_s"].text(), row["cpu_us"].text("{:.1f}")]
-        if "share" in row:
-            cells.append(row["share"].text("{:.3f}"))
-        lines.append(cells)
+    columns = [column for column in _COLUMNS if column in rows[0]]
+    lines = [
+        [name, *(row[column].text(_COLUMNS[column][1]) for column in columns)]
+        for name, row in zip(names, rows, strict=True)
+    ]
+    header = [first, *(_COLUMNS[column][0] for column in columns)]
     print(f"\n{format_table(header, lines)}", flush=True)
 
 
