@@ -25,7 +25,15 @@ from typing import NamedTuple
 from tools.bench.peers.figures import OURS, compare, format_comparison
 from tools.bench.peers.marks import read_marks, steady_window, steps_per_s
 from tools.bench.peers.starts import STARTS, Start, command, parse_peer
-from tools.bench.processes import ROOT, START_TIMEOUT_S, Process, Processes, measure, usable_cores
+from tools.bench.processes import (
+    ROOT,
+    START_TIMEOUT_S,
+    Process,
+    Processes,
+    ProcessFailed,
+    measure,
+    usable_cores,
+)
 from tools.bench.report import (
     describe_origin,
     origin_line,
@@ -129,7 +137,13 @@ def running(name: str, words: Sequence[str], processes: Processes) -> Iterator[P
 def measure_in_turns(
     entries: Sequence[Entry], arguments: argparse.Namespace, processes: Processes
 ) -> dict[str, list[float]]:
-    """Returns steps per second of each repetition, by name, and says them as they come."""
+    """Returns steps per second of each repetition, by name, and says them as they come.
+
+    A peer that fails is left out, so that the others' figures are not lost with it.
+
+    Raises:
+        ProcessFailed: where all of them fail.
+    """
     steps_per_s: dict[str, list[float]] = {OURS: [], **{entry.name: [] for entry in entries}}
 
     def keep(name: str, speed: float) -> None:
@@ -138,8 +152,14 @@ def measure_in_turns(
 
     for _ in range(arguments.repetitions):
         keep(OURS, measure_ours(arguments.override, arguments.seconds, processes))
-        for entry in entries:
-            keep(entry.name, measure_peer(entry, arguments.seconds, processes))
+        for entry in [entry for entry in entries if entry.name in steps_per_s]:
+            try:
+                keep(entry.name, measure_peer(entry, arguments.seconds, processes))
+            except ProcessFailed as failed:
+                del steps_per_s[entry.name]
+                print(f"left out: {failed}", file=sys.stderr, flush=True)
+                if len(steps_per_s) == 1:
+                    raise
     return steps_per_s
 
 

@@ -12,7 +12,7 @@ import pytest
 from tools.bench.peers import __main__ as peers
 from tools.bench.peers.__main__ import main, make_entries, running
 from tools.bench.peers.starts import STARTS
-from tools.bench.processes import Processes
+from tools.bench.processes import Processes, ProcessFailed
 
 
 def test_every_start_is_measured_with_every_number_of_threads() -> None:
@@ -69,3 +69,34 @@ def test_turns_and_figures(
     comparison = figures["comparison"]
     best = comparison["best_peer"]
     assert comparison["ratios"][best] == {"median": 2.5, "low": 2, "high": 3}
+
+
+def test_a_peer_that_fails_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured = []
+
+    def measure_peer(entry: peers.Entry, *_: object) -> float:
+        measured.append(entry.name)
+        if "A2C" in entry.name:
+            raise ProcessFailed("A2C ended")
+        return 20.0
+
+    monkeypatch.setattr(peers, "measure_ours", lambda *_: 50.0)
+    monkeypatch.setattr(peers, "measure_peer", measure_peer)
+    peer = f"stable-baselines3={sys.executable}"
+    assert main(["--peer", peer, "--threads", "1", "--repetitions", "2"]) == 0
+    out, err = capsys.readouterr()
+    assert "2.50 (2.50–2.50)" in out
+    assert "left out: A2C ended" in err
+    assert sum("A2C" in name for name in measured) == 1
+
+
+def test_nothing_is_compared_where_all_peers_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure_peer(*_: object) -> float:
+        raise ProcessFailed("ended")
+
+    monkeypatch.setattr(peers, "measure_ours", lambda *_: 50.0)
+    monkeypatch.setattr(peers, "measure_peer", measure_peer)
+    peer = f"stable-baselines3={sys.executable}"
+    assert main(["--peer", peer, "--threads", "1", "--repetitions", "2"]) == 1
