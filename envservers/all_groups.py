@@ -12,7 +12,7 @@ from envservers.groups import Group, InvalidEnvironment
 from envservers.guard import ANYTHING, Guard
 from envservers.recovery import Recovery
 from envservers.supervision import Supervision
-from seed.wire import Fault
+from seed.wire.messages import Fault
 
 
 class LostEnvironment(RuntimeError):

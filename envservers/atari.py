@@ -11,7 +11,7 @@ from ale_py import roms
 from ale_py.vector_env import AtariVectorEnv
 
 from envservers.groups import Array, EpisodeTracker, GroupRow, InvalidEnvironment
-from seed.wire import SpaceSpec
+from seed.wire.spaces import SpaceSpec
 
 _NOOP = 0
 # ale-py lists these, and ends the whole process when it loads one of them.

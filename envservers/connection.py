@@ -13,8 +13,9 @@ from typing import NamedTuple
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from seed.keys import KeyPair
-from seed.wire import Frame, Message, encode
+from seed.wire.codec import encode
+from seed.wire.keys import KeyPair
+from seed.wire.messages import Frame, Message
 
 _GOODBYE_LINGER_MS = 500
 _SOCKET_OPTIONS = {

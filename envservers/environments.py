@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from envservers.groups import Group, GroupRow, InvalidEnvironment
 from envservers.guard import Guard
 from envservers.guarded import GuardedGroup
-from seed.wire import SpaceSpec
+from seed.wire.spaces import SpaceSpec
 
 __all__ = [
     "Group", "GroupRow", "InvalidEnvironment", "describe", "make_group", "make_guarded_group",

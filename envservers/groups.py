@@ -8,7 +8,8 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from seed.wire import EPISODE_DTYPE, SpaceSpec
+from seed.wire.messages import EPISODE_DTYPE
+from seed.wire.spaces import SpaceSpec
 
 Array: TypeAlias = npt.NDArray[Any]
 

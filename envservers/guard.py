@@ -10,7 +10,7 @@ from collections.abc import Callable
 from envservers.groups import UnfitRow
 from envservers.recovery import Recovery
 from envservers.supervision import NOBODY, Supervision
-from seed.wire import Fault
+from seed.wire.messages import Fault
 
 # What an environment may raise: a third-party one has no common class, and some call sys.exit.
 ANYTHING = (Exception, SystemExit)

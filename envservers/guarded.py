@@ -18,7 +18,8 @@ from envservers.groups import (
     new_seeds,
 )
 from envservers.guard import ANYTHING, Guard
-from seed.wire import EPISODE_DTYPE, SpaceSpec
+from seed.wire.messages import EPISODE_DTYPE
+from seed.wire.spaces import SpaceSpec
 
 
 class GuardedGroup:

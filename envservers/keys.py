@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from seed.keys import (
+from seed.wire.keys import (
     PUBLIC_SUFFIX,
     SECRET_SUFFIX,
     KeyFileError,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from envservers.supervision import Supervision
 from envservers.supervisor import supervise
-from seed.limits import MAX_ENVS_PER_SERVER, MAX_GROUPS
+from seed.wire.limits import MAX_ENVS_PER_SERVER, MAX_GROUPS
 
 if TYPE_CHECKING:
     from envservers.connection import Keys
@@ -49,7 +49,7 @@ def _work(arguments: argparse.Namespace, supervision: Supervision) -> int:
     sys.path.append(os.getcwd())
     from envservers.connection import UnusableAddress
     from envservers.server import EXIT_REFUSED, EnvServer
-    from seed.keys import KeyFileError
+    from seed.wire.keys import KeyFileError
 
     try:
         server = EnvServer(
@@ -76,7 +76,7 @@ def _work(arguments: argparse.Namespace, supervision: Supervision) -> int:
 def _keys(arguments: argparse.Namespace) -> Keys | None:
     """The keys that the command line names; raises KeyFileError."""
     from envservers.connection import Keys
-    from seed.keys import read_pair, read_public
+    from seed.wire.keys import read_pair, read_public
 
     if arguments.key is None:
         return None

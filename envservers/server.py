@@ -17,19 +17,9 @@ from envservers.connection import Connection, Denied, Keys
 from envservers.groups import InvalidEnvironment
 from envservers.session import Session
 from envservers.supervision import Supervision
-from seed.wire import (
-    Actions,
-    Fault,
-    Frame,
-    Goodbye,
-    Hello,
-    Ping,
-    Refusal,
-    Step,
-    Welcome,
-    WireError,
-    decode,
-)
+from seed.wire.checks import WireError
+from seed.wire.codec import decode
+from seed.wire.messages import Actions, Fault, Frame, Goodbye, Hello, Ping, Refusal, Step, Welcome
 
 EXIT_DONE, EXIT_CRASH, EXIT_REFUSED, EXIT_DENIED = 0, 1, 2, 76
 _CONNECT_PATIENCE_S = 1.0

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from envservers.groups import Array, Group, GroupRow, InvalidEnvironment
-from seed.wire import (
+from seed.wire.checks import WireError
+from seed.wire.codec import check_actions, step_frames
+from seed.wire.messages import (
     FIRST,
     NO_HISTORY,
     TERMINATED,
@@ -17,9 +19,6 @@ from seed.wire import (
     Step,
     StepArrays,
     Welcome,
-    WireError,
-    check_actions,
-    step_frames,
 )
 
 

@@ -20,7 +20,7 @@ from envservers.groups import (
 )
 from envservers.guard import ANYTHING, Guard
 from envservers.spaces import action_codec, observation_codec
-from seed.wire import SpaceSpec
+from seed.wire.spaces import SpaceSpec
 
 Env = gymnasium.Env[Any, Any]
 

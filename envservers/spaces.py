@@ -10,7 +10,8 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from envservers.groups import Array, InvalidEnvironment
-from seed.wire import DTYPES, SpaceSpec, WireError
+from seed.wire.checks import WireError
+from seed.wire.spaces import DTYPES, SpaceSpec
 
 Convert: TypeAlias = Callable[[Array], Array]
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from io import FileIO
 
 from envservers.recovery import Cells
-from seed.limits import MAX_ENVS_PER_SERVER
+from seed.wire.limits import MAX_ENVS_PER_SERVER
 
 NOBODY = -1
 _REARM_INTERVAL_S = 1.0

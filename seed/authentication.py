@@ -19,9 +19,9 @@ import zmq
 from zmq.auth import Authenticator
 
 from seed.config import ConfigError, InferenceConfig
-from seed.keys import PUBLIC_SUFFIX, KeyFileError, KeyPair, public_text, read_pair, read_public
 from seed.phases import Phases
 from seed.rates import LimitedLog
+from seed.wire.keys import PUBLIC_SUFFIX, KeyFileError, KeyPair, public_text, read_pair, read_public
 
 log = logging.getLogger(__name__)
 

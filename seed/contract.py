@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from seed.config import ConfigError, NetworkConfig
 from seed.rows import Rows, Unroll
-from seed.wire import SpaceSpec
+from seed.wire.spaces import SpaceSpec
 
 
 @dataclass(frozen=True)

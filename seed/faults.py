@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
-from seed.messages import Fault
+from seed.wire.messages import Fault
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from seed import wire
 from seed.blocks import Block, Blocks, HostBlock
 from seed.contract import Acted, Algorithm, Fleet
 from seed.devices import move, prepare_thread
@@ -23,11 +22,12 @@ from seed.phases import Phases
 from seed.rows import Rows
 from seed.unrolls import UnrollStore
 from seed.weights import Weights, load_tensors
+from seed.wire import messages
 
 Int64Array = npt.NDArray[np.int64]
 
 # A row each for what becomes `terminated` and `truncated`.
-_ENDS = np.array([[wire.TERMINATED], [wire.TRUNCATED]], np.uint8)
+_ENDS = np.array([[messages.TERMINATED], [messages.TRUNCATED]], np.uint8)
 _TERMINATED_OR_TRUNCATED = slice(0, 2)
 _FIRST, _EVALUATION = 2, 3
 
@@ -41,7 +41,7 @@ class GroupStep(NamedTuple):
     """
 
     env_ids: Int64Array
-    arrays: wire.StepArrays
+    arrays: messages.StepArrays
 
 
 class InferenceBatch(NamedTuple):
@@ -173,7 +173,7 @@ class ForwardPass:
         self.phases.enter("store")
         n = len(batch.env_ids)
         block, step = self._block(self._sizes[bisect.bisect_left(self._sizes, n)])
-        first = (batch.flags & wire.FIRST) != 0
+        first = (batch.flags & messages.FIRST) != 0
         complete = self._store.place(batch.env_ids, batch.run_ids, first, block.host.places)
         self._fill(block.host, batch)
         self._land(block.host, batch.steps)

@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import zmq
 
-from seed import wire
 from seed.authentication import Authentication
 from seed.config import InferenceConfig
 from seed.faults import FaultLog, printable
@@ -30,6 +29,8 @@ from seed.sessions import NoRoom, Refused, Session, SessionTable
 from seed.sockets import MOST_FRAMES, bind, drain, receive, send
 from seed.unrolls import UnrollStore
 from seed.weights import WeightSlot
+from seed.wire import codec, messages
+from seed.wire.checks import WireError
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +153,7 @@ class Inference:
 
     def _say_goodbye(self, reason: str) -> None:
         for session in self._sessions:
-            self._send(session.identity, wire.Goodbye(session.number, reason))
+            self._send(session.identity, messages.Goodbye(session.number, reason))
         # A connection closed with unread messages is reset, and the goodbye would be lost with it.
         deadline_s = time.monotonic() + _LONGEST_FAREWELL_S
         while time.monotonic() < deadline_s and self._socket.poll(_FAREWELL_MS):
@@ -197,32 +198,32 @@ class Inference:
         self.phases.enter("receiving")
         return arrived
 
-    def _handle(self, identity: bytes, frames: list[wire.Frame], key: str) -> None:
+    def _handle(self, identity: bytes, frames: list[messages.Frame], key: str) -> None:
         """Acts on one message; a bad one is refused and never ends anything but itself."""
         self._draining = len(frames) > MOST_FRAMES
         if not self._reception.admits(identity, key):
             return
         session = 0
         try:
-            message = wire.decode(frames)
+            message = codec.decode(frames)
             session = getattr(message, "session", 0)
-            if isinstance(message, wire.Step):
+            if isinstance(message, messages.Step):
                 self._handle_step(identity, message, key)
-            elif isinstance(message, wire.Hello):
+            elif isinstance(message, messages.Hello):
                 self._handle_hello(identity, message, key)
-            elif isinstance(message, wire.Goodbye):
+            elif isinstance(message, messages.Goodbye):
                 self._handle_goodbye(identity, message, key)
-            elif isinstance(message, wire.Fault):
+            elif isinstance(message, messages.Fault):
                 self._handle_fault(identity, message, key)
             else:
-                raise wire.WireError(f"{type(message).__name__} is not for a learner")
-        except wire.WireError as error:
-            self._refuse(identity, wire.Refusal(f"malformed message: {error}", False, session))
+                raise WireError(f"{type(message).__name__} is not for a learner")
+        except WireError as error:
+            self._refuse(identity, messages.Refusal(f"malformed message: {error}", False, session))
         except Refused as refused:
             self._room_wanted |= isinstance(refused, NoRoom)
-            self._refuse(identity, wire.Refusal(str(refused), refused.retry, session))
+            self._refuse(identity, messages.Refusal(str(refused), refused.retry, session))
 
-    def _refuse(self, identity: bytes, refusal: wire.Refusal) -> None:
+    def _refuse(self, identity: bytes, refusal: messages.Refusal) -> None:
         self._send(identity, refusal)
         muted = self._reception.refuse(
             identity, refusal.reason, time.monotonic(), mute=self._draining
@@ -231,12 +232,12 @@ class Inference:
             if session.identity == identity:
                 self._dismiss(session, "too many messages that cannot be used")
 
-    def _handle_goodbye(self, identity: bytes, goodbye: wire.Goodbye, key: str) -> None:
+    def _handle_goodbye(self, identity: bytes, goodbye: messages.Goodbye, key: str) -> None:
         session = self._sessions.find(goodbye.session, identity, key)
         if session is not None:
             self._close(session, goodbye.reason)
 
-    def _handle_fault(self, identity: bytes, fault: wire.Fault, key: str) -> None:
+    def _handle_fault(self, identity: bytes, fault: messages.Fault, key: str) -> None:
         session = self._sessions.find(fault.session, identity, key)
         if session is None:
             return
@@ -244,7 +245,7 @@ class Inference:
         env_ids = session.named(fault.group, fault.index)
         self.faults.note(session.hello.server_id, session.hello.name, fault, env_ids, now_s)
 
-    def _handle_hello(self, identity: bytes, hello: wire.Hello, key: str) -> None:
+    def _handle_hello(self, identity: bytes, hello: messages.Hello, key: str) -> None:
         if not self._reception.affords(identity, time.monotonic()):
             raise Refused("HELLO comes too often", retry=True)
         earlier = self._sessions.predecessor(hello, key)
@@ -262,15 +263,15 @@ class Inference:
         else:
             self._close(session, "it left during the handshake")
 
-    def _handle_step(self, identity: bytes, message: wire.Step, key: str) -> None:
+    def _handle_step(self, identity: bytes, message: messages.Step, key: str) -> None:
         session = self._sessions.find(message.session, identity, key)
         if session is None:
             raise Refused("the session has ended; say HELLO again", retry=True)
         session.heard_s = time.monotonic()
         if message.group >= len(session.env_ids):
-            raise wire.WireError(f"group: expected below {len(session.env_ids)}")
+            raise WireError(f"group: expected below {len(session.env_ids)}")
         env_ids = session.env_ids[message.group]
-        arrays = wire.check_step(message, self._offer.observation, len(env_ids))
+        arrays = codec.check_step(message, self._offer.observation, len(env_ids))
         expected = session.next_seq[message.group]
         if message.seq < expected:
             return  # a double, or an old message that came late
@@ -336,13 +337,13 @@ class Inference:
             self._reply(pending, actions[start:end])
             if len(pending.step.arrays.episodes):
                 self._record_episodes(pending)
-        self.env_steps += end - int(np.count_nonzero(batch.flags & wire.FIRST))
+        self.env_steps += end - int(np.count_nonzero(batch.flags & messages.FIRST))
         self._publish(complete)
         self.records.put(BatchRecord(end, time.monotonic() - groups[0].arrived_s))
 
     def _reply(self, pending: _Pending, actions: npt.NDArray[Any]) -> None:
         frame = actions.tobytes()
-        message = wire.Actions(pending.session.number, pending.group, pending.seq, frame)
+        message = messages.Actions(pending.session.number, pending.group, pending.seq, frame)
         if not self._send(pending.session.identity, message):
             self._close(pending.session, "the connection is gone")
 
@@ -355,9 +356,9 @@ class Inference:
 
     # --- sessions --------------------------------------------------------------------------------
 
-    def _send(self, identity: bytes, message: wire.Message) -> bool:
+    def _send(self, identity: bytes, message: messages.Message) -> bool:
         """False where the connection is gone or its peer has stopped reading."""
-        return send(self._socket, identity, wire.encode(message))
+        return send(self._socket, identity, codec.encode(message))
 
     def _close(self, session: Session, reason: str) -> None:
         if self._sessions.find(session.number, session.identity, session.key) is None:
@@ -372,7 +373,7 @@ class Inference:
 
     def _dismiss(self, session: Session, reason: str) -> None:
         """Ends a session from this side, and tells its server."""
-        self._send(session.identity, wire.Goodbye(session.number, reason))
+        self._send(session.identity, messages.Goodbye(session.number, reason))
         self._close(session, reason)
 
     def _keep_house(self) -> None:
@@ -392,5 +393,5 @@ class Inference:
                 self._dismiss(session, "the key is not allowed any more")
                 continue
             silent = now_s - session.heard_s > lease_s
-            if silent and not self._send(session.identity, wire.Ping(session.number)):
+            if silent and not self._send(session.identity, messages.Ping(session.number)):
                 self._close(session, "the connection is gone")

@@ -12,18 +12,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from seed import wire
 from seed.authentication import AllowList
 from seed.config import ConfigError
 from seed.faults import printable
 from seed.rates import LimitedLog, RateLimit
+from seed.wire import codec, messages
+from seed.wire.checks import WireError
+from seed.wire.limits import MAX_GROUPS
+from seed.wire.spaces import SpaceSpec
 
 log = logging.getLogger(__name__)
 
 Int64Array = npt.NDArray[np.int64]
 
 # A session that has ended costs a server one refusal for each of its groups, all at once.
-_REFUSALS_AT_ONCE = 2 * wire.MAX_GROUPS
+_REFUSALS_AT_ONCE = 2 * MAX_GROUPS
 _REFUSALS_PER_S = 10.0
 _MUTE_S = 5.0
 _LONGEST_REASON = 250
@@ -36,13 +39,13 @@ class Offer:
     """What a WELCOME tells an environment server to run."""
 
     environment: dict[str, Any]
-    observation: wire.SpaceSpec
-    action: wire.SpaceSpec
+    observation: SpaceSpec
+    action: SpaceSpec
     seed: tuple[int, ...]
 
-    def welcome(self, session: int, env_ids: Int64Array, seeds: Int64Array) -> wire.Welcome:
+    def welcome(self, session: int, env_ids: Int64Array, seeds: Int64Array) -> messages.Welcome:
         """The WELCOME for one session."""
-        return wire.Welcome(
+        return messages.Welcome(
             session, self.environment, self.observation, self.action, env_ids, seeds
         )
 
@@ -59,8 +62,8 @@ class Offer:
         """Raises ConfigError where a WELCOME could not be read by an environment server."""
         none = np.zeros(0, np.int64)
         try:
-            wire.decode(wire.encode(self.welcome(2**63, none, none)))
-        except wire.WireError as error:
+            codec.decode(codec.encode(self.welcome(2**63, none, none)))
+        except WireError as error:
             raise ConfigError(
                 f"environment: too large to be sent to environment servers ({error}); shorten the "
                 "texts in environment.kwargs, to 250 bytes each and 3000 in all"

@@ -26,9 +26,10 @@ from seed.pages import PageLinks
 from seed.reception import Offer
 from seed.replay import count_unrolls
 from seed.rows import Rows
-from seed.spaces import Spaces, SpaceSpec
+from seed.spaces import Spaces
 from seed.unrolls import UnrollStore
 from seed.weights import WeightSlot
+from seed.wire.spaces import SpaceSpec
 
 
 def make_agent(

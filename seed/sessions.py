@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from seed import wire
+from seed.wire import messages
+from seed.wire.checks import WireError
+from seed.wire.limits import PROTOCOL_VERSION
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -45,7 +47,7 @@ class Session:
 
     identity: bytes
     number: int
-    hello: wire.Hello
+    hello: messages.Hello
     env_ids: list[Int64Array]
     heard_s: float
     next_seq: list[int] = field(default_factory=list)
@@ -64,14 +66,14 @@ class Session:
         """
         if group is None:
             if index is not None:
-                raise wire.WireError("index: expected none without a group")
+                raise WireError("index: expected none without a group")
             env_ids = self.all_env_ids
         elif group >= len(self.env_ids):
-            raise wire.WireError(f"group: expected below {len(self.env_ids)}")
+            raise WireError(f"group: expected below {len(self.env_ids)}")
         else:
             env_ids = self.env_ids[group]
         if index is not None and index >= len(env_ids):
-            raise wire.WireError(f"index: expected below {len(env_ids)}")
+            raise WireError(f"index: expected below {len(env_ids)}")
         named: list[int] = (env_ids if index is None else env_ids[[index]]).tolist()
         return named
 
@@ -118,7 +120,7 @@ class SessionTable:
         owns = session is not None and session.identity == identity and session.key == key
         return session if owns else None
 
-    def predecessor(self, hello: wire.Hello, key: str = "") -> Session | None:
+    def predecessor(self, hello: messages.Hello, key: str = "") -> Session | None:
         """The session that the same server process opened earlier, if it still stands.
 
         Raises:
@@ -132,16 +134,16 @@ class SessionTable:
             )
         return session
 
-    def open(self, hello: wire.Hello, identity: bytes, now_s: float, key: str = "") -> Session:
+    def open(self, hello: messages.Hello, identity: bytes, now_s: float, key: str = "") -> Session:
         """A session for the server that said hello, with the lowest env_ids that are free.
 
         Raises:
             Refused: where the server cannot be served.
         """
-        if hello.protocol != wire.PROTOCOL_VERSION:
+        if hello.protocol != PROTOCOL_VERSION:
             raise Refused(
                 f"the environment server speaks protocol {hello.protocol}, the learner "
-                f"{wire.PROTOCOL_VERSION}: install the same version of this package on both sides",
+                f"{PROTOCOL_VERSION}: install the same version of this package on both sides",
                 retry=False,
             )
         if max(hello.group_sizes) > self._max_group:

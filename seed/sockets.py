@@ -8,7 +8,8 @@ import zmq
 
 from seed.authentication import Authentication
 from seed.config import ConfigError
-from seed.wire import MAX_GROUPS, Frame
+from seed.wire.limits import MAX_GROUPS
+from seed.wire.messages import Frame
 
 # Plain integers: pyzmq's flags cost more to combine than small frames to send.
 _AT_ONCE = int(zmq.NOBLOCK)

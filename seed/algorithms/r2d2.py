@@ -19,7 +19,7 @@ from seed.ops.sequence_priorities import sequence_priorities
 from seed.ops.transitions import transitions
 from seed.ops.value_rescaling import rescale, unscale
 from seed.rows import Rows, Unroll
-from seed.wire import SpaceSpec
+from seed.wire.spaces import SpaceSpec
 
 DATA_SOURCE: Literal["replay"] = "replay"
 

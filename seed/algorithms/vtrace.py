@@ -16,7 +16,7 @@ from seed.networks.policy import make_policy
 from seed.ops.transitions import transitions
 from seed.ops.vtrace import vtrace
 from seed.rows import Rows, Unroll
-from seed.wire import SpaceSpec
+from seed.wire.spaces import SpaceSpec
 
 DATA_SOURCE: Literal["queue"] = "queue"
 

@@ -20,7 +20,7 @@ from seed.networks.recurrent import LstmCore
 
 if TYPE_CHECKING:
     from seed.config import NetworkConfig
-    from seed.wire import SpaceSpec
+    from seed.wire.spaces import SpaceSpec
 
 IMAGE_TORSOS: dict[str, type[NatureTorso | ImpalaShallowTorso | ImpalaDeepTorso]] = {
     "nature": NatureTorso,

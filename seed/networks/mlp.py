@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from seed.wire import SpaceSpec
+    from seed.wire.spaces import SpaceSpec
 
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from seed.wire import SpaceSpec
+    from seed.wire.spaces import SpaceSpec
 
 LOG_STD_MIN = -5.0
 LOG_STD_MAX = 2.0

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import zmq
 
-from seed import wire
+from seed.wire import codec, messages
 from tests.end_to_end.commands import Command, Start
 
 CONFIG = "configs/catch_vtrace.toml"
@@ -101,11 +101,11 @@ def test_environment_server_of_another_protocol_version(start: Start, tmp_path: 
     assert found is not None
     dealer: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
     dealer.connect(found.group())
-    dealer.send_multipart(wire.encode(wire.Hello(1, (1,), "from the future", protocol=99)))
+    dealer.send_multipart(codec.encode(messages.Hello(1, (1,), "from the future", protocol=99)))
     assert dealer.poll(20_000)
-    refusal = wire.decode(dealer.recv_multipart())
+    refusal = codec.decode(dealer.recv_multipart())
     dealer.close(linger=0)
-    assert isinstance(refusal, wire.Refusal)
+    assert isinstance(refusal, messages.Refusal)
     assert not refusal.retry
     assert "protocol 99" in refusal.reason
     assert learner.process.poll() is None
@@ -130,9 +130,9 @@ def test_learner_of_another_protocol_version(start: Start) -> None:
     port = router.bind_to_random_port("tcp://127.0.0.1")
     command = start("seed-envserver", "--connect", f"tcp://127.0.0.1:{port}", "--num-envs", 1)
     identity, *frames = router.recv_multipart()
-    assert isinstance(wire.decode(frames), wire.Hello)
-    refusal = wire.Refusal("the learner speaks protocol 99", retry=False)
-    router.send_multipart([identity, *wire.encode(refusal)])
+    assert isinstance(codec.decode(frames), messages.Hello)
+    refusal = messages.Refusal("the learner speaks protocol 99", retry=False)
+    router.send_multipart([identity, *codec.encode(refusal)])
     _assert_clear(command, 2, "the learner speaks protocol 99")
     router.close(linger=0)
 

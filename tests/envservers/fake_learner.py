@@ -8,13 +8,14 @@ from typing import Any, TypeVar
 import numpy as np
 import zmq
 
-from seed import wire
+from seed.wire import codec, messages
+from seed.wire.spaces import SpaceSpec
 
-M = TypeVar("M", bound=wire.Message)
+M = TypeVar("M", bound=messages.Message)
 
 PATIENCE_MS = 10_000
 CATCH = {"kind": "function", "id": "envservers.tasks.catch:make"}
-BOARD, MOVE = wire.SpaceSpec("float32", (10, 5)), wire.SpaceSpec("int64", (), 3)
+BOARD, MOVE = SpaceSpec("float32", (10, 5)), SpaceSpec("int64", (), 3)
 
 
 class FakeLearner:
@@ -34,29 +35,31 @@ class FakeLearner:
         assert isinstance(message, kind), message
         return message
 
-    def receive_any(self) -> wire.Message:
+    def receive_any(self) -> messages.Message:
         """The next message."""
         assert self.socket.poll(PATIENCE_MS), "nothing came"
         self.peer, *frames = self.socket.recv_multipart()
-        return wire.decode([*frames])
+        return codec.decode([*frames])
 
-    def send(self, message: wire.Message) -> None:
-        self.socket.send_multipart([self.peer, *wire.encode(message)])
+    def send(self, message: messages.Message) -> None:
+        self.socket.send_multipart([self.peer, *codec.encode(message)])
 
-    def welcome(self, hello: wire.Hello, session: int = 11, **changes: Any) -> None:
+    def welcome(self, hello: messages.Hello, session: int = 11, **changes: Any) -> None:
         """Answers HELLO with boards of Catch, unless `changes` say otherwise."""
         numbers = np.arange(hello.num_envs)
-        message = wire.Welcome(session, CATCH, BOARD, MOVE, numbers, 100 + numbers)
+        message = messages.Welcome(session, CATCH, BOARD, MOVE, numbers, 100 + numbers)
         self.send(replace(message, **changes))
 
-    def rows(self, num_groups: int, size: int) -> dict[int, tuple[wire.Step, wire.StepArrays]]:
+    def rows(
+        self, num_groups: int, size: int
+    ) -> dict[int, tuple[messages.Step, messages.StepArrays]]:
         """The next STEP of every group."""
-        steps = [self.receive(wire.Step) for _ in range(num_groups)]
-        return {step.group: (step, wire.check_step(step, BOARD, size)) for step in steps}
+        steps = [self.receive(messages.Step) for _ in range(num_groups)]
+        return {step.group: (step, codec.check_step(step, BOARD, size)) for step in steps}
 
-    def act(self, step: wire.Step, actions: list[int]) -> None:
+    def act(self, step: messages.Step, actions: list[int]) -> None:
         frame = np.array(actions, np.int64).tobytes()
-        self.send(wire.Actions(step.session, step.group, step.seq, frame))
+        self.send(messages.Actions(step.session, step.group, step.seq, frame))
 
     def expect_silence(self) -> None:
         assert not self.socket.poll(100)

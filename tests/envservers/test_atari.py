@@ -9,7 +9,7 @@ from ale_py.vector_env import AtariVectorEnv
 import envservers.atari
 from envservers.atari import AtariGroup, AtariOptions
 from envservers.groups import InvalidEnvironment
-from seed.wire import SpaceSpec
+from seed.wire.spaces import SpaceSpec
 
 SEEDS = np.array([1, 2], np.int64)
 

@@ -10,10 +10,10 @@ import zmq
 
 import envservers.connection
 from envservers.connection import Connection, Denied, Keys
-from seed import wire
-from seed.keys import KeyPair
+from seed.wire import codec, messages
+from seed.wire.keys import KeyPair
 
-HELLO = wire.Hello(1, (1,), "test")
+HELLO = messages.Hello(1, (1,), "test")
 PATIENCE_S = 10.0
 
 
@@ -52,14 +52,14 @@ def test_messages_go_both_ways(router: zmq.Socket[bytes], connection: Connection
     assert next_change(connection)
     assert connection.send(HELLO)
     peer, *frames = router.recv_multipart()
-    assert wire.decode([*frames]) == HELLO
+    assert codec.decode([*frames]) == HELLO
     for session in (1, 2):
-        router.send_multipart([peer, *wire.encode(wire.Ping(session))])
-    received: list[wire.Message] = []
+        router.send_multipart([peer, *codec.encode(messages.Ping(session))])
+    received: list[messages.Message] = []
     while len(received) < 2:
         connection.wait(PATIENCE_S)
-        received += [wire.decode(frames) for frames in connection.messages()]
-    assert received == [wire.Ping(1), wire.Ping(2)]
+        received += [codec.decode(frames) for frames in connection.messages()]
+    assert received == [messages.Ping(1), messages.Ping(2)]
 
 
 @pytest.fixture
@@ -193,9 +193,9 @@ def test_a_lost_connection_is_told(router: zmq.Socket[bytes], connection: Connec
 def test_what_was_sent_last_still_arrives(router: zmq.Socket[bytes]) -> None:
     connection = Connection(router.get_string(zmq.LAST_ENDPOINT))
     assert next_change(connection)
-    connection.send(wire.Goodbye(1, "leaving"))
+    connection.send(messages.Goodbye(1, "leaving"))
     connection.close()
-    assert wire.decode([*router.recv_multipart()[1:]]) == wire.Goodbye(1, "leaving")
+    assert codec.decode([*router.recv_multipart()[1:]]) == messages.Goodbye(1, "leaving")
 
 
 def test_another_thread_can_end_the_wait(connection: Connection) -> None:

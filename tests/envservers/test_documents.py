@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from envservers.environments import make_group
-from seed import wire
+from seed.wire import codec, limits, messages
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -64,19 +64,19 @@ def test_the_corridor_keeps_the_contract(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_dumped_hello_is_what_is_sent() -> None:
     text = (DOCS / "protocol.md").read_text()
     dump = "".join(re.findall(r"^[0-9a-f]{4}  ((?:[0-9a-f]{2} )+) ", text, re.M))
-    hello = wire.Hello(0x0123456789ABCDEF, (2, 1), "a:1")
-    assert [bytes.fromhex(dump)] == wire.encode(hello)
+    hello = messages.Hello(0x0123456789ABCDEF, (2, 1), "a:1")
+    assert [bytes.fromhex(dump)] == codec.encode(hello)
 
 
 def test_the_limits_are_the_codes() -> None:
     text = " ".join((DOCS / "protocol.md").read_text().split())
     for phrase in (
-        f"a msgpack map, at most {wire.MAX_HEADER_BYTES} bytes",
-        f"1 to {wire.MAX_GROUPS} groups and at most {wire.MAX_ENVS_PER_SERVER} environments",
-        f"at most {wire.MAX_OBSERVATION_BYTES >> 20} MiB",
-        f"| {wire.EPISODE_DTYPE.itemsize} k, k \u2264 n |",
-        f"the version described here is **{wire.PROTOCOL_VERSION}**",
-        f"1 = the episode terminated here by the task's own rules, {wire.TRUNCATED} = it was trunc",
-        f"{wire.FIRST} = the row is the first of an episode",
+        f"a msgpack map, at most {limits.MAX_HEADER_BYTES} bytes",
+        f"1 to {limits.MAX_GROUPS} groups and at most {limits.MAX_ENVS_PER_SERVER} environments",
+        f"at most {limits.MAX_OBSERVATION_BYTES >> 20} MiB",
+        f"| {messages.EPISODE_DTYPE.itemsize} k, k \u2264 n |",
+        f"the version described here is **{limits.PROTOCOL_VERSION}**",
+        f"1 = the episode terminated here by the task's own rules, {messages.TRUNCATED} = it was",
+        f"{messages.FIRST} = the row is the first of an episode",
     ):
         assert phrase in text

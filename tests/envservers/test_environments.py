@@ -9,7 +9,7 @@ import pytest
 from envservers.atari import AtariOptions
 from envservers.environments import InvalidEnvironment, describe, make_group
 from seed.config import AtariConfig, EnvironmentConfig
-from seed.wire import SpaceSpec
+from seed.wire.spaces import SpaceSpec
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import pytest
 from envservers.groups import Array, GroupRow, InvalidEnvironment
 from envservers.guarded import GuardedGroup
 from envservers.supervision import Supervision
-from seed.wire import EPISODE_DTYPE, SpaceSpec
+from seed.wire.messages import EPISODE_DTYPE
+from seed.wire.spaces import SpaceSpec
 from tests.envservers.faulty_envs import Clock, make_guard
 
 SPECS = SpaceSpec("float32", (2,)), SpaceSpec("int64", (), 2)

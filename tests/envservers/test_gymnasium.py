@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from envservers.environments import make_group
 from envservers.groups import Group, InvalidEnvironment
-from seed.wire import SpaceSpec
+from seed.wire.spaces import SpaceSpec
 
 
 def make_gymnasium_group(

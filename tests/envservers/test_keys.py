@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from envservers.keys import main
-from seed.keys import read_pair
+from seed.wire.keys import read_pair
 
 
 def test_makes_a_pair_and_lists_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

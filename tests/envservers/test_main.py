@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envservers.main import group_sizes, main
-from seed.keys import KeyPair, write_pair
+from seed.wire.keys import KeyPair, write_pair
 
 
 @settings(deadline=None)

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from seed import wire
+from seed.wire import messages
 from tests.envservers.fake_learner import PATIENCE_MS, FakeLearner
 
 
@@ -22,13 +22,13 @@ def test_a_signal_ends_the_process_in_good_order(learner: FakeLearner, number: i
     process = subprocess.Popen(
         command(learner.address, "--num-envs", "3"), stderr=subprocess.PIPE, text=True
     )
-    hello = learner.receive(wire.Hello)
+    hello = learner.receive(messages.Hello)
     assert hello.group_sizes == (2, 1)
     learner.welcome(hello)
     for _ in range(2):
-        learner.receive(wire.Step)
+        learner.receive(messages.Step)
     process.send_signal(number)
-    assert learner.receive(wire.Goodbye).reason == "environment server stopped"
+    assert learner.receive(messages.Goodbye).reason == "environment server stopped"
     _, errors = process.communicate(timeout=PATIENCE_MS / 1000)
     assert process.returncode == 0
     assert "Traceback" not in errors
@@ -40,9 +40,9 @@ def test_once_ends_with_the_process_that_started_it(learner: FakeLearner) -> Non
          *command(learner.address, "--num-envs", "1", "--once")],
         stderr=subprocess.PIPE,
     )  # fmt: skip
-    learner.welcome(learner.receive(wire.Hello))
-    learner.receive(wire.Step)
+    learner.welcome(learner.receive(messages.Hello))
+    learner.receive(messages.Step)
     os.kill(starter.pid, signal.SIGKILL)
-    assert "started this one has ended" in learner.receive(wire.Goodbye).reason
+    assert "started this one has ended" in learner.receive(messages.Goodbye).reason
     # The pipe ends when the last process that holds it does.
     starter.communicate(timeout=PATIENCE_MS / 1000)

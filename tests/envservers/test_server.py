@@ -15,26 +15,39 @@ from envservers.connection import Connection
 from envservers.server import EnvServer
 from envservers.supervision import Supervision
 from envservers.tasks import catch
-from seed import wire
+from seed.wire.codec import check_step, encode
+from seed.wire.messages import (
+    FIRST,
+    TERMINATED,
+    Actions,
+    Frame,
+    Goodbye,
+    Hello,
+    Message,
+    Ping,
+    Refusal,
+    Step,
+)
+from seed.wire.spaces import SpaceSpec
 from tests.envservers.fake_learner import BOARD, PATIENCE_MS, FakeLearner
 from tests.envservers.running import Running, Serve, offer_function
 
 
 def test_a_session_from_hello_to_goodbye(learner: FakeLearner, serve: Serve) -> None:
     running = serve(2, 1)
-    hello = learner.receive(wire.Hello)
+    hello = learner.receive(Hello)
     assert (hello.group_sizes, hello.name) == ((2, 1), "test")
     learner.welcome(hello)
-    first = [learner.receive(wire.Step) for _ in range(2)]
+    first = [learner.receive(Step) for _ in range(2)]
     assert [(step.session, step.group, step.seq) for step in first] == [(11, 0, 0), (11, 1, 0)]
-    arrays = [wire.check_step(step, BOARD, size) for step, size in zip(first, (2, 1), strict=True)]
-    assert all((row.flags == wire.FIRST).all() for row in arrays)
+    arrays = [check_step(step, BOARD, size) for step, size in zip(first, (2, 1), strict=True)]
+    assert all((row.flags == FIRST).all() for row in arrays)
     run_ids = np.concatenate([row.run_ids for row in arrays])
     assert len(set(run_ids.tolist())) == 3
     learner.act(first[0], [0, 2])
-    step = learner.receive(wire.Step)
+    step = learner.receive(Step)
     assert (step.session, step.group, step.seq) == (11, 0, 1)
-    row = wire.check_step(step, BOARD, 2)
+    row = check_step(step, BOARD, 2)
     np.testing.assert_array_equal(row.run_ids, run_ids[:2])
     # The paddles have moved to either side, the balls have fallen by a row.
     assert row.observations[0, 9].tolist() == [0, 1, 0, 0, 0]
@@ -42,22 +55,22 @@ def test_a_session_from_hello_to_goodbye(learner: FakeLearner, serve: Serve) -> 
     assert (row.observations[:, 1].sum(axis=1) == 1).all()
     assert not row.flags.any()
     running.stop()
-    assert learner.receive(wire.Goodbye) == wire.Goodbye(11, "environment server stopped")
+    assert learner.receive(Goodbye) == Goodbye(11, "environment server stopped")
     assert running.exit_code == 0
 
 
 def test_episode_ends_are_told(learner: FakeLearner, serve: Serve) -> None:
     serve(1)
-    hello = learner.receive(wire.Hello)
+    hello = learner.receive(Hello)
     learner.welcome(hello)
     flags, episodes = [], []
     for _ in range(11):
-        step = learner.receive(wire.Step)
-        row = wire.check_step(step, BOARD, 1)
+        step = learner.receive(Step)
+        row = check_step(step, BOARD, 1)
         flags.append(int(row.flags[0]))
         episodes.append(row.episodes.tolist())
         learner.act(step, [1])
-    assert flags == [wire.FIRST, *[0] * 8, wire.TERMINATED, wire.FIRST]
+    assert flags == [FIRST, *[0] * 8, TERMINATED, FIRST]
     (index, length_steps, episode_return), = episodes[9]  # fmt: skip
     assert (index, length_steps, abs(episode_return)) == (0, 9, 1.0)
     assert not any(episodes[:9] + episodes[10:])
@@ -65,29 +78,29 @@ def test_episode_ends_are_told(learner: FakeLearner, serve: Serve) -> None:
 
 def test_groups_do_not_wait_for_each_other(learner: FakeLearner, serve: Serve) -> None:
     serve(1, 1, 1)
-    learner.welcome(learner.receive(wire.Hello))
+    learner.welcome(learner.receive(Hello))
     step = learner.rows(3, 1)[1][0]
     for seq in range(1, 4):
         learner.act(step, [1])
-        step = learner.receive(wire.Step)
+        step = learner.receive(Step)
         assert (step.group, step.seq) == (1, seq)
 
 
 def test_messages_that_nobody_awaits_change_nothing(learner: FakeLearner, serve: Serve) -> None:
     running = serve(1)
-    learner.welcome(learner.receive(wire.Hello))
-    step = learner.receive(wire.Step)
+    learner.welcome(learner.receive(Hello))
+    step = learner.receive(Step)
     others = [step._replace(session=12), step._replace(group=1)]
     for other in (*others, step._replace(seq=1), step._replace(seq=7)):
         learner.act(other, [0])
-    learner.send(wire.Goodbye(12, "to somebody else"))
-    learner.send(wire.Ping(11))
+    learner.send(Goodbye(12, "to somebody else"))
+    learner.send(Ping(11))
     learner.act(step, [2])
     # Sent twice, by a network that repeats itself.
     learner.act(step, [2])
-    after = learner.receive(wire.Step)
+    after = learner.receive(Step)
     assert after.seq == 1
-    assert wire.check_step(after, BOARD, 1).observations[0, 9].tolist() == [0, 0, 0, 1, 0]
+    assert check_step(after, BOARD, 1).observations[0, 9].tolist() == [0, 0, 0, 1, 0]
     learner.expect_silence()
     assert running.server.dropped_messages == 6
 
@@ -102,12 +115,12 @@ def test_actions_that_cannot_be_taken_end_the_session(
 ) -> None:
     """The learner waits for this group's next row: to go on in silence would stall it for ever."""
     running = serve(1)
-    learner.welcome(learner.receive(wire.Hello))
-    learner.receive(wire.Step)
-    learner.send(wire.Actions(11, 0, 0, actions.tobytes()))
-    assert "actions: expected" in learner.receive(wire.Goodbye).reason
-    learner.welcome(learner.receive(wire.Hello), session=12)
-    assert learner.receive(wire.Step).session == 12
+    learner.welcome(learner.receive(Hello))
+    learner.receive(Step)
+    learner.send(Actions(11, 0, 0, actions.tobytes()))
+    assert "actions: expected" in learner.receive(Goodbye).reason
+    learner.welcome(learner.receive(Hello), session=12)
+    assert learner.receive(Step).session == 12
     assert any("cannot be taken" in line for line in running.lines)
 
 
@@ -116,13 +129,13 @@ def test_a_message_that_cannot_be_read_ends_the_session(
     learner: FakeLearner, serve: Serve
 ) -> None:
     running = serve(1)
-    learner.welcome(learner.receive(wire.Hello))
-    learner.receive(wire.Step)
+    learner.welcome(learner.receive(Hello))
+    learner.receive(Step)
     learner.socket.send_multipart([learner.peer, b"\xc1 no msgpack"])
-    assert "not a msgpack map" in learner.receive(wire.Goodbye).reason
-    learner.welcome(learner.receive(wire.Hello), session=12)
-    learner.act(learner.receive(wire.Step), [1])
-    assert learner.receive(wire.Step).seq == 1
+    assert "not a msgpack map" in learner.receive(Goodbye).reason
+    learner.welcome(learner.receive(Hello), session=12)
+    learner.act(learner.receive(Step), [1])
+    assert learner.receive(Step).seq == 1
     assert sum("cannot be used" in line for line in running.lines) == 1
 
 
@@ -130,8 +143,8 @@ def test_a_server_of_one_learner_leaves_with_its_connection() -> None:
     """No GOODBYE comes from a learner that was killed."""
     learner = FakeLearner()
     running = Running(learner.address, 1, once=True)
-    learner.welcome(learner.receive(wire.Hello))
-    learner.receive(wire.Step)
+    learner.welcome(learner.receive(Hello))
+    learner.receive(Step)
     learner.close()
     assert running.wait() == 0
 
@@ -139,14 +152,14 @@ def test_a_server_of_one_learner_leaves_with_its_connection() -> None:
 def test_a_new_learner_at_the_address_starts_new_runs() -> None:
     learner = FakeLearner()
     running = Running(learner.address, 2)
-    hello = learner.receive(wire.Hello)
+    hello = learner.receive(Hello)
     learner.welcome(hello)
     step, before = learner.rows(1, 2)[0]
     learner.act(step, [1, 1])
-    learner.receive(wire.Step)
+    learner.receive(Step)
     learner.close()
     learner = FakeLearner(learner.address)
-    assert learner.receive(wire.Hello) == hello
+    assert learner.receive(Hello) == hello
     learner.welcome(hello, session=12)
     step, after = learner.rows(1, 2)[0]
     assert (step.session, step.seq) == (12, 0)
@@ -169,48 +182,48 @@ def test_the_same_environment_is_kept(
 
     offer_function("counting", make, monkeypatch)
     serve(2)
-    hello = learner.receive(wire.Hello)
+    hello = learner.receive(Hello)
     for session in (11, 12):
         learner.welcome(
             hello, session=session, environment={"kind": "function", "id": "counting:make"}
         )
-        assert learner.receive(wire.Step).session == session
+        assert learner.receive(Step).session == session
     assert calls == [2]
 
 
 def test_another_environment_replaces_the_one_it_has(learner: FakeLearner, serve: Serve) -> None:
     serve(1)
-    hello = learner.receive(wire.Hello)
+    hello = learner.receive(Hello)
     learner.welcome(hello)
-    learner.receive(wire.Step)
-    learner.send(wire.Refusal("the session has ended", True))
+    learner.receive(Step)
+    learner.send(Refusal("the session has ended", True))
     chain = {"kind": "function", "id": "envservers.tasks.memory_chain:make"}
-    observation, action = wire.SpaceSpec("float32", (3,)), wire.SpaceSpec("int64", (), 2)
-    assert learner.receive(wire.Hello) == hello
+    observation, action = SpaceSpec("float32", (3,)), SpaceSpec("int64", (), 2)
+    assert learner.receive(Hello) == hello
     learner.welcome(hello, environment=chain, observation=observation, action=action)
-    row = wire.check_step(learner.receive(wire.Step), observation, 1)
+    row = check_step(learner.receive(Step), observation, 1)
     assert row.observations.shape == (1, 3)
 
 
 def test_a_refusal_for_good_ends_the_server(learner: FakeLearner, serve: Serve) -> None:
     running = serve(1)
-    learner.receive(wire.Hello)
-    learner.send(wire.Refusal("protocol 9 is not spoken here", False))
+    learner.receive(Hello)
+    learner.send(Refusal("protocol 9 is not spoken here", False))
     assert running.wait() == 2
     assert running.lines[-1] == "refused by the learner: protocol 9 is not spoken here"
 
 
 def test_a_refusal_for_now_is_followed_by_a_hello(learner: FakeLearner, serve: Serve) -> None:
     running = serve(1, 1)
-    hello = learner.receive(wire.Hello)
-    learner.send(wire.Refusal("no room", True))
-    assert learner.receive(wire.Hello) == hello
+    hello = learner.receive(Hello)
+    learner.send(Refusal("no room", True))
+    assert learner.receive(Hello) == hello
     learner.welcome(hello)
     learner.rows(2, 1)
     # The learner has forgotten the session and answers the STEP of either group.
     for _ in range(2):
-        learner.send(wire.Refusal("unknown session", True))
-    assert learner.receive(wire.Hello) == hello
+        learner.send(Refusal("unknown session", True))
+    assert learner.receive(Hello) == hello
     learner.welcome(hello, session=12)
     assert {step.session for step, _ in learner.rows(2, 1).values()} == {12}
     assert sum("another attempt" in line for line in running.lines) == 2
@@ -222,30 +235,30 @@ def test_one_refusal_for_each_group_asks_for_one_hello(
     # Long enough for the second refusal to come before the HELLO after the first.
     monkeypatch.setattr(envservers.server, "_SHORTEST_DELAY_S", 1.0)
     running = serve(1, 1)
-    hello = learner.receive(wire.Hello)
+    hello = learner.receive(Hello)
     learner.welcome(hello)
     learner.rows(2, 1)
     for _ in range(2):
-        learner.send(wire.Refusal("unknown session", True))
-    assert learner.receive(wire.Hello) == hello
+        learner.send(Refusal("unknown session", True))
+    assert learner.receive(Hello) == hello
     assert running.server.dropped_messages == 1
 
 
 def test_a_fleet_outlives_its_learner(learner: FakeLearner, serve: Serve) -> None:
     running = serve(1)
-    hello = learner.receive(wire.Hello)
+    hello = learner.receive(Hello)
     learner.welcome(hello)
-    learner.receive(wire.Step)
-    learner.send(wire.Goodbye(11, "training is complete"))
-    assert learner.receive(wire.Hello) == hello
+    learner.receive(Step)
+    learner.send(Goodbye(11, "training is complete"))
+    assert learner.receive(Hello) == hello
     assert running.exit_code is None
 
 
 def test_once_ends_with_the_learner(learner: FakeLearner, serve: Serve) -> None:
     running = serve(1, once=True)
-    learner.welcome(learner.receive(wire.Hello))
-    learner.receive(wire.Step)
-    learner.send(wire.Goodbye(11, "training is complete"))
+    learner.welcome(learner.receive(Hello))
+    learner.receive(Step)
+    learner.send(Goodbye(11, "training is complete"))
     assert running.wait() == 0
     assert running.lines[-1] == "the learner says goodbye: training is complete"
 
@@ -254,15 +267,15 @@ def test_once_ends_with_the_learner(learner: FakeLearner, serve: Serve) -> None:
     ("changes", "reason"),
     [({"environment": {"kind": "atari", "id": "pongg"}}, "did you mean pong"),
      ({"environment": {"kind": "function", "id": "no_such:thing"}}, "No module named 'no_such'"),
-     ({"observation": wire.SpaceSpec("uint8", (84, 84))}, "the environment's observation is"),
-     ({"action": wire.SpaceSpec("int64", (), 4)}, "the environment's action is")],
+     ({"observation": SpaceSpec("uint8", (84, 84))}, "the environment's observation is"),
+     ({"action": SpaceSpec("int64", (), 4)}, "the environment's action is")],
 )  # fmt: skip
 def test_an_environment_that_cannot_be_run_ends_the_server(
     learner: FakeLearner, serve: Serve, changes: dict[str, Any], reason: str
 ) -> None:
     running = serve(1)
-    learner.welcome(learner.receive(wire.Hello), **changes)
-    goodbye = learner.receive(wire.Goodbye)
+    learner.welcome(learner.receive(Hello), **changes)
+    goodbye = learner.receive(Goodbye)
     assert goodbye.session == 11
     assert reason in goodbye.reason
     assert running.wait() == 2
@@ -271,11 +284,11 @@ def test_an_environment_that_cannot_be_run_ends_the_server(
 
 def test_a_welcome_for_another_number_is_ignored(learner: FakeLearner, serve: Serve) -> None:
     running = serve(1)
-    hello = learner.receive(wire.Hello)
+    hello = learner.receive(Hello)
     learner.welcome(hello, env_ids=np.arange(2), seeds=np.arange(2))
     learner.welcome(hello, seeds=np.array([-1]))
     learner.welcome(hello)
-    assert learner.receive(wire.Step).session == 11
+    assert learner.receive(Step).session == 11
     assert sum("expected 1 environments" in line for line in running.lines) == 2
 
 
@@ -284,10 +297,10 @@ def test_a_learner_that_never_stops_talking_does_not_keep_the_server(
 ) -> None:
     talking = threading.Event()
 
-    def messages(connection: Connection) -> Iterator[list[wire.Frame]]:
+    def messages(connection: Connection) -> Iterator[list[Frame]]:
         while True:
             talking.set()
-            yield [*wire.encode(wire.Ping(11))]
+            yield [*encode(Ping(11))]
 
     monkeypatch.setattr(Connection, "messages", messages)
     supervision = Supervision()
@@ -305,14 +318,12 @@ def test_all_messages_come_before_the_end_of_their_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     lines: list[str] = []
-    messages = deque[wire.Message](
-        [wire.Ping(11), wire.Ping(11), wire.Goodbye(11, "that was all")]
-    )
+    messages = deque[Message]([Ping(11), Ping(11), Goodbye(11, "that was all")])
     changes = deque([False])
     server = EnvServer("ipc:///nonexistent/nobody", [1], say=lines.append)
     monkeypatch.setattr(
         server._connection, "messages",
-        lambda: ([*wire.encode(messages.popleft())] for _ in range(len(messages))),
+        lambda: ([*encode(messages.popleft())] for _ in range(len(messages))),
     )  # fmt: skip
     monkeypatch.setattr(
         server._connection, "changes", lambda: (changes.popleft() for _ in range(len(changes)))
@@ -331,7 +342,7 @@ def test_silence_is_told_once_and_hello_repeated(
 ) -> None:
     monkeypatch.setattr(envservers.server, "_ANSWER_TIMEOUT_S", 0.05)
     running = serve(1)
-    hellos = {learner.receive(wire.Hello) for _ in range(4)}
+    hellos = {learner.receive(Hello) for _ in range(4)}
     assert len(hellos) == 1
     assert sum("no answer from the learner" in line for line in running.lines) == 1
 

@@ -13,7 +13,8 @@ from envservers.all_groups import AllGroups, LostEnvironment
 from envservers.groups import InvalidEnvironment
 from envservers.supervision import Casualty, Supervision
 from envservers.tasks import catch
-from seed import wire
+from seed.wire import codec, messages
+from seed.wire.spaces import SpaceSpec
 from tests.envservers.fake_learner import BOARD, FakeLearner
 from tests.envservers.faulty_envs import Factory, Script
 from tests.envservers.running import Running, Serve, offer_function
@@ -52,20 +53,20 @@ class Steps:
     """What a fake learner gets of a group of scripted environments."""
 
     def __init__(self, learner: FakeLearner) -> None:
-        self.learner, self.faults = learner, list[wire.Fault]()
+        self.learner, self.faults = learner, list[messages.Fault]()
 
-    def welcome(self, hello: wire.Hello, session: int = 11) -> None:
+    def welcome(self, hello: messages.Hello, session: int = 11) -> None:
         self.learner.welcome(hello, session, environment=FAILING, observation=POINT, action=PUSH)
 
-    def next(self) -> tuple[wire.Step, wire.StepArrays]:
+    def next(self) -> tuple[messages.Step, messages.StepArrays]:
         """The next STEP; faults before it are kept."""
-        while isinstance(message := self.learner.receive_any(), wire.Fault):
+        while isinstance(message := self.learner.receive_any(), messages.Fault):
             self.faults.append(message)
-        assert isinstance(message, wire.Step), message
-        return message, wire.check_step(message, POINT, 2)
+        assert isinstance(message, messages.Step), message
+        return message, codec.check_step(message, POINT, 2)
 
 
-POINT, PUSH = wire.SpaceSpec("float32", (2,)), wire.SpaceSpec("int64", (), 2)
+POINT, PUSH = SpaceSpec("float32", (2,)), SpaceSpec("int64", (), 2)
 
 
 def test_an_environment_that_fails_begins_a_new_history(
@@ -74,7 +75,7 @@ def test_an_environment_that_fails_begins_a_new_history(
     offer_single(monkeypatch, lambda env, what: fall(env, what) if env.number == 0 else None)
     serve(2)
     steps = Steps(learner)
-    steps.welcome(learner.receive(wire.Hello))
+    steps.welcome(learner.receive(messages.Hello))
     message, first = steps.next()
     learner.act(message, [0, 0])
     message, after = steps.next()
@@ -82,7 +83,7 @@ def test_an_environment_that_fails_begins_a_new_history(
     assert (fault.session, fault.group, fault.index, fault.kind) == (11, 0, 0, "raised")
     assert "the simulator fell over" in fault.traceback
     assert message.seq == 1
-    assert after.flags.tolist() == [wire.FIRST, 0]
+    assert after.flags.tolist() == [messages.FIRST, 0]
     assert after.run_ids[0] not in (0, first.run_ids[0])
     assert after.run_ids[1] == first.run_ids[1]
 
@@ -94,22 +95,22 @@ def test_all_environments_in_quarantine_end_the_server(
     offer_single(monkeypatch, fall)
     running = serve(2)
     steps = Steps(learner)
-    steps.welcome(learner.receive(wire.Hello))
+    steps.welcome(learner.receive(messages.Hello))
     rows = []
-    while isinstance(message := learner.receive_any(), wire.Step | wire.Fault):
-        if isinstance(message, wire.Step):
-            rows.append(wire.check_step(message, POINT, 2))
+    while isinstance(message := learner.receive_any(), messages.Step | messages.Fault):
+        if isinstance(message, messages.Step):
+            rows.append(codec.check_step(message, POINT, 2))
             learner.act(message, [0, 0])
         else:
             steps.faults.append(message)
-    assert message == wire.Goodbye(11, "all environments have failed too often")
+    assert message == messages.Goodbye(11, "all environments have failed too often")
     assert running.wait() == 1
     assert [fault.quarantined for fault in steps.faults] == [False] * 8 + [True] * 2
     # Not a row for each time that a learner answers: a group that is all down waits.
     assert len(rows) <= 2 + 3 * 4 * 2
     down = [row for row in rows if not row.run_ids.any()]
     assert down
-    assert all((row.flags == wire.FIRST).all() for row in down)
+    assert all((row.flags == messages.FIRST).all() for row in down)
     assert sum("stays down" in line for line in running.lines) == 2
 
 
@@ -119,7 +120,7 @@ def test_what_waits_for_a_restart_is_forgotten_with_its_session(
     monkeypatch.setattr(envservers.recovery, "backoff_s", lambda faults: 1e6 * (faults > 1))
     factory = offer_single(monkeypatch, fall)
     running = serve(2)
-    hello = learner.receive(wire.Hello)
+    hello = learner.receive(messages.Hello)
     steps = Steps(learner)
     steps.welcome(hello)
     for _ in range(3):
@@ -127,8 +128,8 @@ def test_what_waits_for_a_restart_is_forgotten_with_its_session(
         learner.act(message, [0, 0])
     learner.expect_silence()
     made = len(factory.made)
-    learner.send(wire.Refusal("the session has ended", True))
-    assert learner.receive(wire.Hello) == hello
+    learner.send(messages.Refusal("the session has ended", True))
+    assert learner.receive(messages.Hello) == hello
     steps.welcome(hello, session=12)
     message, row = steps.next()
     assert (message.session, message.seq) == (12, 0)
@@ -144,14 +145,14 @@ def test_a_new_session_hears_what_stays_down(
     monkeypatch.setattr(envservers.recovery, "backoff_s", lambda faults: 0.0)
     offer_single(monkeypatch, lambda env, what: fall(env, what) if env.number != 1 else None)
     serve(2)
-    hello = learner.receive(wire.Hello)
+    hello = learner.receive(messages.Hello)
     steps = Steps(learner)
     steps.welcome(hello)
     while len(steps.faults) < 5:
         message, _ = steps.next()
         learner.act(message, [0, 0])
-    learner.send(wire.Goodbye(11, "the learner was stopped"))
-    while not isinstance(learner.receive_any(), wire.Hello):
+    learner.send(messages.Goodbye(11, "the learner was stopped"))
+    while not isinstance(learner.receive_any(), messages.Hello):
         pass
     steps.faults.clear()
     steps.welcome(hello, session=12)
@@ -172,13 +173,13 @@ def test_the_end_of_the_process_before_is_told_and_counted(
     supervision.notes.faults[3] = 4
     running = Running(learner.address, 2, 2, supervision=supervision)
     try:
-        hello = learner.receive(wire.Hello)
+        hello = learner.receive(messages.Hello)
         assert hello.server_id == 77
         steps = Steps(learner)
         steps.welcome(hello)
         rows = {message.group: row for message, row in (steps.next(), steps.next())}
         told, standing = steps.faults
-        assert told == wire.Fault(11, 1, 1, "hung", 4, True, False, "Timeout!")
+        assert told == messages.Fault(11, 1, 1, "hung", 4, True, False, "Timeout!")
         assert (standing.group, standing.index, standing.repeated) == (1, 1, True)
         assert (rows[0].run_ids != 0).all()
         assert (rows[1].run_ids != 0).tolist() == [True, False]
@@ -203,7 +204,7 @@ def test_what_ran_before_and_cannot_be_made_for_now_is_down(
     running = Running(learner.address, 2, supervision=supervision)
     try:
         steps = Steps(learner)
-        steps.welcome(learner.receive(wire.Hello))
+        steps.welcome(learner.receive(messages.Hello))
         message, row = steps.next()
         assert not row.run_ids.any()
         assert "no memory" in steps.faults[-1].traceback
@@ -239,7 +240,7 @@ def test_faults_of_another_environment_are_forgotten(
     running = Running(learner.address, 2, supervision=supervision)
     try:
         steps = Steps(learner)
-        steps.welcome(learner.receive(wire.Hello))
+        steps.welcome(learner.receive(messages.Hello))
         _, row = steps.next()
         assert (row.run_ids != 0).all()
         assert [(fault.kind, fault.quarantined) for fault in steps.faults] == [("crashed", False)]
@@ -252,13 +253,13 @@ def test_a_vector_environment_fails_as_a_whole(
 ) -> None:
     offer_function("failing", make_failing, monkeypatch)
     serve(2)
-    learner.welcome(learner.receive(wire.Hello), environment=FAILING)
+    learner.welcome(learner.receive(messages.Hello), environment=FAILING)
     for _ in range(2):
-        learner.act(learner.receive(wire.Step), [1, 1])
-    fault = learner.receive(wire.Fault)
+        learner.act(learner.receive(messages.Step), [1, 1])
+    fault = learner.receive(messages.Fault)
     assert (fault.group, fault.index) == (0, None)
-    row = wire.check_step(learner.receive(wire.Step), BOARD, 2)
-    assert (row.flags == wire.FIRST).all()
+    row = codec.check_step(learner.receive(messages.Step), BOARD, 2)
+    assert (row.flags == messages.FIRST).all()
     assert (row.run_ids != 0).all()
 
 
@@ -274,10 +275,10 @@ def test_a_server_of_one_learner_leaves_with_its_supervisors_starter(learner: Fa
     supervision = Supervision()
     running = Running(learner.address, 1, once=True, supervision=supervision)
     try:
-        learner.welcome(learner.receive(wire.Hello))
-        learner.receive(wire.Step)
+        learner.welcome(learner.receive(messages.Hello))
+        learner.receive(messages.Step)
         supervision.notes.starter_ended = True
-        assert "started this one has ended" in learner.receive(wire.Goodbye).reason
+        assert "started this one has ended" in learner.receive(messages.Goodbye).reason
         assert running.wait() == 0
         assert supervision.notes.exit_code == 0
     finally:

@@ -11,7 +11,7 @@ from envservers.groups import InvalidEnvironment
 from envservers.recovery import FORGIVEN_AFTER_STEPS
 from envservers.singles import SinglesGroup
 from envservers.supervision import NOBODY, Supervision
-from seed.wire import SpaceSpec
+from seed.wire.spaces import SpaceSpec
 from tests.envservers.faulty_envs import Clock, Factory, Script, make_guard
 
 STAY = np.zeros(2, np.int64)

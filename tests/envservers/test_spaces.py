@@ -7,7 +7,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
 
 from envservers.groups import InvalidEnvironment
 from envservers.spaces import action_codec, observation_codec
-from seed.wire import SpaceSpec
+from seed.wire.spaces import SpaceSpec
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "int64", "float32"])

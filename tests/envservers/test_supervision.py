@@ -6,7 +6,7 @@ import tempfile
 import pytest
 
 from envservers.supervision import NOBODY, Notes, StepTimer, Supervision
-from seed.limits import MAX_ENVS_PER_SERVER
+from seed.wire.limits import MAX_ENVS_PER_SERVER
 
 
 def test_notes_begin_anew_but_keep_faults() -> None:

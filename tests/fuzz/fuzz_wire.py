@@ -29,14 +29,14 @@ except ImportError:
 
 if atheris is not None:
     with atheris.instrument_imports(include=["seed", "msgpack"]):
-        from seed import wire
+        from seed.wire import checks, codec, messages, spaces
 else:
-    from seed import wire
+    from seed.wire import checks, codec, messages, spaces
 
 GROUP = 3
 SPACES = [
-    wire.SpaceSpec("uint8", (4, 4)), wire.SpaceSpec("float32", (3,)), wire.SpaceSpec("bool", ()),
-    wire.SpaceSpec("int64", (), 5), wire.SpaceSpec("float64", ()),
+    spaces.SpaceSpec("uint8", (4, 4)), spaces.SpaceSpec("float32", (3,)),
+    spaces.SpaceSpec("bool", ()), spaces.SpaceSpec("int64", (), 5), spaces.SpaceSpec("float64", ()),
 ]  # fmt: skip
 # One execution in so many is watched for memory, which takes ten times as long.
 _WATCHED = 64
@@ -46,33 +46,35 @@ def examples() -> list[list[bytes]]:
     """A message of every kind, and a STEP for every space."""
     numbers, name = np.arange(GROUP), "host:1"
     spec = SPACES[0]
-    messages: list[wire.Message] = [
-        wire.Hello(2**63, (GROUP, 1), name),
-        wire.Welcome(7, {"kind": "atari", "kwargs": {"a": 1.5}}, spec, SPACES[3], numbers, numbers),
-        wire.Actions(7, 0, 3, bytes(8 * GROUP)), wire.Refusal("no", True, 7),
-        wire.Goodbye(7, "done"), wire.Ping(7),
+    said: list[messages.Message] = [
+        messages.Hello(2**63, (GROUP, 1), name),
+        messages.Welcome(
+            7, {"kind": "atari", "kwargs": {"a": 1.5}}, spec, SPACES[3], numbers, numbers
+        ),
+        messages.Actions(7, 0, 3, bytes(8 * GROUP)), messages.Refusal("no", True, 7),
+        messages.Goodbye(7, "done"), messages.Ping(7),
     ]  # fmt: skip
     for space in SPACES:
-        arrays = wire.StepArrays(
+        arrays = messages.StepArrays(
             numbers.astype(np.uint64), np.zeros((GROUP, *space.shape), space.dtype),
             np.ones(GROUP, np.float32), np.array([0, 4, 1], np.uint8),
-            np.array([(1, 20, 3.5)], wire.EPISODE_DTYPE),
+            np.array([(1, 20, 3.5)], messages.EPISODE_DTYPE),
         )  # fmt: skip
-        messages.append(wire.Step(7, 0, 3, wire.step_frames(arrays)))
-    return [[bytes(frame) for frame in wire.encode(message)] for message in messages]
+        said.append(messages.Step(7, 0, 3, codec.step_frames(arrays)))
+    return [[bytes(frame) for frame in codec.encode(message)] for message in said]
 
 
 def decode_all(frames: Sequence[bytes]) -> None:
     """What the learner does with a message that came; raises nothing."""
     try:
-        message = wire.decode(frames)
-    except wire.WireError:
+        message = codec.decode(frames)
+    except checks.WireError:
         return
-    if isinstance(message, wire.Step):
+    if isinstance(message, messages.Step):
         for space in SPACES:
             try:
-                wire.check_step(message, space, GROUP)
-            except wire.WireError:
+                codec.check_step(message, space, GROUP)
+            except checks.WireError:
                 continue
 
 

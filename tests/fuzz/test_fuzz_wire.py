@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import random
 
-from seed import wire
+from seed.wire import codec, messages
+from seed.wire.checks import WireError
 from tests.fuzz import fuzz_wire
 
 
 def test_the_examples_are_messages() -> None:
-    kinds = {type(wire.decode(frames)) for frames in fuzz_wire.examples()}
-    assert kinds == {wire.Hello, wire.Welcome, wire.Step, wire.Actions, wire.Refusal, wire.Goodbye,
-                     wire.Ping}  # fmt: skip
+    kinds = {type(codec.decode(frames)) for frames in fuzz_wire.examples()}
+    assert kinds == {messages.Hello, messages.Welcome, messages.Step, messages.Actions,
+                     messages.Refusal, messages.Goodbye, messages.Ping}  # fmt: skip
 
 
 def test_damaged_and_random_messages_end_nothing() -> None:
@@ -27,8 +28,8 @@ def test_many_damaged_messages_are_read() -> None:
     rng, bases, read = random.Random(1), fuzz_wire.examples(), 0
     for _ in range(1000):
         try:
-            wire.decode(fuzz_wire.damage(rng, bases))
+            codec.decode(fuzz_wire.damage(rng, bases))
             read += 1
-        except wire.WireError:
+        except WireError:
             continue
     assert 100 < read < 900

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from seed.config import NetworkConfig
 from seed.contract import Acted, Fleet, LossResult
 from seed.rows import Rows, Unroll
-from seed.wire import SpaceSpec
+from seed.wire.spaces import SpaceSpec
 from tools.chaos.checking import find_wrong
 
 DATA_SOURCE: Literal["queue"] = "queue"

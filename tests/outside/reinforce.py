@@ -13,7 +13,7 @@ from seed.contract import Acted, Fleet, LossResult
 from seed.networks.body import Body
 from seed.networks.policy import make_policy
 from seed.rows import Rows, Unroll
-from seed.wire import SpaceSpec
+from seed.wire.spaces import SpaceSpec
 
 DATA_SOURCE: Literal["queue"] = "queue"
 

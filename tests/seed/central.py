@@ -14,20 +14,21 @@ import torch
 import zmq
 from torch import Tensor, nn
 
-from seed import inference, reception, wire
+from seed import inference, reception
 from seed.authentication import Authentication
 from seed.config import InferenceConfig
 from seed.contract import Acted, Algorithm, Fleet
 from seed.forward import ForwardPass
 from seed.inference import Inference
-from seed.keys import KeyPair
 from seed.layout import Column, StoreLayout
 from seed.reception import Offer
 from seed.rows import Rows, Unroll
-from seed.spaces import SpaceSpec
 from seed.threads import Crew
 from seed.unrolls import UnrollStore
 from seed.weights import WeightSlot
+from seed.wire import codec, messages
+from seed.wire.keys import KeyPair
+from seed.wire.spaces import SpaceSpec
 
 SPACE = SpaceSpec("int64", ())
 OFFER = Offer({"kind": "function", "id": "a:b"}, SPACE, SpaceSpec("int64", (), 100), seed=(5,))
@@ -156,17 +157,17 @@ class Dealer:
         self.socket.connect(endpoint)
         self.session = 0
 
-    def send(self, message: wire.Message) -> None:
-        self.socket.send_multipart(wire.encode(message))
+    def send(self, message: messages.Message) -> None:
+        self.socket.send_multipart(codec.encode(message))
 
-    def receive(self) -> wire.Message:
+    def receive(self) -> messages.Message:
         assert self.socket.poll(DEADLINE_MS), "nothing came"
-        return wire.decode(self.socket.recv_multipart())
+        return codec.decode(self.socket.recv_multipart())
 
-    def hello(self, *group_sizes: int, server_id: int = 1) -> wire.Welcome:
-        self.send(wire.Hello(server_id, group_sizes, f"test {server_id}"))
+    def hello(self, *group_sizes: int, server_id: int = 1) -> messages.Welcome:
+        self.send(messages.Hello(server_id, group_sizes, f"test {server_id}"))
         welcome = self.receive()
-        assert isinstance(welcome, wire.Welcome)
+        assert isinstance(welcome, messages.Welcome)
         self.session = welcome.session
         return welcome
 
@@ -184,7 +185,7 @@ class Dealer:
     def step_arrays(
         self,
         seq: int,
-        observations: wire.Array,
+        observations: messages.Array,
         *,
         group: int = 0,
         flags: int = 0,
@@ -192,29 +193,29 @@ class Dealer:
     ) -> None:
         """A STEP with observations of any form."""
         n = len(observations)
-        arrays = wire.StepArrays(
+        arrays = messages.StepArrays(
             np.ones(n, np.uint64), observations, np.zeros(n, np.float32),
-            np.full(n, flags, np.uint8), np.array(episodes or [], wire.EPISODE_DTYPE),
+            np.full(n, flags, np.uint8), np.array(episodes or [], messages.EPISODE_DTYPE),
         )  # fmt: skip
-        self.send(wire.Step(self.session, group, seq, wire.step_frames(arrays)))
+        self.send(messages.Step(self.session, group, seq, codec.step_frames(arrays)))
 
     def actions(self, seq: int, group: int = 0) -> list[int]:
         """The actions that must come next, for this group and seq."""
         message = self.receive()
-        assert isinstance(message, wire.Actions)
+        assert isinstance(message, messages.Actions)
         assert (message.session, message.group, message.seq) == (self.session, group, seq)
         actions: list[int] = np.frombuffer(message.actions, np.int64).tolist()
         return actions
 
-    def refusal(self) -> wire.Refusal:
+    def refusal(self) -> messages.Refusal:
         message = self.receive()
-        assert isinstance(message, wire.Refusal)
+        assert isinstance(message, messages.Refusal)
         return message
 
     def expect_silence(self) -> None:
         """Lets the loop go round, by more messages that it must refuse than it reads at once."""
         for _ in range(12):
-            self.send(wire.Ping(0))
+            self.send(messages.Ping(0))
             assert "not for a learner" in self.refusal().reason
 
 

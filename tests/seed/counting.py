@@ -14,7 +14,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from seed import wire
 from seed.config import ReplayConfig
 from seed.contract import Acted, Algorithm, Fleet
 from seed.forward import ForwardPass, GroupStep, InferenceBatch
@@ -23,6 +22,7 @@ from seed.replay import Replay
 from seed.rows import Rows, Unroll
 from seed.sources import Batch
 from seed.unrolls import UnrollStore
+from seed.wire import messages
 
 Int64Array = npt.NDArray[np.int64]
 CPU = torch.device("cpu")
@@ -97,10 +97,10 @@ class Setup:
             self.refused += 1
             return False
         over = self.rng.random(len(envs)) < ends
-        flags = wire.FIRST * self.first[envs] + wire.TERMINATED * over
-        arrays = wire.StepArrays(
+        flags = messages.FIRST * self.first[envs] + messages.TERMINATED * over
+        arrays = messages.StepArrays(
             run_ids, self.at[envs], np.zeros(len(envs), np.float32), flags.astype(np.uint8),
-            np.empty(0, wire.EPISODE_DTYPE),
+            np.empty(0, messages.EPISODE_DTYPE),
         )  # fmt: skip
         _, complete = self.forward.run(InferenceBatch.of([GroupStep(envs, arrays)]))
         self.store.publish(complete)

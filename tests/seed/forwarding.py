@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from seed import wire
 from seed.contract import Acted, Algorithm, Fleet
 from seed.forward import ForwardPass, GroupStep, InferenceBatch
 from seed.layout import Column, StoreLayout
 from seed.rows import Rows
 from seed.unrolls import UnrollStore
+from seed.wire import messages
 
 CPU = torch.device("cpu")
 LAYOUT = StoreLayout(
@@ -79,12 +79,12 @@ def group(
     env_ids: list[int], observations: list[int], *, flags: int = 0, run_id: int = 1
 ) -> GroupStep:
     n = len(env_ids)
-    arrays = wire.StepArrays(
+    arrays = messages.StepArrays(
         run_ids=np.full(n, run_id, np.uint64),
         observations=np.array(observations),
         rewards=np.array(observations, np.float32) / 2,
         flags=np.full(n, flags, np.uint8),
-        episodes=np.empty(0, wire.EPISODE_DTYPE),
+        episodes=np.empty(0, messages.EPISODE_DTYPE),
     )
     return GroupStep(np.array(env_ids), arrays)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from seed.rows import Rows
-from seed.spaces import SpaceSpec
+from seed.wire.spaces import SpaceSpec
 
 
 def random_rows(

@@ -14,7 +14,7 @@ import pytest
 
 from seed import authentication as module
 from seed.authentication import AllowList
-from seed.keys import KeyFileError, KeyPair, read_public, write_pair
+from seed.wire.keys import KeyFileError, KeyPair, read_public, write_pair
 
 GOOD, OTHER, STRANGER = (KeyPair.new() for _ in range(3))
 

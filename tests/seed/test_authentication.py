@@ -13,10 +13,11 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from seed import authentication as module
-from seed import inference, wire
+from seed import inference
 from seed.authentication import AllowList, Authentication, hand_over, make_authentication
 from seed.config import ConfigError, InferenceConfig
-from seed.keys import KeyPair, read_pair, read_public, write_pair
+from seed.wire import codec, messages
+from seed.wire.keys import KeyPair, read_pair, read_public, write_pair
 from tests.seed.central import Central, central, wait_for
 
 LEARNER, GOOD, OTHER, STRANGER = (KeyPair.new() for _ in range(4))
@@ -57,7 +58,7 @@ def handshake(
     socket.connect(endpoint)
     # Where the other side has refused already, there is nobody left to send it to.
     with contextlib.suppress(zmq.Again):
-        socket.send_multipart(wire.encode(wire.Hello(1, (1,), "whoever")), zmq.NOBLOCK)
+        socket.send_multipart(codec.encode(messages.Hello(1, (1,), "whoever")), zmq.NOBLOCK)
     event = recv_monitor_message(monitor)["event"] if monitor.poll(wait_ms) else None
     socket.disable_monitor()
     monitor.close()
@@ -99,11 +100,11 @@ def test_a_revoked_key_is_cut_off_while_it_is_connected(served: Central, folder:
     revoked.hello(2)
     other.hello(2, server_id=2)
     (folder / "good.pub").unlink()
-    assert revoked.receive() == wire.Goodbye(revoked.session, "the key is not allowed any more")
+    assert revoked.receive() == messages.Goodbye(revoked.session, "the key is not allowed any more")
     wait_for(lambda: served.inference.num_envs == 2)
     # Nothing that it says from now on is decoded, let alone answered.
     dropped = served.inference.messages_dropped
-    revoked.send(wire.Hello(1, (1,), "again"))
+    revoked.send(messages.Hello(1, (1,), "again"))
     revoked.socket.send_multipart([b"\xc1"] * 3)
     wait_for(lambda: served.inference.messages_dropped == dropped + 2)
     assert not revoked.socket.poll(0)
@@ -128,14 +129,14 @@ def test_no_other_key_takes_a_session_over(served: Central) -> None:
     victim.hello(2)
     victim.step(0, [1, 2])
     assert victim.actions(0) == [1, 2]
-    thief.send(wire.Hello(1, (2,), "thief"))
+    thief.send(messages.Hello(1, (2,), "thief"))
     refusal = thief.refusal()
     assert "another key" in refusal.reason
     assert not refusal.retry
     thief.session = victim.session
     thief.step(1, [9, 9])
     assert thief.refusal().retry
-    thief.send(wire.Goodbye(victim.session, "away with it"))
+    thief.send(messages.Goodbye(victim.session, "away with it"))
     thief.expect_silence()
     victim.step(1, [1, 2])
     assert victim.actions(1) == [2, 4]

@@ -103,8 +103,8 @@ def test_says_where_it_looked_in_vain(name: str) -> None:
 
 
 def test_another_module_is_no_algorithm() -> None:
-    with pytest.raises(ConfigError, match=r"seed\.wire lacks Config"):
-        load_algorithm("seed.wire")
+    with pytest.raises(ConfigError, match=r"seed\.wire\.codec lacks Config"):
+        load_algorithm("seed.wire.codec")
 
 
 # An error within a user's file must show its own traceback.

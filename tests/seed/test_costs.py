@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from seed import wire
 from seed.config import InferenceConfig
 from seed.contract import Acted, Algorithm, Fleet
 from seed.forward import ForwardPass
@@ -28,9 +27,10 @@ from seed.inference import Inference
 from seed.layout import Column, StoreLayout
 from seed.reception import Offer
 from seed.rows import Rows
-from seed.spaces import SpaceSpec
 from seed.unrolls import UnrollStore
 from seed.weights import WeightSlot
+from seed.wire import codec, messages
+from seed.wire.spaces import SpaceSpec
 from tests.seed.central import Dealer
 
 GROUP, GROUPS = 32, 8
@@ -142,10 +142,10 @@ class Turns:
     def is_set(self) -> bool:
         self.stop()
         if self.turn == 0:
-            self.dealer.send(wire.Hello(1, (GROUP,) * GROUPS, "test"))
+            self.dealer.send(messages.Hello(1, (GROUP,) * GROUPS, "test"))
         elif self.turn == 1:
             welcome = self.dealer.receive()
-            assert isinstance(welcome, wire.Welcome)
+            assert isinstance(welcome, messages.Welcome)
             self.dealer.session = welcome.session
         for group in range(GROUPS * (self.turn > 0)):
             if self.turn > 1:
@@ -254,12 +254,12 @@ def test_observations_are_not_staged(one_thread: None) -> None:
 
 def test_bytes_on_the_wire() -> None:
     observations = np.zeros((GROUP, *OBSERVATION.shape), np.uint8)
-    arrays = wire.StepArrays(
+    arrays = messages.StepArrays(
         np.ones(GROUP, np.uint64), observations, np.zeros(GROUP, np.float32),
-        np.zeros(GROUP, np.uint8), np.empty(0, wire.EPISODE_DTYPE),
+        np.zeros(GROUP, np.uint8), np.empty(0, messages.EPISODE_DTYPE),
     )  # fmt: skip
-    step = wire.encode(wire.Step(2**63 - 1, 7, 10**9, wire.step_frames(arrays)))
-    actions = wire.encode(wire.Actions(2**63 - 1, 7, 10**9, bytes(8 * GROUP)))
+    step = codec.encode(messages.Step(2**63 - 1, 7, 10**9, codec.step_frames(arrays)))
+    actions = codec.encode(messages.Actions(2**63 - 1, 7, 10**9, bytes(8 * GROUP)))
     # ZeroMQ puts at most 9 bytes before each frame.
     sent_bytes = sum(memoryview(frame).nbytes + 9 for frame in (*step, *actions))
     assert sent_bytes <= 1.02 * GROUP * OBSERVATION.nbytes

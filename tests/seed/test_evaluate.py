@@ -33,8 +33,9 @@ from seed.faults import FaultLog
 from seed.local_servers import LocalServerError
 from seed.records import BatchRecord, EpisodeRecord
 from seed.serving import make_agent
-from seed.spaces import Spaces, SpaceSpec
+from seed.spaces import Spaces
 from seed.threads import Crew
+from seed.wire.spaces import SpaceSpec
 from tests.seed.central import Dealer, drain
 
 RESULT = Result(4, 1.5, 0.5, 1.0, 2.0, 7.25, 123_456)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seed.faults import FaultLog, printable
-from seed.messages import Fault
+from seed.wire.messages import Fault
 
 TRACEBACK = "Traceback (most recent call last):\n  in step\nRuntimeError: it fell over\n"
 

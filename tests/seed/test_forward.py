@@ -10,16 +10,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seed import wire
 from seed.config import Config, InferenceConfig, LearnerConfig, NetworkConfig
 from seed.contract import Algorithm, load_algorithm
 from seed.devices import move
 from seed.forward import ForwardPass, GroupStep, InferenceBatch
 from seed.rows import Unroll
 from seed.serving import make_agent, make_store
-from seed.spaces import Spaces, SpaceSpec
+from seed.spaces import Spaces
 from seed.unrolls import UnrollStore
 from seed.weights import WeightSlot
+from seed.wire import messages
+from seed.wire.spaces import SpaceSpec
 from tests.seed.forwarding import CPU, LAYOUT, Seeing, Summing, group, make_forward, run
 
 
@@ -44,10 +45,10 @@ def test_the_state_persists_per_environment_whatever_the_batch() -> None:
 def test_the_state_is_zero_where_an_episode_starts() -> None:
     forward, _ = make_forward()
     run(forward, group([0, 1], [5, 6]))
-    ending = group([0], [5], flags=wire.TERMINATED)
+    ending = group([0], [5], flags=messages.TERMINATED)
     # The ending row still belongs to its episode.
     assert run(forward, ending, group([1], [6])) == [10, 12]
-    assert run(forward, group([0], [1], flags=wire.FIRST), group([1], [6])) == [1, 18]
+    assert run(forward, group([0], [1], flags=messages.FIRST), group([1], [6])) == [1, 18]
     assert run(forward, group([0], [1])) == [2]
 
 
@@ -75,7 +76,7 @@ def test_rows_and_the_state_before_row_0_reach_the_store() -> None:
 
 def test_the_stored_state_is_zero_where_row_0_starts_an_episode() -> None:
     forward, store = make_forward()
-    flags = [wire.FIRST, wire.TRUNCATED, wire.FIRST, 0, 0]
+    flags = [messages.FIRST, messages.TRUNCATED, messages.FIRST, 0, 0]
     unroll = gather(store, forward, *[[group([0], [1], flags=flag)] for flag in flags])
     assert unroll.agent_state.flatten().tolist() == [0, 0]
     assert unroll.rows.first.T.tolist() == [[True, False, True], [True, False, False]]
@@ -83,14 +84,14 @@ def test_the_stored_state_is_zero_where_row_0_starts_an_episode() -> None:
     assert not unroll.rows.terminated.any()
 
 
-@pytest.mark.parametrize("flag", [0, wire.FIRST, wire.TERMINATED, wire.TRUNCATED, 3])
+@pytest.mark.parametrize("flag", [0, messages.FIRST, messages.TERMINATED, messages.TRUNCATED, 3])
 def test_flags_are_told_apart(flag: int) -> None:
     forward, store = make_forward()
-    batches = [[group([0], [1], flags=f)] for f in (wire.FIRST, flag, 0)]
+    batches = [[group([0], [1], flags=f)] for f in (messages.FIRST, flag, 0)]
     rows = gather(store, forward, *batches).rows
-    assert bool(rows.first[1, 0]) == (flag == wire.FIRST)
-    assert bool(rows.terminated[1, 0]) == bool(flag & wire.TERMINATED)
-    assert bool(rows.truncated[1, 0]) == bool(flag & wire.TRUNCATED)
+    assert bool(rows.first[1, 0]) == (flag == messages.FIRST)
+    assert bool(rows.terminated[1, 0]) == bool(flag & messages.TERMINATED)
+    assert bool(rows.truncated[1, 0]) == bool(flag & messages.TRUNCATED)
 
 
 def test_the_version_of_the_weights_is_recorded() -> None:
@@ -143,7 +144,7 @@ def test_evaluation_environments_see_stacks_and_previous_actions() -> None:
         history = [0, 0] if first else history
         history.append(t + 1)
         # A page may be written again as soon as nobody needs it: they have much the same rows.
-        batch = group([0, 1], [1000 + t, t + 1], flags=wire.FIRST if first else 0)
+        batch = group([0, 1], [1000 + t, t + 1], flags=messages.FIRST if first else 0)
         _, complete = forward.run(InferenceBatch.of([batch]))
         assert seeing.rows.observations[0, 1].tolist() == history[-3:]
         assert seeing.rows.previous_actions[0, 1] == 10 * history[-2]
@@ -217,14 +218,14 @@ def random_group(rng: np.random.Generator, ended: dict[int, bool], envs: list[in
     """A row of each environment in a made-up game whose episodes end at random."""
     flags = []
     for env in envs:
-        flag = wire.FIRST if ended[env] else int(rng.choice([0, 0, 0, 0, 1, 2]))
-        ended[env] = flag in (wire.TERMINATED, wire.TRUNCATED)
+        flag = messages.FIRST if ended[env] else int(rng.choice([0, 0, 0, 0, 1, 2]))
+        ended[env] = flag in (messages.TERMINATED, messages.TRUNCATED)
         flags.append(flag)
-    rewards = rng.normal(size=len(envs)) * [flag != wire.FIRST for flag in flags]
+    rewards = rng.normal(size=len(envs)) * [flag != messages.FIRST for flag in flags]
     observations = rng.normal(size=(len(envs), 2)).astype(np.float32)
-    arrays = wire.StepArrays(
+    arrays = messages.StepArrays(
         np.ones(len(envs), np.uint64), observations, rewards.astype(np.float32),
-        np.array(flags, np.uint8), np.empty(0, wire.EPISODE_DTYPE),
+        np.array(flags, np.uint8), np.empty(0, messages.EPISODE_DTYPE),
     )  # fmt: skip
     return GroupStep(np.array(envs), arrays)
 

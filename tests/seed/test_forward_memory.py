@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from seed import wire
 from seed.contract import Algorithm
 from seed.forward import ForwardPass, InferenceBatch, bucket_sizes
 from seed.rows import Unroll
 from seed.unrolls import UnrollStore
 from seed.weights import Weights
+from seed.wire import messages
 from tests.seed.forwarding import CPU, LAYOUT, Seeing, group, make_forward, run
 
 
@@ -43,7 +43,7 @@ def test_padding_changes_nothing(frame_stack: int, burn_in: int) -> None:
     rng = np.random.default_rng(4)
     for t in range(60):
         envs = rng.permutation(6)[: rng.integers(1, 7)].tolist()
-        flags = int(rng.choice([0, 0, 0, wire.FIRST, wire.TERMINATED]))
+        flags = int(rng.choice([0, 0, 0, messages.FIRST, messages.TERMINATED]))
         batch = InferenceBatch.of(
             [group([env], [100 * t + env], flags=flags) for env in envs]
         )

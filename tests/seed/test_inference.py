@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from torch import nn
 
-from seed import wire
 from seed.inference import Inference
 from seed.records import BatchRecord, EpisodeRecord
+from seed.wire import messages
 from tests.seed.central import FOR_EVER_US, Dealer, Placing, central, drain, wait_for
 
 
@@ -18,9 +18,9 @@ def test_a_step_is_answered_with_its_actions() -> None:
     with central() as served:
         dealer = served.connect()
         dealer.hello(2, 1)
-        dealer.step(0, [3, 4], flags=wire.FIRST)
+        dealer.step(0, [3, 4], flags=messages.FIRST)
         assert dealer.actions(0) == [3, 4]
-        dealer.step(0, [9], group=1, flags=wire.FIRST)
+        dealer.step(0, [9], group=1, flags=messages.FIRST)
         assert dealer.actions(0, group=1) == [9]
         dealer.step(1, [10, 20])
         assert dealer.actions(1) == [13, 24]
@@ -166,7 +166,7 @@ def test_steps_of_a_closed_session_count_no_more_towards_min_batch(parting: str)
             leaver.step(0, [1], group=group)
         leaver.expect_silence()
         if parting == "goodbye":
-            leaver.send(wire.Goodbye(leaver.session, "done"))
+            leaver.send(messages.Goodbye(leaver.session, "done"))
         else:
             leaver.hello(1, 1)
         leaver.expect_silence()
@@ -233,9 +233,9 @@ def test_counts_steps_and_episodes() -> None:
     with central() as served:
         dealer = served.connect()
         env_ids = dealer.hello(2, 1).env_ids.tolist()
-        dealer.step(0, [1, 1], flags=wire.FIRST)
+        dealer.step(0, [1, 1], flags=messages.FIRST)
         dealer.actions(0)
-        dealer.step(1, [1, 1], flags=wire.TERMINATED, episodes=[(1, 7, -2.5)])
+        dealer.step(1, [1, 1], flags=messages.TERMINATED, episodes=[(1, 7, -2.5)])
         dealer.actions(1)
         dealer.step(0, [1], group=1, episodes=[(0, 3, 4.0)])
         dealer.actions(0, group=1)
@@ -279,7 +279,7 @@ def test_places_follow_who_is_connected(parting: str) -> None:
         assert places(first, 1) == [0, 12, 24]
         assert places(second, 0) == [36, 48, 60]
         if parting == "goodbye":
-            first.send(wire.Goodbye(first.session, "done"))
+            first.send(messages.Goodbye(first.session, "done"))
             first.expect_silence()
             assert places(second, 1) == [0, 30, 60]
             third.hello(1, server_id=3)
@@ -318,7 +318,7 @@ def test_where_all_evaluate_nothing_pauses() -> None:
             dealer.step(seq, [1] * 6)
             assert dealer.actions(seq) == [seq + 1] * 6
         assert served.inference.paused_s == 0
-        dealer.send(wire.Goodbye(dealer.session, "done"))
+        dealer.send(messages.Goodbye(dealer.session, "done"))
         dealer.expect_silence()
         assert served.store.rows_dropped == 0
 
@@ -369,7 +369,7 @@ def test_a_flood_of_refused_messages_does_not_hold_up_batches(
     with central() as served:
         dealer = served.connect()
         for _ in range(100):
-            dealer.send(wire.Ping(0))
+            dealer.send(messages.Ping(0))
         wait_for(lambda: served.inference.messages_refused == 100)
     # No more than `max_batch` messages are read from one look at what waits to the next.
     assert max(b - a for a, b in itertools.pairwise(refused_before)) <= 6

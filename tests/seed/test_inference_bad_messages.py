@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seed import inference, reception, wire
+from seed import inference, reception
+from seed.wire import codec, messages
 from tests.seed.central import central, wait_for
 
 
-def step_frames(**changes: Any) -> list[wire.Frame]:
+def step_frames(**changes: Any) -> list[messages.Frame]:
     """A STEP's frames for one environment, some of them replaced."""
-    frames: dict[str, wire.Frame] = {
+    frames: dict[str, messages.Frame] = {
         "run_ids": bytes(8), "observations": bytes(8), "rewards": bytes(4), "flags": bytes(1),
         "episodes": b"",
     }  # fmt: skip
@@ -31,7 +32,7 @@ def step_frames(**changes: Any) -> list[wire.Frame]:
         {"flags": b"\x08"},
         {"episodes": bytes(15)},
         {"episodes": bytes(32)},
-        {"episodes": np.array([(1, 1, 1.0)], wire.EPISODE_DTYPE).tobytes()},
+        {"episodes": np.array([(1, 1, 1.0)], messages.EPISODE_DTYPE).tobytes()},
         {"extra": b""},
     ],
     ids=str,
@@ -41,7 +42,7 @@ def test_a_malformed_step_is_refused_and_nothing_else(changes: dict[str, bytes])
         dealer, other = served.connect(), served.connect()
         dealer.hello(1)
         other.hello(1, server_id=2)
-        dealer.send(wire.Step(dealer.session, 0, 0, step_frames(**changes)))
+        dealer.send(messages.Step(dealer.session, 0, 0, step_frames(**changes)))
         refusal = dealer.refusal()
         assert refusal.reason.startswith("malformed message")
         assert not refusal.retry
@@ -67,12 +68,12 @@ def test_a_malformed_step_is_refused_and_nothing_else(changes: dict[str, bytes])
         [b"\x81\xa4type\xa4\xff\xff\xff\xff"],
         [b"\x91" * 4000],
         [b""] * 8,
-        wire.encode(wire.Actions(1, 0, 0, b"")),
-        wire.encode(wire.Ping(1)),
-        wire.encode(wire.Refusal("no", retry=True)),
-        wire.encode(wire.Hello(1, (0,), "nobody")),
-        wire.encode(wire.Hello(1, (), "nobody")),
-        wire.encode(wire.Step(1, 0, 0, [])),
+        codec.encode(messages.Actions(1, 0, 0, b"")),
+        codec.encode(messages.Ping(1)),
+        codec.encode(messages.Refusal("no", retry=True)),
+        codec.encode(messages.Hello(1, (0,), "nobody")),
+        codec.encode(messages.Hello(1, (), "nobody")),
+        codec.encode(messages.Step(1, 0, 0, [])),
     ],
     ids=range(16),
 )
@@ -98,9 +99,9 @@ def test_a_connection_is_not_heard_for_a_while_after_an_endless_message(
         endless.socket.send_multipart([b""] * 30_000)
         assert endless.refusal().reason.startswith("malformed message")
         # Its steps would be lost, so it has no session either.
-        assert isinstance(endless.receive(), wire.Goodbye)
+        assert isinstance(endless.receive(), messages.Goodbye)
         wait_for(lambda: served.inference.num_envs == 1)
-        endless.send(wire.Hello(1, (1,), "too soon"))
+        endless.send(messages.Hello(1, (1,), "too soon"))
         for seq in range(3):
             other.step(seq, [1])
             assert other.actions(seq) == [seq + 1]
@@ -114,12 +115,12 @@ def test_a_flood_of_messages_that_are_refused_ends_a_session() -> None:
         dealer = served.connect()
         dealer.hello(2)
         for _ in range(200):
-            dealer.send(wire.Ping(1))
+            dealer.send(messages.Ping(1))
         wait_for(lambda: served.inference._reception.messages_dropped > 0)
         # One of the 128 was the HELLO.
         answers = [dealer.receive() for _ in range(129)]
-        assert isinstance(answers[-1], wire.Goodbye)
-        assert all(isinstance(answer, wire.Refusal) for answer in answers[:-1])
+        assert isinstance(answers[-1], messages.Goodbye)
+        assert all(isinstance(answer, messages.Refusal) for answer in answers[:-1])
         wait_for(lambda: served.inference.num_envs == 0)
 
 
@@ -137,9 +138,9 @@ def test_a_flood_of_hellos_mutes_its_connection() -> None:
         dealer = served.connect()
 
         def is_refused() -> bool:
-            dealer.send(wire.Hello(1, (1,), "flood"))
+            dealer.send(messages.Hello(1, (1,), "flood"))
             message = dealer.receive()
-            return isinstance(message, wire.Refusal) and "too often" in message.reason
+            return isinstance(message, messages.Refusal) and "too often" in message.reason
 
         # As many as a server with all its groups may send at once, and those that come meanwhile.
         assert next(count for count in range(1_000) if is_refused()) >= 128

@@ -9,8 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from seed import inference, wire
+from seed import inference
 from seed.config import ConfigError
+from seed.wire import codec, messages
 from tests.seed.central import OFFER, central, wait_for
 
 
@@ -51,7 +52,7 @@ def test_a_session_belongs_to_its_connection() -> None:
         thief.session = owner.session
         thief.step(0, [99])
         assert thief.refusal().retry
-        thief.send(wire.Goodbye(owner.session, "closing what is not mine"))
+        thief.send(messages.Goodbye(owner.session, "closing what is not mine"))
         thief.expect_silence()
         owner.step(0, [1])
         assert owner.actions(0) == [1]
@@ -60,12 +61,12 @@ def test_a_session_belongs_to_its_connection() -> None:
 def test_one_connection_has_its_share_of_the_environments() -> None:
     with central(max_envs_per_key=3) as served:
         dealer, other = served.connect(), served.connect()
-        dealer.send(wire.Hello(1, (2, 2), "large"))
+        dealer.send(messages.Hello(1, (2, 2), "large"))
         refusal = dealer.refusal()
         assert "max_envs_per_key = 3" in refusal.reason
         assert not refusal.retry
         dealer.hello(2, server_id=1)
-        dealer.send(wire.Hello(2, (2,), "second"))
+        dealer.send(messages.Hello(2, (2,), "second"))
         assert dealer.refusal().retry
         other.hello(3, server_id=3)
         # Its own successor does not count twice.
@@ -112,9 +113,9 @@ def test_a_dead_connection_frees_its_env_ids(monkeypatch: pytest.MonkeyPatch) ->
         alive = served.connect()
         alive.hello(6, server_id=2)
         alive.step(0, [2] * 6)
-        while isinstance(message := alive.receive(), wire.Ping):
+        while isinstance(message := alive.receive(), messages.Ping):
             assert message.session == alive.session
-        assert isinstance(message, wire.Actions)
+        assert isinstance(message, messages.Actions)
 
 
 # As after a kill: the room of the dead is free long before `lease_s` has passed.
@@ -127,8 +128,8 @@ def test_somebody_who_finds_no_room_has_the_silent_tested(monkeypatch: pytest.Mo
         dead.socket.close()
 
         def is_let_in() -> bool:
-            alive.send(wire.Hello(2, (6,), "successor"))
-            return isinstance(alive.receive(), wire.Welcome)
+            alive.send(messages.Hello(2, (6,), "successor"))
+            return isinstance(alive.receive(), messages.Welcome)
 
         assert not is_let_in()
         wait_for(is_let_in)
@@ -140,7 +141,7 @@ def test_a_silent_connection_is_pinged_and_kept(monkeypatch: pytest.MonkeyPatch)
         dealer = served.connect()
         dealer.hello(2)
         for _ in range(3):
-            assert dealer.receive() == wire.Ping(dealer.session)
+            assert dealer.receive() == messages.Ping(dealer.session)
         assert served.inference.num_envs == 2
 
 
@@ -192,11 +193,11 @@ def test_a_goodbye_frees_env_ids() -> None:
     with central() as served:
         dealer, waiting = served.connect(), served.connect()
         dealer.hello(4)
-        waiting.send(wire.Hello(2, (3,), "waiting"))
+        waiting.send(messages.Hello(2, (3,), "waiting"))
         refusal = waiting.refusal()
         assert refusal.retry
         assert "max_envs = 6" in refusal.reason
-        dealer.send(wire.Goodbye(dealer.session, "done"))
+        dealer.send(messages.Goodbye(dealer.session, "done"))
         dealer.expect_silence()
         waiting.hello(3, server_id=2)
         assert served.inference.num_envs == 3
@@ -205,13 +206,13 @@ def test_a_goodbye_frees_env_ids() -> None:
 @pytest.mark.parametrize(
     ("hello", "reason"),
     [
-        (wire.Hello(1, (1,), "old", protocol=0), "speaks protocol 0, the learner 2"),
-        (wire.Hello(1, (1,), "new", protocol=2**40), "the same version of this package"),
-        (wire.Hello(1, (5,), "large"), "a group of 5 environments"),
+        (messages.Hello(1, (1,), "old", protocol=0), "speaks protocol 0, the learner 2"),
+        (messages.Hello(1, (1,), "new", protocol=2**40), "the same version of this package"),
+        (messages.Hello(1, (5,), "large"), "a group of 5 environments"),
     ],
     ids=["old", "new", "large"],
 )
-def test_a_server_that_never_fits_is_refused_for_good(hello: wire.Hello, reason: str) -> None:
+def test_a_server_that_never_fits_is_refused_for_good(hello: messages.Hello, reason: str) -> None:
     with central(max_batch=4) as served:
         dealer = served.connect()
         dealer.send(hello)
@@ -228,8 +229,8 @@ def test_says_goodbye_with_its_farewell() -> None:
         dealer.hello(1)
         other.hello(1, server_id=2)
         served.crew.join()
-        assert dealer.receive() == wire.Goodbye(dealer.session, "the end")
-        assert other.receive() == wire.Goodbye(other.session, "the end")
+        assert dealer.receive() == messages.Goodbye(dealer.session, "the end")
+        assert other.receive() == messages.Goodbye(other.session, "the end")
 
 
 # An episode's random numbers must not come again after a restart.
@@ -254,14 +255,14 @@ def test_faults_are_counted_and_need_no_answer() -> None:
     with central() as served:
         dealer = served.connect()
         dealer.hello(2, 1)
-        dealer.send(wire.Fault(dealer.session, 0, 1, "raised", 4, True, False, "in step"))
-        dealer.send(wire.Fault(dealer.session, 1, None, "hung", 0, False, False, "in step"))
+        dealer.send(messages.Fault(dealer.session, 0, 1, "raised", 4, True, False, "in step"))
+        dealer.send(messages.Fault(dealer.session, 1, None, "hung", 0, False, False, "in step"))
         # Of a session that has ended, say: nobody is interested any more.
-        dealer.send(wire.Fault(dealer.session + 1, 0, 0, "raised", 0, True, False, "in step"))
+        dealer.send(messages.Fault(dealer.session + 1, 0, 0, "raised", 0, True, False, "in step"))
         dealer.expect_silence()
         faults = served.inference.faults
         assert (faults.total, faults.num_quarantined) == (2, 1)
-        dealer.send(wire.Goodbye(dealer.session, "bye"))
+        dealer.send(messages.Goodbye(dealer.session, "bye"))
         wait_for(lambda: served.inference.num_envs == 0)
         assert (faults.total, faults.num_quarantined) == (2, 0)
 
@@ -271,7 +272,7 @@ def test_faults_of_nothing_are_refused(group: int | None, index: int) -> None:
     with central() as served:
         dealer = served.connect()
         dealer.hello(2, 1)
-        dealer.send(wire.Fault(dealer.session, group, index, "raised", 0, True, False, ""))
+        dealer.send(messages.Fault(dealer.session, group, index, "raised", 0, True, False, ""))
         assert re.search("expected (below|none)", dealer.refusal().reason)
         assert served.inference.faults.total == 0
 
@@ -280,11 +281,11 @@ def test_the_log_obeys_no_server(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     with central() as served:
         dealer = served.connect()
-        dealer.send(wire.Hello(1, (1,), "\x1b[2Jname"))
+        dealer.send(messages.Hello(1, (1,), "\x1b[2Jname"))
         welcome = dealer.receive()
-        assert isinstance(welcome, wire.Welcome)
-        dealer.send(wire.Fault(welcome.session, 0, 0, "\x1b]0;x", 0, False, False, "\x1b[31m"))
-        dealer.send(wire.Goodbye(welcome.session, "bye\r\x1b[A"))
+        assert isinstance(welcome, messages.Welcome)
+        dealer.send(messages.Fault(welcome.session, 0, 0, "\x1b]0;x", 0, False, False, "\x1b[31m"))
+        dealer.send(messages.Goodbye(welcome.session, "bye\r\x1b[A"))
         wait_for(lambda: served.inference.num_envs == 0)
         dealer.socket.send_multipart([b"\x81\xa4type\xa5\x1b[2Jx", b""])
         dealer.refusal()
@@ -299,12 +300,12 @@ def test_rows_of_an_environment_that_is_down_are_no_steps_and_not_missed() -> No
         dealer = served.connect()
         dealer.hello(2)
         for seq in range(6):
-            flags = np.array([wire.FIRST, wire.FIRST if seq == 0 else 0], np.uint8)
-            arrays = wire.StepArrays(
+            flags = np.array([messages.FIRST, messages.FIRST if seq == 0 else 0], np.uint8)
+            arrays = messages.StepArrays(
                 np.array([0, 7], np.uint64), np.array([0, 5]), np.zeros(2, np.float32), flags,
-                np.array([], wire.EPISODE_DTYPE),
+                np.array([], messages.EPISODE_DTYPE),
             )  # fmt: skip
-            dealer.send(wire.Step(dealer.session, 0, seq, wire.step_frames(arrays)))
+            dealer.send(messages.Step(dealer.session, 0, seq, codec.step_frames(arrays)))
             # Its recurrent state begins anew in every row.
             assert dealer.actions(seq) == [0, 5 * (seq + 1)]
         wait_for(lambda: served.inference.env_steps == 5)

@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from seed import main, wire
+from seed import main
 from seed.config import Config, ConfigError
 from seed.config_loading import parse_command_line
 from seed.contract import load_algorithm_config
@@ -19,6 +19,7 @@ from seed.forward import GroupStep, InferenceBatch
 from seed.main import Run
 from seed.replay import Replay
 from seed.sources import QueueSource
+from seed.wire import messages
 
 FILE = """
 local_envservers = 0
@@ -86,10 +87,10 @@ def play(run: Run, rows: int) -> None:
     column = run.store.layout.observation
     envs = np.arange(4)
     for row in range(rows):
-        arrays = wire.StepArrays(
+        arrays = messages.StepArrays(
             np.ones(4, np.uint64), np.full((4, *column.shape), row / rows, np.float32),
-            np.zeros(4, np.float32), np.full(4, wire.FIRST * (row == 0), np.uint8),
-            np.empty(0, wire.EPISODE_DTYPE),
+            np.zeros(4, np.float32), np.full(4, messages.FIRST * (row == 0), np.uint8),
+            np.empty(0, messages.EPISODE_DTYPE),
         )  # fmt: skip
         _, complete = run.inference._forward.run(InferenceBatch.of([GroupStep(envs, arrays)]))
         run.store.publish(complete)

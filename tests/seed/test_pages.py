@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seed.messages import NO_HISTORY
 from seed.pages import MAX_AGE, NO_PAGE, PageLinks, PageTable, Placed
+from seed.wire.messages import NO_HISTORY
 
 
 def make_table(

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from seed import wire
+from seed.wire.messages import Actions, Goodbye, Hello, Message, Ping, Refusal, Welcome
 from tests.seed.central import Dealer, central
 
 MAX_ENVS = 6
@@ -63,9 +63,9 @@ class ProtocolMachine(RuleBasedStateMachine):
 
     # --- what a server does ------------------------------------------------------------------
 
-    def settle(self, dealer: Dealer) -> list[wire.Message]:
+    def settle(self, dealer: Dealer) -> list[Message]:
         """What the learner answers to a connection, up to its word on a message it cannot use."""
-        dealer.send(wire.Ping(0))
+        dealer.send(Ping(0))
         messages = [dealer.receive()]
         while "not for a learner" not in getattr(messages[-1], "reason", ""):
             messages.append(dealer.receive())
@@ -109,12 +109,12 @@ class ProtocolMachine(RuleBasedStateMachine):
         )
         for server in self.servers:
             server.alive &= server.server_id != server_id
-        dealer.send(wire.Hello(server_id, tuple(groups), "model"))
+        dealer.send(Hello(server_id, tuple(groups), "model"))
         answers = self.settle(dealer)
         if self.num_envs + sum(groups) > MAX_ENVS:
-            assert any(isinstance(each, wire.Refusal) and each.retry for each in answers)
+            assert any(isinstance(each, Refusal) and each.retry for each in answers)
             return
-        welcome = next(each for each in answers if isinstance(each, wire.Welcome))
+        welcome = next(each for each in answers if isinstance(each, Welcome))
         self.servers.append(
             Server(len(self.servers), server_id, groups, dealer, welcome.session, [0] * len(groups))
         )
@@ -139,7 +139,7 @@ class ProtocolMachine(RuleBasedStateMachine):
         server.next_seq[group] = seq + 1
         self.send_step(server, group, seq)
         actions = server.dealer.receive()
-        assert isinstance(actions, wire.Actions)
+        assert isinstance(actions, Actions)
         assert (actions.session, actions.group, actions.seq) == (server.session, group, seq)
         assert len(actions.actions) == 8 * server.groups[group]
 
@@ -175,7 +175,7 @@ class ProtocolMachine(RuleBasedStateMachine):
         seq = server.next_seq[0] + ahead
         self.send_step(server, 0, seq, sender, forged=True)
         (refusal,) = self.settle(sender)
-        assert isinstance(refusal, wire.Refusal)
+        assert isinstance(refusal, Refusal)
         assert refusal.retry
         assert refusal.session == server.session
 
@@ -184,7 +184,7 @@ class ProtocolMachine(RuleBasedStateMachine):
     def goodbye(self, choice: int, other: int) -> None:
         """Only a session's own connection ends it."""
         server, sender = self.live(choice), self.live(other).dealer
-        sender.send(wire.Goodbye(server.session, "leaving"))
+        sender.send(Goodbye(server.session, "leaving"))
         self.settle(sender)
         server.alive = sender is not server.dealer
 

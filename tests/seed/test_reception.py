@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from seed.authentication import AllowList
-from seed.keys import KeyPair, write_pair
 from seed.reception import Reception
+from seed.wire.keys import KeyPair, write_pair
 
 
 def test_without_keys_everybody_is_heard() -> None:

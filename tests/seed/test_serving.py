@@ -24,10 +24,11 @@ from seed.inference import Inference
 from seed.layout import Column
 from seed.rows import Rows
 from seed.serving import make_agent, make_inference, make_store, plan_store, queue_limit
-from seed.spaces import Spaces, SpaceSpec
+from seed.spaces import Spaces
 from seed.threads import Crew
 from seed.unrolls import UnrollStore
 from seed.weights import WeightSlot
+from seed.wire.spaces import SpaceSpec
 from tests.seed.central import Dealer
 
 CPU = torch.device("cpu")

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seed.sessions import Refused, Session, SessionTable
-from seed.wire import PROTOCOL_VERSION, Hello
+from seed.wire.limits import PROTOCOL_VERSION
+from seed.wire.messages import Hello
 
 
 def hello(server_id: int, *groups: int, protocol: int = PROTOCOL_VERSION) -> Hello:

@@ -9,7 +9,7 @@ import zmq
 
 from seed import sockets
 from seed.sockets import MOST_FRAMES, bind, drain, receive, send
-from seed.wire import MAX_GROUPS
+from seed.wire.limits import MAX_GROUPS
 
 
 @pytest.fixture

@@ -18,8 +18,9 @@ from seed.layout import Column
 from seed.pages import PageLinks
 from seed.rows import Arrived
 from seed.serving import make_agent, make_store, queue_limit
-from seed.spaces import Spaces, SpaceSpec
+from seed.spaces import Spaces
 from seed.unrolls import UnrollStore
+from seed.wire.spaces import SpaceSpec
 from tests.seed.store_model import CPU, LAYOUT, Model, Row
 from tests.seed.writing import place_and_fill
 

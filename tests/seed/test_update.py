@@ -20,8 +20,8 @@ from seed.contract import Algorithm, LossResult, load_algorithm
 from seed.devices import move, prepare_thread
 from seed.optimizers import make_optimizer
 from seed.rows import Unroll
-from seed.spaces import SpaceSpec
 from seed.update import Outcome, Update
+from seed.wire.spaces import SpaceSpec
 from tests.seed.random_rows import random_rows
 from tests.seed.recording import record_on_cpu
 

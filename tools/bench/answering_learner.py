@@ -10,11 +10,12 @@ from collections.abc import Callable
 import numpy as np
 import zmq
 
-from seed import wire
+from seed.wire import codec, messages
+from seed.wire.spaces import SpaceSpec
 from tools.bench.processes import START_TIMEOUT_S, ProcessFailed
 
 GAME, NUM_ACTIONS = "pong", 6
-_FRAME, _JOYSTICK = wire.SpaceSpec("uint8", (84, 84)), wire.SpaceSpec("int64", (), NUM_ACTIONS)
+_FRAME, _JOYSTICK = SpaceSpec("uint8", (84, 84)), SpaceSpec("int64", (), NUM_ACTIONS)
 _SESSION = 1
 # Groups of actions drawn beforehand: drawing is not measured.
 _PREPARED = 1000
@@ -46,11 +47,11 @@ class AnsweringLearner:
             ProcessFailed: where nothing comes.
         """
         hello = self._receive(check)
-        if not isinstance(hello, wire.Hello):
+        if not isinstance(hello, messages.Hello):
             raise ProcessFailed(f"the environment server began with {hello}")
         numbers = np.arange(hello.num_envs)
         environment = {"kind": "atari", "id": GAME}
-        self._send(wire.Welcome(_SESSION, environment, _FRAME, _JOYSTICK, numbers, numbers))
+        self._send(messages.Welcome(_SESSION, environment, _FRAME, _JOYSTICK, numbers, numbers))
         self._group_size = hello.group_sizes[0]
         drawn = np.random.default_rng(0).integers(NUM_ACTIONS, size=(_PREPARED, self._group_size))
         self._actions = [actions.tobytes() for actions in drawn]
@@ -67,7 +68,7 @@ class AnsweringLearner:
             while self._waiting and self._waiting[0][0] <= now_s:
                 _, group, seq = heapq.heappop(self._waiting)
                 actions = self._actions[seq % _PREPARED]
-                self._send(wire.Actions(_SESSION, group, seq, actions))
+                self._send(messages.Actions(_SESSION, group, seq, actions))
             if self._socket.poll(self._spare_ms()):
                 self._queue(self._read(), time.perf_counter() + delay_s)
                 steps += self._group_size
@@ -83,12 +84,12 @@ class AnsweringLearner:
         spare_s = self._waiting[0][0] - time.perf_counter() if self._waiting else math.inf
         return int(min(max(1e3 * spare_s, 0.0), _LONGEST_POLL_MS))
 
-    def _queue(self, message: wire.Message, due_s: float) -> None:
-        if not isinstance(message, wire.Step):
+    def _queue(self, message: messages.Message, due_s: float) -> None:
+        if not isinstance(message, messages.Step):
             raise ProcessFailed(f"the environment server said {message}")
         heapq.heappush(self._waiting, (due_s, message.group, message.seq))
 
-    def _receive(self, check: Callable[[], None]) -> wire.Message:
+    def _receive(self, check: Callable[[], None]) -> messages.Message:
         deadline_s = time.monotonic() + START_TIMEOUT_S
         while not self._socket.poll(50):
             check()
@@ -96,9 +97,9 @@ class AnsweringLearner:
                 raise ProcessFailed("the environment server is silent")
         return self._read()
 
-    def _read(self) -> wire.Message:
+    def _read(self) -> messages.Message:
         self._peer, *frames = self._socket.recv_multipart()
-        return wire.decode([*frames])
+        return codec.decode([*frames])
 
-    def _send(self, message: wire.Message) -> None:
-        self._socket.send_multipart([self._peer, *wire.encode(message)])
+    def _send(self, message: messages.Message) -> None:
+        self._socket.send_multipart([self._peer, *codec.encode(message)])

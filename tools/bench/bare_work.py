@@ -28,7 +28,8 @@ from seed.devices import keep_freed_memory, resolve_device
 from seed.optimizers import make_optimizer
 from seed.rows import Rows, Unroll
 from seed.serving import make_agent
-from seed.spaces import Spaces, SpaceSpec
+from seed.spaces import Spaces
+from seed.wire.spaces import SpaceSpec
 
 Kind = Literal["stepping", "acting", "learning"]
 KINDS: tuple[Kind, ...] = ("stepping", "acting", "learning")

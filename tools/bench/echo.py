@@ -21,9 +21,10 @@ from types import FrameType
 import numpy as np
 import zmq
 
-from seed import wire
 from seed.config import EnvironmentConfig
 from seed.sockets import bind
+from seed.wire import codec, messages
+from seed.wire.spaces import SpaceSpec
 from tools.bench.free_environments import NUM_ACTIONS
 from tools.bench.learner_configs import environment_table
 from tools.bench.processes import LOG_INTERVAL_S
@@ -44,7 +45,7 @@ class Echo:
         self._socket.setsockopt(zmq.RCVTIMEO, _PATIENCE_MS)
         self.endpoint = self._socket.get_string(zmq.LAST_ENDPOINT)
         self._environment = dataclasses.asdict(EnvironmentConfig(**environment_table(side)))
-        self._observation = wire.SpaceSpec("uint8", (side, side))
+        self._observation = SpaceSpec("uint8", (side, side))
 
     def serve(self, seconds: float) -> None:
         """Answers for so long."""
@@ -65,11 +66,11 @@ class Echo:
             self.rows += nbytes // 8
             self._send([identity, answer, bytes(nbytes)])
             return
-        message = wire.decode([header.bytes])
-        if isinstance(message, wire.Hello):
-            self._send([identity, *wire.encode(self._welcome(message))])
+        message = codec.decode([header.bytes])
+        if isinstance(message, messages.Hello):
+            self._send([identity, *codec.encode(self._welcome(message))])
 
-    def _send(self, frames: Sequence[wire.Frame | zmq.Frame]) -> None:
+    def _send(self, frames: Sequence[messages.Frame | zmq.Frame]) -> None:
         try:
             self._socket.send_multipart(frames)
         except zmq.ZMQError as error:
@@ -77,12 +78,12 @@ class Echo:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
 
-    def _welcome(self, hello: wire.Hello) -> wire.Welcome:
-        return wire.Welcome(
+    def _welcome(self, hello: messages.Hello) -> messages.Welcome:
+        return messages.Welcome(
             secrets.randbits(63),
             self._environment,
             self._observation,
-            wire.SpaceSpec("int64", (), NUM_ACTIONS),
+            SpaceSpec("int64", (), NUM_ACTIONS),
             np.arange(hello.num_envs),
             np.arange(hello.num_envs),
         )

@@ -29,7 +29,20 @@ from typing import NamedTuple
 import numpy as np
 import zmq
 
-from seed import wire
+from seed.wire.codec import decode, encode
+from seed.wire.messages import (
+    EPISODE_DTYPE,
+    FIRST,
+    TERMINATED,
+    Actions,
+    Goodbye,
+    Hello,
+    Message,
+    Refusal,
+    Step,
+    Welcome,
+)
+from seed.wire.spaces import SpaceSpec
 from tools.bench.free_environments import EPISODE_STEPS, NUM_IMAGES, make_images
 
 _LONGEST_WAIT_S = 0.2
@@ -46,7 +59,7 @@ class Refused(Exception):
 class PreparedRows:
     """The frames of rows for groups of one size; only the headers differ from server to server."""
 
-    def __init__(self, observation: wire.SpaceSpec, group_size: int) -> None:
+    def __init__(self, observation: SpaceSpec, group_size: int) -> None:
         """For observations of this form; only images are more than zeros."""
         shape = (NUM_IMAGES, group_size, *observation.shape)
         observations = np.zeros(shape, observation.dtype)
@@ -59,18 +72,18 @@ class PreparedRows:
             zmq.Frame(np.full(group_size, reward, "<f4").tobytes()) for reward in (0, 1)
         ]
         self._flags = {
-            flag: zmq.Frame(bytes([flag]) * group_size) for flag in (0, wire.FIRST, wire.TERMINATED)
+            flag: zmq.Frame(bytes([flag]) * group_size) for flag in (0, FIRST, TERMINATED)
         }
-        ended = np.zeros(group_size, wire.EPISODE_DTYPE)
+        ended = np.zeros(group_size, EPISODE_DTYPE)
         ended["index"], ended["length_steps"] = np.arange(group_size), EPISODE_STEPS
         ended["episode_return"] = EPISODE_STEPS // 2
         self._none_ended, self._all_ended = zmq.Frame(b""), zmq.Frame(ended.tobytes())
 
     def frames(self, seq: int, age: int) -> list[zmq.Frame]:
         """The raw frames of a STEP, `age` steps after its episodes' start."""
-        flag = wire.FIRST if age == 0 or seq == 0 else 0
+        flag = FIRST if age == 0 or seq == 0 else 0
         if age == EPISODE_STEPS:
-            flag = wire.TERMINATED
+            flag = TERMINATED
         return [
             self._run_ids,
             self._observations[seq % NUM_IMAGES],
@@ -129,14 +142,14 @@ class FakeServer:
     def say_hello(self, name: str) -> None:
         """The first message."""
         sizes = (self.group_size,) * len(self.groups)
-        self.socket.send_multipart(wire.encode(wire.Hello(secrets.randbits(64), sizes, name)))
+        self.socket.send_multipart(encode(Hello(secrets.randbits(64), sizes, name)))
 
     def send_step(self, group: _Group, now_s: float) -> None:
         """The group's next row."""
         assert self.rows is not None
         assert self.session is not None
         age = (group.first_age + group.seq) % (EPISODE_STEPS + 1)
-        [header] = wire.encode(wire.Step(self.session, group.number, group.seq, ()))
+        [header] = encode(Step(self.session, group.number, group.seq, ()))
         frames = self.rows.frames(group.seq, age)
         self.socket.send(bytes(header), zmq.SNDMORE)
         for frame in frames[:-1]:
@@ -145,7 +158,7 @@ class FakeServer:
         group.seq += 1
         group.sent_s = now_s
 
-    def messages(self) -> Iterator[wire.Message]:
+    def messages(self) -> Iterator[Message]:
         """All that has arrived; to be read to the end after anything was sent.
 
         Only then does the socket's file tell of what comes next.
@@ -155,12 +168,12 @@ class FakeServer:
                 frames = self.socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            yield wire.decode([*frames])
+            yield decode([*frames])
 
     def leave(self) -> None:
         """Says goodbye, if there was a session, and closes the socket."""
         if self.session is not None and not self.gone:
-            goodbye = wire.encode(wire.Goodbye(self.session, "the measurement is complete"))
+            goodbye = encode(Goodbye(self.session, "the measurement is complete"))
             self.socket.send_multipart(goodbye, zmq.NOBLOCK)
         self.socket.close(linger=_LINGER_MS)
 
@@ -239,23 +252,23 @@ class FakeServers:
         for message in server.messages():
             now_s = time.perf_counter()
             match message:
-                case wire.Actions():
+                case Actions():
                     self._unanswered -= 1
                     group = server.groups[message.group]
                     self.answers.append(
                         Answer(group.due_s, group.sent_s, now_s, self._group_size)
                     )
                     self._schedule(server, group, group.due_s + self._period_s, now_s)
-                case wire.Welcome():
+                case Welcome():
                     self._begin(server, message, now_s)
-                case wire.Refusal() if not self._leaving:
+                case Refusal() if not self._leaving:
                     raise Refused(message.reason)
-                case wire.Goodbye():
+                case Goodbye():
                     server.gone = True
                     if not self._leaving:
                         raise Refused(f"the learner left: {message.reason}")
 
-    def _begin(self, server: FakeServer, welcome: wire.Welcome, now_s: float) -> None:
+    def _begin(self, server: FakeServer, welcome: Welcome, now_s: float) -> None:
         if self._rows is None:
             self._rows = PreparedRows(welcome.observation, self._group_size)
         server.session, server.rows = welcome.session, self._rows

@@ -25,7 +25,7 @@ from seed.algorithms import r2d2
 from seed.config import NetworkConfig
 from seed.devices import keep_freed_memory
 from seed.rows import Rows, Unroll
-from seed.spaces import SpaceSpec
+from seed.wire.spaces import SpaceSpec
 
 _FRAME, _ACTIONS = SpaceSpec("uint8", (84, 84)), SpaceSpec("int64", (), 6)
 _LSTM_SIZE = 128

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from seed.config import NetworkConfig
 from seed.contract import Acted, Fleet, LossResult
 from seed.rows import Rows, Unroll
-from seed.spaces import SpaceSpec
+from seed.wire.spaces import SpaceSpec
 
 DATA_SOURCE: Literal["queue"] = "queue"
 

@@ -19,7 +19,7 @@ from seed.algorithms.vtrace import DATA_SOURCE, ActorCritic, Config
 from seed.config import NetworkConfig
 from seed.contract import Acted, Fleet, LossResult
 from seed.rows import Rows, Unroll
-from seed.wire import SpaceSpec
+from seed.wire.spaces import SpaceSpec
 from tools.chaos.checking import Ends, find_wrong
 from tools.chaos.marks import (
     ENV_SHIFT,

@@ -14,7 +14,7 @@ from seed.algorithms.r2d2 import Config, RecurrentQ, loss, make_agent
 from seed.config import NetworkConfig
 from seed.contract import LossResult
 from seed.rows import Rows, Unroll
-from seed.spaces import SpaceSpec
+from seed.wire.spaces import SpaceSpec
 from tests.seed.random_rows import random_rows
 
 Array = NDArray[np.float64]

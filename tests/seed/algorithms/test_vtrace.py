@@ -18,7 +18,7 @@ from seed.contract import Acted, Fleet, LossResult
 from seed.ops.transitions import transitions
 from seed.ops.vtrace import vtrace
 from seed.rows import Rows, Unroll
-from seed.spaces import SpaceSpec
+from seed.wire.spaces import SpaceSpec
 from tests.seed.random_rows import random_rows
 
 DISCRETE, BOX = SpaceSpec("int64", (), 3), SpaceSpec("float32", (2, 2))

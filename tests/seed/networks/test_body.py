@@ -13,7 +13,7 @@ from seed.config import NetworkConfig
 from seed.networks.atari import ImpalaDeepTorso, ImpalaShallowTorso, NatureTorso
 from seed.networks.body import Body, image_layout
 from seed.networks.mlp import MlpTorso
-from seed.wire import SpaceSpec
+from seed.wire.spaces import SpaceSpec
 
 VECTOR = SpaceSpec("float32", (4,))
 DISCRETE = SpaceSpec("int64", (), 3)

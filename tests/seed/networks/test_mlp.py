@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from seed.networks.mlp import MlpTorso, one_hot, orthogonal
-from seed.wire import SpaceSpec
+from seed.wire.spaces import SpaceSpec
 
 
 def test_one_hot_marks_the_index_and_nothing_outside() -> None:

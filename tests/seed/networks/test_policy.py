@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
 
 from seed.networks.policy import Categorical, DiagonalGaussian, make_policy
-from seed.wire import SpaceSpec
+from seed.wire.spaces import SpaceSpec
 
 
 def log_probabilities(logits: Tensor) -> NDArray[np.float64]:

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 import pytest
 import zmq
 
-from seed import wire
+from seed.wire.codec import check_actions, decode, encode
+from seed.wire.messages import Actions, Goodbye, Hello, Message, Step, Welcome
+from seed.wire.spaces import SpaceSpec
 from tools.bench.answering_learner import NUM_ACTIONS, AnsweringLearner
 from tools.bench.processes import ProcessFailed
 
@@ -21,12 +23,12 @@ class Server:
         self.socket = self.context.socket(zmq.DEALER)
         self.socket.connect(address)
 
-    def send(self, message: wire.Message) -> None:
-        self.socket.send_multipart(wire.encode(message))
+    def send(self, message: Message) -> None:
+        self.socket.send_multipart(encode(message))
 
-    def receive(self) -> wire.Message:
+    def receive(self) -> Message:
         assert self.socket.poll(PATIENCE_MS)
-        return wire.decode([*self.socket.recv_multipart()])
+        return decode([*self.socket.recv_multipart()])
 
     def close(self) -> None:
         self.socket.close(linger=0)
@@ -47,24 +49,24 @@ def server(learner: AnsweringLearner) -> Iterator[Server]:
     server.close()
 
 
-def step(group: int, seq: int) -> wire.Step:
-    return wire.Step(1, group, seq, [b""] * 5)
+def step(group: int, seq: int) -> Step:
+    return Step(1, group, seq, [b""] * 5)
 
 
 def test_steps_are_answered_when_they_are_due(learner: AnsweringLearner, server: Server) -> None:
-    for message in (wire.Hello(7, (3, 3), "test"), step(0, 0), step(1, 0)):
+    for message in (Hello(7, (3, 3), "test"), step(0, 0), step(1, 0)):
         server.send(message)
     learner.welcome(lambda: None)
     welcome = server.receive()
-    assert isinstance(welcome, wire.Welcome)
+    assert isinstance(welcome, Welcome)
     assert len(welcome.env_ids) == len(welcome.seeds) == 6
     # First rows are answered at once, ...
     assert learner.play(0.01, LONG_S) == 0
     for group in range(2):
         actions = server.receive()
-        assert isinstance(actions, wire.Actions)
+        assert isinstance(actions, Actions)
         assert (actions.session, actions.group, actions.seq) == (welcome.session, group, 0)
-        wire.check_actions(actions, wire.SpaceSpec("int64", (), NUM_ACTIONS), 3)
+        check_actions(actions, SpaceSpec("int64", (), NUM_ACTIONS), 3)
     # ... later ones after the delay that was asked for as they came.
     server.send(step(0, 1))
     assert until_rows_come(learner, LONG_S) == 3
@@ -72,7 +74,7 @@ def test_steps_are_answered_when_they_are_due(learner: AnsweringLearner, server:
     assert until_rows_come(learner, 0.0) == 3
     learner.play(0.01, 0.0)
     answer = server.receive()
-    assert isinstance(answer, wire.Actions)
+    assert isinstance(answer, Actions)
     assert (answer.group, answer.seq) == (1, 1)
     assert not server.socket.poll(50)
 
@@ -86,12 +88,12 @@ def until_rows_come(learner: AnsweringLearner, delay_s: float) -> int:
 @pytest.mark.parametrize(
     "messages",
     [
-        [wire.Goodbye(1, "no")],
-        [wire.Hello(7, (3,), "test"), wire.Goodbye(1, "an environment failed")],
+        [Goodbye(1, "no")],
+        [Hello(7, (3,), "test"), Goodbye(1, "an environment failed")],
     ],
 )
 def test_a_server_that_does_not_play_ends_the_measurement(
-    learner: AnsweringLearner, server: Server, messages: list[wire.Message]
+    learner: AnsweringLearner, server: Server, messages: list[Message]
 ) -> None:
     for message in messages:
         server.send(message)

@@ -8,11 +8,24 @@ import numpy as np
 import pytest
 import zmq
 
-from seed import wire
+from seed.wire.codec import check_step, decode, encode
+from seed.wire.messages import (
+    FIRST,
+    TERMINATED,
+    Actions,
+    Goodbye,
+    Hello,
+    Message,
+    Refusal,
+    Step,
+    StepArrays,
+    Welcome,
+)
+from seed.wire.spaces import SpaceSpec
 from tools.bench.fake_servers import Answer, FakeServers, PreparedRows, Refused, report_window
 from tools.bench.free_environments import EPISODE_STEPS
 
-IMAGE, ACTION = wire.SpaceSpec("uint8", (3, 2)), wire.SpaceSpec("int64", (), 18)
+IMAGE, ACTION = SpaceSpec("uint8", (3, 2)), SpaceSpec("int64", (), 18)
 SIZE = 4
 PATIENCE_MS = 10_000
 
@@ -27,27 +40,27 @@ class Learner:
         self.socket.bind("tcp://127.0.0.1:*")
         self.endpoint = self.socket.get_string(zmq.LAST_ENDPOINT)
 
-    def receive(self, fleet: FakeServers) -> tuple[bytes, wire.Message]:
+    def receive(self, fleet: FakeServers) -> tuple[bytes, Message]:
         """The next message, while the fleet works."""
         for _ in range(1000):
             if self.socket.poll(10):
                 identity, *frames = self.socket.recv_multipart()
-                return identity, wire.decode([*frames])
+                return identity, decode([*frames])
             fleet.work()
         raise AssertionError("nothing came")
 
-    def welcome(self, fleet: FakeServers) -> tuple[bytes, wire.Hello]:
+    def welcome(self, fleet: FakeServers) -> tuple[bytes, Hello]:
         identity, hello = self.receive(fleet)
-        assert isinstance(hello, wire.Hello)
+        assert isinstance(hello, Hello)
         numbers = np.arange(hello.num_envs)
-        self.send(identity, wire.Welcome(7, {}, IMAGE, ACTION, numbers, numbers))
+        self.send(identity, Welcome(7, {}, IMAGE, ACTION, numbers, numbers))
         return identity, hello
 
-    def send(self, identity: bytes, message: wire.Message) -> None:
-        self.socket.send_multipart([identity, *wire.encode(message)])
+    def send(self, identity: bytes, message: Message) -> None:
+        self.socket.send_multipart([identity, *encode(message)])
 
-    def act(self, identity: bytes, step: wire.Step) -> None:
-        self.send(identity, wire.Actions(step.session, step.group, step.seq, bytes(8 * SIZE)))
+    def act(self, identity: bytes, step: Step) -> None:
+        self.send(identity, Actions(step.session, step.group, step.seq, bytes(8 * SIZE)))
 
 
 @pytest.fixture
@@ -58,23 +71,23 @@ def learner() -> Iterator[Learner]:
     learner.context.term()
 
 
-def _step(message: wire.Message) -> wire.Step:
-    assert isinstance(message, wire.Step)
+def _step(message: Message) -> Step:
+    assert isinstance(message, Step)
     return message
 
 
 def test_prepared_rows_are_rows_of_the_protocol() -> None:
     rows = PreparedRows(IMAGE, SIZE)
 
-    def read(seq: int, age: int) -> wire.StepArrays:
+    def read(seq: int, age: int) -> StepArrays:
         frames = [frame.bytes for frame in rows.frames(seq, age)]
-        return wire.check_step(wire.Step(0, 0, seq, frames), IMAGE, SIZE)
+        return check_step(Step(0, 0, seq, frames), IMAGE, SIZE)
 
     start, middle, end = read(0, 500), read(1, 501), read(500, EPISODE_STEPS)
-    assert start.flags.tolist() == [wire.FIRST] * SIZE
+    assert start.flags.tolist() == [FIRST] * SIZE
     assert middle.flags.tolist() == [0] * SIZE
-    assert end.flags.tolist() == [wire.TERMINATED] * SIZE
-    assert read(501, 0).flags.tolist() == [wire.FIRST] * SIZE
+    assert end.flags.tolist() == [TERMINATED] * SIZE
+    assert read(501, 0).flags.tolist() == [FIRST] * SIZE
     assert (start.observations != middle.observations).any()
     assert len(start.episodes) == len(middle.episodes) == 0
     assert end.episodes["index"].tolist() == list(range(SIZE))
@@ -84,9 +97,9 @@ def test_prepared_rows_are_rows_of_the_protocol() -> None:
 
 def test_other_observations_are_zeros_that_pass() -> None:
     for dtype in ("float32", "bool", "int64"):
-        spec = wire.SpaceSpec(dtype, (2,))
+        spec = SpaceSpec(dtype, (2,))
         frames = [frame.bytes for frame in PreparedRows(spec, SIZE).frames(1, 1)]
-        assert not wire.check_step(wire.Step(0, 0, 1, frames), spec, SIZE).observations.any()
+        assert not check_step(Step(0, 0, 1, frames), spec, SIZE).observations.any()
 
 
 def test_every_answer_brings_the_groups_next_row(learner: Learner) -> None:
@@ -96,16 +109,16 @@ def test_every_answer_brings_the_groups_next_row(learner: Learner) -> None:
     assert {_step(learner.receive(fleet)[1]).group for _ in range(2)} == {0, 1}
     assert fleet.registered == 1
     for seq in range(3):
-        learner.act(identity, wire.Step(7, 1, seq, ()))
+        learner.act(identity, Step(7, 1, seq, ()))
         step = _step(learner.receive(fleet)[1])
         assert (step.session, step.group, step.seq) == (7, 1, seq + 1)
-        wire.check_step(step, IMAGE, SIZE)
+        check_step(step, IMAGE, SIZE)
     assert [answer.rows for answer in fleet.answers] == [SIZE] * 3
     assert all(answer.sent_s < answer.answered_s for answer in fleet.answers)
-    learner.act(identity, wire.Step(7, 0, 0, ()))
-    learner.act(identity, wire.Step(7, 1, 3, ()))
+    learner.act(identity, Step(7, 0, 0, ()))
+    learner.act(identity, Step(7, 1, 3, ()))
     fleet.leave()
-    assert isinstance(learner.receive(fleet)[1], wire.Goodbye)
+    assert isinstance(learner.receive(fleet)[1], Goodbye)
 
 
 def test_servers_have_connections_of_their_own(learner: Learner) -> None:
@@ -134,7 +147,7 @@ def test_in_an_open_loop_messages_leave_when_they_are_due(learner: Learner) -> N
 def test_a_refusal_ends_the_fleet(learner: Learner) -> None:
     fleet = FakeServers(learner.endpoint, servers=1, groups=1, group_size=SIZE, rate=0.0)
     identity, _ = learner.receive(fleet)
-    learner.send(identity, wire.Refusal("too many", False))
+    learner.send(identity, Refusal("too many", False))
     with pytest.raises(Refused, match="too many"):
         learner.receive(fleet)
     fleet.leave()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from envservers.environments import describe, make_group
-from seed.spaces import SpaceSpec
+from seed.wire.spaces import SpaceSpec
 from tools.bench.free_environments import EPISODE_STEPS, NUM_ACTIONS
 from tools.bench.learner_configs import environment_table
 

@@ -8,7 +8,7 @@ from seed.config import check, check_source
 from seed.config_loading import from_tables
 from seed.contract import load_algorithm, load_algorithm_config
 from seed.fleet import evaluation_environments
-from seed.wire import MAX_ENVS_PER_SERVER
+from seed.wire.limits import MAX_ENVS_PER_SERVER
 from tools.bench.learner_configs import (
     Load,
     Tables,

@@ -8,7 +8,7 @@ import torch
 from seed.config import NetworkConfig
 from seed.contract import Fleet, load_algorithm
 from seed.rows import Rows
-from seed.spaces import SpaceSpec
+from seed.wire.spaces import SpaceSpec
 
 IMAGE = SpaceSpec("uint8", (8, 8))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from seed.wire import MAX_GROUPS
+from seed.wire.limits import MAX_GROUPS
 from tools.bench.processes import Window, usable_cores
 from tools.bench.scaling import (
     LARGE,

@@ -15,17 +15,17 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from seed.limits import (
+from seed.wire.checks import WireError, is_count, map_of
+from seed.wire.limits import (
     MAX_ENVS_PER_SERVER,
     MAX_GROUPS,
     MAX_HEADER_BYTES,
     MAX_TRACEBACK_BYTES,
     PROTOCOL_VERSION,
 )
-from seed.messages import (
+from seed.wire.messages import (
     EPISODE_DTYPE,
     FIRST,
-    NO_HISTORY,
     TERMINATED,
     TRUNCATED,
     Actions,
@@ -41,15 +41,7 @@ from seed.messages import (
     StepArrays,
     Welcome,
 )
-from seed.spaces import DTYPES, MAX_OBSERVATION_BYTES, SpaceSpec, WireError, is_count, map_of
-
-__all__ = [
-    "DTYPES", "EPISODE_DTYPE", "FIRST", "MAX_ENVS_PER_SERVER", "MAX_GROUPS", "MAX_HEADER_BYTES",
-    "MAX_OBSERVATION_BYTES", "MAX_TRACEBACK_BYTES", "NO_HISTORY", "PROTOCOL_VERSION", "TERMINATED",
-    "TRUNCATED", "Actions", "Array", "Fault", "Frame", "Goodbye", "Hello", "Message", "Ping",
-    "Refusal", "SpaceSpec", "Step", "StepArrays", "Welcome", "WireError", "check_actions",
-    "check_step", "decode", "encode", "step_frames",
-]  # fmt: skip
+from seed.wire.spaces import SpaceSpec
 
 _ALL_FLAGS = TERMINATED | TRUNCATED | FIRST
 _NO_EPISODES = np.empty(0, EPISODE_DTYPE)

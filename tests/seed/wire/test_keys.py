@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from seed.keys import KeyFileError, KeyPair, public_text, read_pair, read_public, write_pair
+from seed.wire.keys import KeyFileError, KeyPair, public_text, read_pair, read_public, write_pair
 
 
 def mode(path: Path) -> int:

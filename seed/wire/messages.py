@@ -1,6 +1,7 @@
 """What environment servers and the learner say to each other, as values. No bytes here.
 
-`seed.wire` makes bytes of them; `docs/protocol.md` describes them for writers of other clients.
+`seed.wire.codec` makes bytes of them; `docs/protocol.md` describes them for writers of other
+clients.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from seed.limits import PROTOCOL_VERSION
-from seed.spaces import SpaceSpec
+from seed.wire.limits import PROTOCOL_VERSION
+from seed.wire.spaces import SpaceSpec
 
 TERMINATED, TRUNCATED, FIRST = 1, 2, 4
 # The run_id of rows that belong to no history: their environment is down.

@@ -1,0 +1,31 @@
+"""Spaces, to the form in a message and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+from seed.wire.checks import WireError
+from seed.wire.spaces import SpaceSpec
+from tests.seed.wire.strategies import specs, unhurried
+
+
+@unhurried
+@given(specs)
+def test_specs_come_back_as_they_went(spec: SpaceSpec) -> None:
+    assert SpaceSpec.from_map(spec.to_map()) == spec
+    assert spec.nbytes == np.zeros(spec.shape, spec.dtype).nbytes
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"dtype": "object"}, {"dtype": "float16"}, {"dtype": None}, {"shape": [0]}, {"shape": [-1]},
+     {"shape": [1] * 9}, {"shape": [2**62, 4]}, {"shape": "4"}, {"n": 0}, {"n": 1.5},
+     {"shape": [16 * 1024 * 1024 + 1]}],
+)  # fmt: skip
+def test_wrong_specs_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(WireError, match=r"^space"):
+        SpaceSpec.from_map({"dtype": "uint8", "shape": [2], "n": None, **changes})
