@@ -57,8 +57,8 @@ class AllowList:
         self._folder = folder
         self._without_file: dict[str, str] = {}
         self._seen: object = None
-        self._refused = LimitedLog(log, time.monotonic())
-        self._unreadable = LimitedLog(log, time.monotonic())
+        self._refused = LimitedLog(log)
+        self._unreadable = LimitedLog(log)
         # Since when something could not be read that may be readable again.
         self._failing_since_s: float | None = None
         try:
