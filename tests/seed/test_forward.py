@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from seed import wire
 from seed.config import Config, InferenceConfig, LearnerConfig, NetworkConfig
-from seed.contract import Algorithm, load_algorithm
+from seed.contract import load_algorithm
 from seed.devices import move
 from seed.forward import ForwardPass, GroupStep, InferenceBatch
 from seed.rows import Unroll
@@ -20,7 +20,7 @@ from seed.serving import make_agent, make_store
 from seed.spaces import Spaces, SpaceSpec
 from seed.unrolls import UnrollStore
 from seed.weights import WeightSlot
-from tests.seed.forwarding import CPU, LAYOUT, Seeing, Summing, group, make_forward, run
+from tests.seed.forwarding import CPU, LAYOUT, SUMMING, Seeing, group, make_forward, run
 
 
 def gather(store: UnrollStore, forward: ForwardPass, *batches: list[GroupStep]) -> Unroll:
@@ -121,7 +121,7 @@ def test_greedy_reaches_the_algorithm() -> None:
 def test_the_fleet_reaches_the_algorithm() -> None:
     seeing = Seeing()
     store = UnrollStore(replace(LAYOUT, evaluation_share=1 / 3), CPU)
-    forward = ForwardPass(cast(Algorithm, seeing), None, nn.Linear(1, 1), store, 6)
+    forward = ForwardPass(seeing.algorithm, None, nn.Linear(1, 1), store, 6)
     forward.set_connected(np.array([0, 1, 2, 4]))
     run(forward, group([4, 2], [1, 1]), group([1, 0], [1, 1]))
     assert seeing.fleet.places.tolist() == [1.0, 0.0, 0.5, 0.0]
@@ -136,7 +136,7 @@ def test_evaluation_environments_see_stacks_and_previous_actions() -> None:
     seeing = Seeing()
     layout = replace(LAYOUT, num_pages=6, max_envs=2, frame_stack=3, evaluation_share=0.5)
     store = UnrollStore(layout, CPU)
-    forward = ForwardPass(cast(Algorithm, seeing), None, nn.Linear(1, 1), store, 2)
+    forward = ForwardPass(seeing.algorithm, None, nn.Linear(1, 1), store, 2)
     history: list[int] = []
     for t in range(60):
         first = t % 11 == 0
@@ -164,7 +164,7 @@ def test_acting_may_be_on_another_device_than_the_store(monkeypatch: pytest.Monk
 
     monkeypatch.setattr("seed.forward.move", carry)
     seeing, store = Seeing(), UnrollStore(LAYOUT, CPU)
-    forward = ForwardPass(cast(Algorithm, seeing), None, nn.Linear(1, 1, device="meta"), store, 6)
+    forward = ForwardPass(seeing.algorithm, None, nn.Linear(1, 1, device="meta"), store, 6)
     forward.set_connected(np.arange(2))
     for t in range(3):
         actions, complete = forward.run(InferenceBatch.of([group([1, 0], [t + 1, t + 5])]))
@@ -185,7 +185,7 @@ def test_the_store_may_be_on_the_host_or_on_a_gpu(acting: str, storing: str) -> 
     agent = nn.Linear(1, 1, bias=False, device=acting)
     nn.init.ones_(agent.weight)
     store = UnrollStore(LAYOUT, torch.device(storing), pinned=storing == "cpu")
-    forward = ForwardPass(cast(Algorithm, Summing()), 1, agent, store, 6)
+    forward = ForwardPass(SUMMING, 1, agent, store, 6)
     unroll = gather(store, forward, *[[group([3, 1], [t + 1, 10])] for t in range(5)])
     assert unroll.rows.observations.device.type == storing
     assert unroll.rows.observations.T.tolist() == [
@@ -202,7 +202,7 @@ def test_on_one_gpu_nothing_is_moved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("seed.forward.move")
     store = UnrollStore(LAYOUT, torch.device("cuda"))
     agent = nn.Linear(1, 1, device="cuda:0")
-    forward = ForwardPass(cast(Algorithm, Seeing()), None, agent, store, 6)
+    forward = ForwardPass(Seeing().algorithm, None, agent, store, 6)
     assert run(forward, group([0], [5])) == [50]
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from seed import wire
 from seed.inference import Inference
 from seed.records import BatchRecord, EpisodeRecord
-from tests.seed.central import FOR_EVER_US, Dealer, Placing, central, drain, wait_for
+from tests.seed.central import FOR_EVER_US, Dealer, act_by_place, central, drain, wait_for
 
 
 def test_a_step_is_answered_with_its_actions() -> None:
@@ -264,14 +264,14 @@ def test_episodes_of_evaluation_environments_are_marked() -> None:
 
 
 def places(dealer: Dealer, seq: int) -> list[int]:
-    """What `Placing` says of the three environments of this connection."""
+    """What `act_by_place` says of the three environments of this connection."""
     dealer.step(seq, [0, 0, 0])
     return dealer.actions(seq)
 
 
 @pytest.mark.parametrize("parting", ["goodbye", "hello"])
 def test_places_follow_who_is_connected(parting: str) -> None:
-    with central(algorithm=Placing) as served:
+    with central(choose=act_by_place) as served:
         first, second, third = (served.connect() for _ in range(3))
         first.hello(3)
         assert places(first, 0) == [0, 30, 60]
@@ -289,7 +289,7 @@ def test_places_follow_who_is_connected(parting: str) -> None:
 
 
 def test_evaluation_environments_have_no_place() -> None:
-    with central(algorithm=Placing, evaluation_share=1 / 3) as served:
+    with central(choose=act_by_place, evaluation_share=1 / 3) as served:
         first, second = served.connect(), served.connect()
         first.hello(3)
         assert places(first, 0) == [0, 60, -1]
