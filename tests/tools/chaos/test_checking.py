@@ -139,15 +139,16 @@ def test_the_agent_sees_boards_and_no_marks(unroll: Unroll) -> None:
     spaces = SpaceSpec("int64", (size,)), SpaceSpec("int64", (), 3)
     agent = make_agent(*spaces, network, Config())
 
-    def policy() -> Tensor:
-        output: Tensor = agent(unroll.rows, unroll.rows.rewards, unroll.agent_state).policy
-        return output.detach()
+    def values() -> Tensor:
+        output = agent(unroll.rows, unroll.rows.rewards, unroll.agent_state)
+        found: Tensor = output.values.detach()
+        return found
 
-    before = policy()
+    before = values()
     unroll.rows.observations[..., :NUM_MARKS] += 1
-    assert torch.equal(policy(), before)
+    assert torch.equal(values(), before)
     unroll.rows.observations[..., NUM_MARKS:] += 1
-    assert not torch.allclose(policy(), before)
+    assert not torch.allclose(values(), before)
 
 
 def _check(checks: Checks, unroll: Unroll) -> dict[str, float]:
