@@ -79,9 +79,9 @@ class AllGroups:
         """The same of all groups."""
         return [fault for guard in self._guards for fault in guard.take_faults()]
 
-    def standing_faults(self) -> list[Fault]:
+    def lasting_faults(self) -> list[Fault]:
         """What a new session is told of environments that stay down."""
-        return [fault for guard in self._guards for fault in guard.standing_faults()]
+        return [fault for guard in self._guards for fault in guard.lasting_faults()]
 
     def are_quarantined(self) -> bool:
         """Whether all environments stay down."""

@@ -271,7 +271,7 @@ class EnvServer:
         self._session, self._hello_sent, self._hello_due_s = session, False, math.inf
         self._held.clear()
         self._say(f"running {self._hello.num_envs} environments for {self._address}")
-        self._send_faults([*self._groups.standing_faults(), *self._groups.take_all_faults()])
+        self._send_faults([*self._groups.lasting_faults(), *self._groups.take_all_faults()])
         for step in steps if self._exit_code is None else ():
             self._send_step(step)
 

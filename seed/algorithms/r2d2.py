@@ -127,7 +127,7 @@ def act(
     if greedy:
         actions = q_values.argmax(dim=-1)
     else:
-        ladder = epsilon_ladder(fleet.places, config.epsilon_base, config.epsilon_last_power)
+        ladder = epsilon_ladder(fleet.standings, config.epsilon_base, config.epsilon_last_power)
         epsilons = ladder.masked_fill(fleet.evaluation, config.evaluation_epsilon)
         actions = epsilon_greedy(q_values, epsilons)
     behaviour = {"q_taken": _of_actions(q_values, actions), "q_max": q_values.amax(dim=-1)}

@@ -36,9 +36,9 @@ DEADLINE_MS = 20_000
 FOR_EVER_US = 3_600_000_000
 
 
-def act_by_place(shown: Shown) -> Acted:
-    """The action is 60 times the environment's place in the fleet; -1 for evaluation."""
-    actions = (60 * shown.fleet.places).round().long()
+def act_by_standing(shown: Shown) -> Acted:
+    """The action is 60 times the environment's standing in the fleet; -1 for evaluation."""
+    actions = (60 * shown.fleet.standings).round().long()
     return Acted(actions.masked_fill(shown.fleet.evaluation, -1), {}, shown.agent_state)
 
 

@@ -124,12 +124,12 @@ def test_the_fleet_reaches_the_algorithm() -> None:
     forward = ForwardPass(seeing.algorithm, None, nn.Linear(1, 1), store, 6)
     forward.set_connected(np.array([0, 1, 2, 4]))
     run(forward, group([4, 2], [1, 1]), group([1, 0], [1, 1]))
-    assert seeing.fleet.places.tolist() == [1.0, 0.0, 0.5, 0.0]
-    assert seeing.fleet.places.dtype == torch.float32
+    assert seeing.fleet.standings.tolist() == [1.0, 0.0, 0.5, 0.0]
+    assert seeing.fleet.standings.dtype == torch.float32
     assert seeing.fleet.evaluation.tolist() == [False, True, False, False]
     forward.set_connected(np.array([1, 2, 4]))
     run(forward, group([1, 4], [1, 1]))
-    assert seeing.fleet.places.tolist() == [0.0, 1.0]
+    assert seeing.fleet.standings.tolist() == [0.0, 1.0]
 
 
 def test_evaluation_environments_see_stacks_and_previous_actions() -> None:
@@ -169,7 +169,7 @@ def test_acting_may_be_on_another_device_than_the_store(monkeypatch: pytest.Monk
     for t in range(3):
         actions, complete = forward.run(InferenceBatch.of([group([1, 0], [t + 1, t + 5])]))
         assert actions.tolist() == [0, 0]
-        assert all(value.is_meta for value in (*vars(seeing.rows).values(), seeing.fleet.places))
+        assert all(value.is_meta for value in (*vars(seeing.rows).values(), seeing.fleet.standings))
     assert store.gather(complete).rows.observations.T.tolist() == [[1, 2, 3], [5, 6, 7]]
 
 

@@ -248,8 +248,8 @@ def _random_observations(
 
 
 def _make_fleet(count: int, device: torch.device) -> Fleet:
-    places = torch.linspace(0, 1, count, device=device)  # [B] float32
-    return Fleet(places, torch.zeros(count, dtype=torch.bool, device=device))
+    standings = torch.linspace(0, 1, count, device=device)  # [B] float32
+    return Fleet(standings, torch.zeros(count, dtype=torch.bool, device=device))
 
 
 def _state_size(agent: nn.Module) -> int:

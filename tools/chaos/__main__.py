@@ -34,7 +34,7 @@ from tools.bench.report import (
     write_json,
 )
 from tools.chaos.chaos import Chaos, Unready
-from tools.chaos.faults import KINDS, Fault
+from tools.chaos.faults import KINDS, InjectedFault
 from tools.chaos.observing import growth
 from tools.chaos.proxy import FaultProxy, free_port
 from tools.chaos.report import (
@@ -112,7 +112,7 @@ def _disturb(setup: Setup, arguments: argparse.Namespace, processes: Processes) 
     return result
 
 
-def _read_result(training: Training, faults: Sequence[Fault], exit_code: int | None) -> Result:
+def _read_result(training: Training, faults: Sequence[InjectedFault], exit_code: int | None) -> Result:
     links = [server.link for server in training.servers]
     wrong = training.wrong()
     flipped_s = [[at_s - training.start_s for at_s in link.flipped_s] for link in links]

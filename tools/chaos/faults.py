@@ -1,4 +1,7 @@
-"""The kinds of faults: what each does to a training, and how it ends."""
+"""The kinds of injected faults: what each does to a training, and how it ends.
+
+No fault of an environment is among them; those are `seed.faults`.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ _CHUNKS_CORRUPTED = 3
 
 
 @dataclass
-class Fault:
+class InjectedFault:
     """One fault of a training.
 
     Attributes:
