@@ -48,6 +48,7 @@ class AllGroups:
         for group, size in enumerate(self._sizes):
 
             def new_guard(num_units: int, whole: bool, group: int = group) -> Guard:
+                """The guard of this group: over its units, or over it as a whole."""
                 first_env = sum(self._sizes[:group])
                 return Guard(self._supervision, group, first_env, num_units, whole=whole)
 

@@ -67,6 +67,11 @@ class EnvServer:
         keys: Keys | None = None,
         say: Callable[[str], None] | None = None,
     ) -> None:
+        """Starts connecting; HELLO waits for `run`.
+
+        Raises:
+            UnusableAddress: where the address cannot mean a learner.
+        """
         self.dropped_messages = 0
         self._supervision = supervision or Supervision()
         # What whoever started it knows it by, whichever process runs at present.

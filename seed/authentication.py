@@ -202,6 +202,12 @@ class Authentication:
     """
 
     def __init__(self, pair: KeyPair, allowed: AllowList) -> None:
+        """The handler has its place; nobody is let in before `run`.
+
+        Args:
+            pair: The learner's key.
+            allowed: Whose keys are let in.
+        """
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.allowed = allowed
         self.public_key = pair.public

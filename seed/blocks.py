@@ -84,6 +84,7 @@ class Blocks:
         landing_rows = max_batch if self._staged or not self._stacked else 0
 
         def on_host(form: Column, rows: int = max_batch) -> Tensor:
+            """Zeros `[rows, *shape]` in host memory, pinned where they are copied to a GPU."""
             return torch.zeros(rows, *form.shape, dtype=form.dtype, pin_memory=self._staged)
 
         # [max_batch * (1 + places)] int64, [2 * max_batch] float32, [4 * max_batch] bool,

@@ -72,6 +72,10 @@ class RecurrentQ(nn.Module):
     def __init__(
         self, observation: SpaceSpec, num_actions: int, network: NetworkConfig, dueling_size: int
     ) -> None:
+        """`dueling_size` counts the units of each stream of the head.
+
+        Raises ValueError when the torso cannot read the observation.
+        """
         super().__init__()
         self.body = Body(observation, SpaceSpec("int64", (), num_actions), network)
         self.state_size = self.body.state_size

@@ -101,6 +101,7 @@ def make_stepping(config: Config) -> Work:
     calls = 0
 
     def run() -> float:
+        """A step of the group; returns its rows."""
         nonlocal calls
         step(actions[calls % _PREPARED])
         calls += 1
@@ -130,6 +131,7 @@ def make_acting(config: Config, batch: int) -> Work:
 
     @torch.inference_mode()
     def run() -> float:
+        """A forward pass; returns its rows."""
         acted = algorithm.act(agent, rows, state, config.algorithm, fleet=fleet, greedy=False)
         acted.actions.cpu()
         return batch
@@ -156,6 +158,7 @@ def make_learning(config: Config) -> Work:
     steps = steps_per_update(config)
 
     def run() -> float:
+        """An update; returns the steps that it stands for."""
         result = algorithm.loss(agent, target, unroll, config.algorithm)
         optimizer.zero_grad()
         result.loss.backward()  # type: ignore[no-untyped-call]

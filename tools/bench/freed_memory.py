@@ -58,6 +58,7 @@ def measure_update(arguments: argparse.Namespace) -> dict[str, float]:
     unroll = make_unroll(arguments.unroll, arguments.batch, arguments.burn_in, arguments.stack)
 
     def update() -> None:
+        """Loss and gradient of one batch."""
         r2d2.loss(agent, target, unroll, config).loss.backward()  # type: ignore[no-untyped-call]
 
     update()

@@ -132,6 +132,7 @@ def fill(store: UnrollStore, replay: Replay) -> list[PageLinks]:
     first = np.zeros(count, np.bool_)
 
     def zeros(form: Column) -> Tensor:
+        """A row of this form for each environment. `[max_envs, *shape]`"""
         return torch.zeros(count, *form.shape, dtype=form.dtype, device=device)
 
     flags = zeros(Column((), torch.bool))
@@ -213,6 +214,7 @@ def measure_times(
     exponent = config.replay.importance_exponent
 
     def weigh() -> Tensor:
+        """The importance weights of what was drawn, on the store's device. `[B]`"""
         probabilities = torch.from_numpy(drawn.probabilities)
         return importance_weights(probabilities, len(held), exponent).to(device)
 

@@ -231,6 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(str(error))
 
     def measure_all() -> None:
+        """Measures, prints, and writes the file for the figures."""
         origin = describe_origin("cuda" if any(setting.on_gpu for setting in settings) else "cpu")
         print(origin_line(origin), flush=True)
         with Processes() as processes:

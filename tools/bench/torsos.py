@@ -86,15 +86,18 @@ def make_call(torso: str, way: Way, rows: int, *, learning: bool) -> Callable[[]
         network = torch.compile(network)  # type: ignore[assignment]
 
     def forward() -> Tensor:
+        """Features `[rows, size] float32`."""
         with torch.autocast("cpu", torch.bfloat16, enabled=way.bfloat16):
             features: Tensor = network(images)
         return features.float()
 
     @torch.inference_mode()
     def act() -> None:
+        """Runs the network without gradient."""
         forward()
 
     def learn() -> None:
+        """Runs the network, then computes the gradient of its weights."""
         network.zero_grad()
         forward().square().mean().backward()  # type: ignore[no-untyped-call]
 

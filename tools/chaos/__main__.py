@@ -112,7 +112,9 @@ def _disturb(setup: Setup, arguments: argparse.Namespace, processes: Processes) 
     return result
 
 
-def _read_result(training: Training, faults: Sequence[InjectedFault], exit_code: int | None) -> Result:
+def _read_result(
+    training: Training, faults: Sequence[InjectedFault], exit_code: int | None
+) -> Result:
     links = [server.link for server in training.servers]
     wrong = training.wrong()
     flipped_s = [[at_s - training.start_s for at_s in link.flipped_s] for link in links]

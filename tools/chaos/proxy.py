@@ -259,6 +259,7 @@ class FaultProxy:
         """Runs a link's method in the links' thread and returns what it returns."""
 
         async def run() -> T:
+            """Calls the method where the links live."""
             return method()
 
         return asyncio.run_coroutine_threadsafe(run(), self._loop).result(_START_TIMEOUT_S)

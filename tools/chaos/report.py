@@ -96,7 +96,9 @@ def count_damaged(wrong: Sequence[Line], flipped_s: Sequence[Sequence[float]]) -
     )
 
 
-def find_dips(faults: Sequence[InjectedFault], progress: Sequence[tuple[float, list[int]]]) -> list[float]:
+def find_dips(
+    faults: Sequence[InjectedFault], progress: Sequence[tuple[float, list[int]]]
+) -> list[float]:
     """Of each killed environment server, the others' pace in 2 s after the kill over 2 s before.
 
     Kills with another fault in those seconds, or before its recovery, are left out.

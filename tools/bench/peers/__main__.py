@@ -133,6 +133,7 @@ def measure_in_turns(
     steps_per_s: dict[str, list[float]] = {OURS: [], **{entry.name: [] for entry in entries}}
 
     def keep(name: str, speed: float) -> None:
+        """Notes and says a speed, in steps per second."""
         steps_per_s[name].append(speed)
         print(f"{name}: {speed:,.0f} steps/s", flush=True)
 
@@ -178,6 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     entries = make_entries(peers, arguments.threads)
 
     def measure_all() -> None:
+        """Measures, prints, and writes the file for the figures."""
         origin = describe_origin()
         print(origin_line(origin), flush=True)
         with Processes() as processes:
