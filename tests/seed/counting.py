@@ -19,7 +19,7 @@ from seed.contract import Acted
 from seed.forward import ForwardPass, GroupStep, InferenceBatch
 from seed.layout import Column, StoreLayout
 from seed.replay import Replay
-from seed.rows import Rows, Unroll
+from seed.rows import Unroll
 from seed.sources import Batch
 from seed.unrolls import UnrollStore
 from tests.seed.acting import Shown, acting
