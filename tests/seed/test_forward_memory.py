@@ -12,9 +12,9 @@ from torch import nn
 
 from seed import wire
 from seed.forward import ForwardPass, InferenceBatch, bucket_sizes
-from seed.rows import Unroll
 from seed.unrolls import UnrollStore
 from seed.weights import Weights
+from tests.seed.comparing import assert_same
 from tests.seed.forwarding import CPU, LAYOUT, Seeing, group, make_forward, run
 
 
@@ -62,15 +62,6 @@ def test_padding_changes_nothing(frame_stack: int, burn_in: int) -> None:
             store.wait_for_release(0)
     # What stands for the rows before an episode is still zero.
     assert not any(column[-2].any() for column in both[1][1].columns.values())
-
-
-def assert_same(first: Unroll, second: Unroll) -> None:
-    columns = [
-        (*vars(unroll.rows).values(), *unroll.behaviour.values(), unroll.actions,
-         unroll.policy_versions, unroll.agent_state)
-        for unroll in (first, second)
-    ]  # fmt: skip
-    assert all(map(torch.equal, *columns))
 
 
 def test_a_batch_of_a_size_is_always_in_the_same_memory() -> None:

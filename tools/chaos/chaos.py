@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Sequence
 
-from tools.chaos.faults import KINDS, InjectedFault
+from tools.chaos.faults import KINDS, Fault
 from tools.chaos.training import Server, Training
 
 RECOVERY_LIMIT_S = 60.0
@@ -44,14 +44,14 @@ class Chaos:
             longest_s: Longest duration of one; the logarithm of durations is even.
             seed: Of kinds, times, durations and victims.
         """
-        self.faults: list[InjectedFault] = []
+        self.faults: list[Fault] = []
         self._training = training
         self._kinds = list(kinds)
         self._per_s = faults_per_minute / 60
         self._longest_s = max(longest_s, _SHORTEST_S)
         self._chance = random.Random(seed)
         self._deck: list[str] = []
-        self._open: list[InjectedFault] = []
+        self._open: list[Fault] = []
 
     def run(self, seconds: float, most_faults: int | None = None) -> None:
         """Begins faults for so long, then waits until the last has been recovered from.
@@ -100,7 +100,7 @@ class Chaos:
         duration_s = 0.0
         if kind.end is not None:
             duration_s = _SHORTEST_S * (self._longest_s / _SHORTEST_S) ** self._chance.random()
-        fault = InjectedFault(
+        fault = Fault(
             self._deck.pop(), tuple(server.index for server in hit), duration_s,
             self._training.now_s(),
         )  # fmt: skip
@@ -126,7 +126,7 @@ class Chaos:
             elif now_s > fault.ended_s + RECOVERY_LIMIT_S:
                 self._open.remove(fault)
 
-    def _victim(self, fault: InjectedFault) -> Server:
+    def _victim(self, fault: Fault) -> Server:
         return self._training.servers[fault.servers[0]]
 
     def _is_back(self, servers: Sequence[int], since_s: float) -> bool:

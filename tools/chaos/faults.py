@@ -1,7 +1,4 @@
-"""The kinds of injected faults: what each does to a training, and how it ends.
-
-No fault of an environment is among them; those are `seed.faults`.
-"""
+"""The kinds of injected faults: what each does to a training, and how it ends."""
 
 from __future__ import annotations
 
@@ -19,8 +16,8 @@ _CHUNKS_CORRUPTED = 3
 
 
 @dataclass
-class InjectedFault:
-    """One fault of a training.
+class Fault:
+    """One injected fault; no FAULT, which is an environment's own.
 
     Attributes:
         kind: A key of `KINDS`.
@@ -52,7 +49,7 @@ Act = Callable[[Training, Server, random.Random], None]
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of fault.
+    """A kind of injected fault.
 
     Attributes:
         text: What happens, for `--help`.

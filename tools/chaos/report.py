@@ -10,7 +10,7 @@ from typing import Any
 
 from tools.bench.report import format_table
 from tools.chaos.chaos import RECOVERY_LIMIT_S
-from tools.chaos.faults import InjectedFault
+from tools.chaos.faults import Fault
 from tools.chaos.observing import Growth, Line
 from tools.chaos.training import Resume
 
@@ -61,7 +61,7 @@ class Result:
         undisturbed: Of the same training without faults, where there was one.
     """
 
-    faults: Sequence[InjectedFault]
+    faults: Sequence[Fault]
     unrolls_checked: int
     unrolls_wrong: int
     unrolls_damaged: int
@@ -96,9 +96,7 @@ def count_damaged(wrong: Sequence[Line], flipped_s: Sequence[Sequence[float]]) -
     )
 
 
-def find_dips(
-    faults: Sequence[InjectedFault], progress: Sequence[tuple[float, list[int]]]
-) -> list[float]:
+def find_dips(faults: Sequence[Fault], progress: Sequence[tuple[float, list[int]]]) -> list[float]:
     """Of each killed environment server, the others' pace in 2 s after the kill over 2 s before.
 
     Kills with another fault in those seconds, or before its recovery, are left out.
@@ -190,7 +188,7 @@ def to_text(result: Result) -> str:
     return "\n".join(lines)
 
 
-def format_faults(faults: Sequence[InjectedFault]) -> str:
+def format_faults(faults: Sequence[Fault]) -> str:
     """A table with a row for each kind."""
     rows = []
     for kind in sorted({fault.kind for fault in faults}):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tools.chaos.faults import InjectedFault
+from tools.chaos.faults import Fault
 from tools.chaos.report import (
     Course,
     Result,
@@ -21,8 +21,8 @@ from tools.chaos.report import (
 )
 from tools.chaos.training import Resume
 
-KILL = InjectedFault("kill-envserver", (0,), 0.0, 10.0, 10.0, 11.5)
-CUT = InjectedFault("cut", (1,), 0.0, 20.0, 20.0, 20.4)
+KILL = Fault("kill-envserver", (0,), 0.0, 10.0, 10.0, 11.5)
+CUT = Fault("cut", (1,), 0.0, 20.0, 20.0, 20.4)
 GOOD = Result(
     faults=[KILL, CUT], unrolls_checked=1000, unrolls_wrong=0, unrolls_damaged=0,
     resumes=[Resume(4000, 3.0)], checkpoint_interval_s=5.0, restarts={-9: 1}, unexpected=[],

@@ -27,12 +27,14 @@ from tools.bench.peers.marks import read_marks, steady_window, steps_per_s
 from tools.bench.peers.starts import STARTS, Start, command, parse_peer
 from tools.bench.processes import ROOT, START_TIMEOUT_S, Process, Processes, measure, usable_cores
 from tools.bench.report import (
+    add_override,
     describe_origin,
     origin_line,
     positive,
     positive_seconds,
     run_plainly,
     settings_of,
+    start_parser,
     write_json,
 )
 from tools.bench.roofline import wait_until_learning
@@ -146,10 +148,7 @@ def measure_in_turns(
 
 def make_parser() -> argparse.ArgumentParser:
     """Returns the command line."""
-    parser = argparse.ArgumentParser(
-        description="Measures training of Pong beside other libraries.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = start_parser("peers", __doc__)
     parser.add_argument(
         "--peer", action="append", required=True, metavar="NAME=PATH_TO_PYTHON",
         help=f"a peer, NAME of {', '.join(STARTS)}, and the Python it is installed in",
@@ -160,11 +159,7 @@ def make_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--seconds", type=positive_seconds, default=40.0, help="of each run")
     parser.add_argument("--repetitions", type=positive, default=3, help="of each run")
-    parser.add_argument("--json", type=Path, help="file for the figures, too")
-    parser.add_argument(
-        "--override", nargs=argparse.REMAINDER, default=[], metavar="...",
-        help="all that follows overrides our configuration, as for seed-learner",
-    )  # fmt: skip
+    add_override(parser, "our configuration")
     return parser
 
 
