@@ -48,6 +48,7 @@ class AllGroups:
         for group, size in enumerate(self._sizes):
 
             def new_guard(num_units: int, whole: bool, group: int = group) -> Guard:
+                """The guard of this group: over its units, or over it as a whole."""
                 first_env = sum(self._sizes[:group])
                 return Guard(self._supervision, group, first_env, num_units, whole=whole)
 
@@ -79,9 +80,9 @@ class AllGroups:
         """The same of all groups."""
         return [fault for guard in self._guards for fault in guard.take_faults()]
 
-    def standing_faults(self) -> list[Fault]:
+    def lasting_faults(self) -> list[Fault]:
         """What a new session is told of environments that stay down."""
-        return [fault for guard in self._guards for fault in guard.standing_faults()]
+        return [fault for guard in self._guards for fault in guard.lasting_faults()]
 
     def are_quarantined(self) -> bool:
         """Whether all environments stay down."""

@@ -82,6 +82,11 @@ class AtariGroup:
     """
 
     def __init__(self, game: str, num_envs: int, options: AtariOptions) -> None:
+        """Makes the games, which `reset` starts.
+
+        Raises:
+            InvalidEnvironment: where ale-py has no such game.
+        """
         _check_game(game)
         size = options.screen_size
         # The emulator's own threads would compete with the other groups' and servers' work.

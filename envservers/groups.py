@@ -129,6 +129,7 @@ class EpisodeTracker:
     """Adds up the return and the length of every environment's running game."""
 
     def __init__(self, num_envs: int) -> None:
+        """No game has begun."""
         self._returns = np.zeros(num_envs, np.float64)
         self._lengths_steps = np.zeros(num_envs, np.int64)
         # Of environments whose next row is the first of a game. [k] int64

@@ -123,7 +123,7 @@ class Guard:
         faults, self._unsent = self._unsent, []
         return faults
 
-    def standing_faults(self) -> list[Fault]:
+    def lasting_faults(self) -> list[Fault]:
         """What a new session is told of units that stay down."""
         staying = [unit for unit in sorted(self.down) if self._units[unit].quarantined]
         return [self._fault(unit, "quarantined", "", repeated=True) for unit in staying]

@@ -110,6 +110,11 @@ class GymnasiumGroup:
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any], num_envs: int) -> None:
+        """Of `num_envs` environments, which `reset` starts.
+
+        Raises:
+            InvalidEnvironment: for spaces that the wire cannot carry.
+        """
         self._env = env
         self.num_envs = num_envs
         self.observation, self._encode = observation_codec(env.single_observation_space)

@@ -12,17 +12,21 @@ Cells: TypeAlias = MutableSequence[int] | memoryview
 MAX_FAULTS = 5
 FORGIVEN_AFTER_S = 600.0
 FORGIVEN_AFTER_STEPS = 10_000
-_LONGEST_DELAY_S = 60.0
+_SHORTEST_DELAY_S, _LONGEST_DELAY_S = 1.0, 60.0
+
+
+def doubled_s(times: int, shortest_s: float, longest_s: float) -> float:
+    """Seconds to wait: `shortest_s`, doubled so many times, but at most `longest_s`."""
+    return min(shortest_s * 2.0 ** min(times, 30), longest_s)
 
 
 def backoff_s(faults: int) -> float:
     """Seconds to wait after so many faults in a row: 0, 1, 2, 4, … up to a minute."""
-    doublings = min(faults - 2, 10)
-    return min(2.0**doublings, _LONGEST_DELAY_S) if faults > 1 else 0.0
+    return doubled_s(faults - 2, _SHORTEST_DELAY_S, _LONGEST_DELAY_S) if faults > 1 else 0.0
 
 
 def jitter() -> float:
-    """A factor for `backoff_s`, so that what failed together does not come back together."""
+    """A factor for a wait, so that what failed together does not come back together."""
     return random.uniform(0.5, 1.0)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import random
 import socket
 import sys
 import time
@@ -15,6 +14,7 @@ from itertools import islice
 from envservers.all_groups import AllGroups
 from envservers.connection import Connection, Denied, Keys
 from envservers.groups import InvalidEnvironment
+from envservers.recovery import doubled_s, jitter
 from envservers.session import Session
 from envservers.supervision import Supervision
 from seed.wire.checks import WireError
@@ -57,6 +57,11 @@ class EnvServer:
         keys: Keys | None = None,
         say: Callable[[str], None] | None = None,
     ) -> None:
+        """Starts connecting; HELLO waits for `run`.
+
+        Raises:
+            UnusableAddress: where the address cannot mean a learner.
+        """
         self.dropped_messages = 0
         self._supervision = supervision or Supervision()
         # What whoever started it knows it by, whichever process runs at present.
@@ -78,7 +83,8 @@ class EnvServer:
         self._notice_due_s = time.monotonic() + _CONNECT_PATIENCE_S
         # time.monotonic() at which waiting for a session began, while there is none
         self._waiting_since_s = time.monotonic()
-        self._delay_s = _SHORTEST_DELAY_S
+        # Sessions that came to nothing since the learner last worked with one.
+        self._failed_sessions = 0
         self._last_refusal = ""
 
     def run(self) -> int:
@@ -233,7 +239,7 @@ class EnvServer:
             self._start_over(f"the learner sent actions that cannot be taken: {error}")
             return
         # The learner works with this session, so the next trouble is a new one.
-        self._delay_s, self._last_refusal = _SHORTEST_DELAY_S, ""
+        self._failed_sessions, self._last_refusal = 0, ""
         self._send_faults(self._groups.take_faults(message.group))
         if self._exit_code is None:
             self._send_step(step)
@@ -260,7 +266,7 @@ class EnvServer:
         self._session, self._hello_sent, self._hello_due_s = session, False, math.inf
         self._held.clear()
         self._say(f"running {self._hello.num_envs} environments for {self._address}")
-        self._send_faults([*self._groups.standing_faults(), *self._groups.take_all_faults()])
+        self._send_faults([*self._groups.lasting_faults(), *self._groups.take_all_faults()])
         for step in steps if self._exit_code is None else ():
             self._send_step(step)
 
@@ -318,8 +324,9 @@ class EnvServer:
             self._waiting_since_s = now_s
         self._session, self._hello_sent = None, False
         self._held.clear()
-        self._hello_due_s = now_s + self._delay_s * random.uniform(0.5, 1.0)
-        self._delay_s = min(2 * self._delay_s, _LONGEST_DELAY_S)
+        delay_s = doubled_s(self._failed_sessions, _SHORTEST_DELAY_S, _LONGEST_DELAY_S)
+        self._hello_due_s = now_s + delay_s * jitter()
+        self._failed_sessions += 1
         self._notice_due_s = now_s + _NOTICE_INTERVAL_S
 
     def _leave(self, exit_code: int, reason: str, session: int | None = None) -> None:

@@ -31,6 +31,7 @@ class Session:
     """
 
     def __init__(self, welcome: Welcome, groups: Sequence[Group]) -> None:
+        """Draws new run_ids; nothing is reset or stepped yet."""
         num_envs = sum(group.num_envs for group in groups)
         if len(welcome.env_ids) != num_envs or (welcome.seeds < 0).any():
             raise WireError(

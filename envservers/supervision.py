@@ -121,7 +121,7 @@ class StepTimer:
 
 @dataclass(frozen=True)
 class Casualty:
-    """How an earlier process of the same environment server came to its end.
+    """An earlier process of the same environment server, and how it came to its end.
 
     Attributes:
         kind: "hung", "crashed", or "stopped" where it had been stopped (SIGSTOP) for so long that

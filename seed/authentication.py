@@ -57,8 +57,8 @@ class AllowList:
         self._folder = folder
         self._without_file: dict[str, str] = {}
         self._seen: object = None
-        self._refused = LimitedLog(log, time.monotonic())
-        self._unreadable = LimitedLog(log, time.monotonic())
+        self._refused = LimitedLog(log)
+        self._unreadable = LimitedLog(log)
         # Since when something could not be read that may be readable again.
         self._failing_since_s: float | None = None
         try:
@@ -202,6 +202,12 @@ class Authentication:
     """
 
     def __init__(self, pair: KeyPair, allowed: AllowList) -> None:
+        """The handler has its place; nobody is let in before `run`.
+
+        Args:
+            pair: The learner's key.
+            allowed: Whose keys are let in.
+        """
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.allowed = allowed
         self.public_key = pair.public

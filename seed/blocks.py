@@ -32,7 +32,7 @@ class HostBlock(NamedTuple):
         env_ids: Environment of each row. `[n] int64`
         places: Its place in the store.
         rewards: `[n] float32`
-        fleet_places: Where the environment stands in the fleet. `[n] float32`
+        fleet_standings: Where the environment stands in the fleet. `[n] float32`
         marks: `terminated`, `truncated`, `first`, and whether it is an evaluation environment.
             `[4, n] bool`
         observations: `[n, *shape]`; of no rows where messages go straight to the store, as they do
@@ -42,7 +42,7 @@ class HostBlock(NamedTuple):
     env_ids: Int64Array
     places: Places[Int64Array]
     rewards: Float32Array
-    fleet_places: Float32Array
+    fleet_standings: Float32Array
     marks: BoolArray
     observations: npt.NDArray[Any]
 
@@ -84,6 +84,7 @@ class Blocks:
         landing_rows = max_batch if self._staged or not self._stacked else 0
 
         def on_host(form: Column, rows: int = max_batch) -> Tensor:
+            """Zeros `[rows, *shape]` in host memory, pinned where they are copied to a GPU."""
             return torch.zeros(rows, *form.shape, dtype=form.dtype, pin_memory=self._staged)
 
         # [max_batch * (1 + places)] int64, [2 * max_batch] float32, [4 * max_batch] bool,
@@ -116,7 +117,7 @@ class Blocks:
         host = [buffer[:end] for buffer, end in zip(self._host, ends, strict=True)]
         device = [buffer[:end] for buffer, end in zip(self._on_device, ends, strict=True)]
         numbers, reals, marks, observations = device
-        rewards, fleet_places = reals.view(2, size)
+        rewards, fleet_standings = reals.view(2, size)
         terminated, truncated, first, evaluation = marks.view(_MARKS, size)
         seen = self._seen[:size] if self._stacked else observations
         return Block(
@@ -131,15 +132,15 @@ class Blocks:
                 seen[None], self._previous[None, :size],
                 rewards[None], terminated[None], truncated[None], first[None],
             ),
-            fleet=Fleet(fleet_places, evaluation),
+            fleet=Fleet(fleet_standings, evaluation),
             actions=self._actions[:size],
         )  # fmt: skip
 
 
 def _host_block(buffers: list[Tensor], size: int, layout: StoreLayout) -> HostBlock:
     numbers, reals, marks, observations = (buffer.numpy() for buffer in buffers)
-    rewards, fleet_places = reals.reshape(2, size)
+    rewards, fleet_standings = reals.reshape(2, size)
     return HostBlock(
-        numbers[:size], split_places(numbers[size:], layout), rewards, fleet_places,
+        numbers[:size], split_places(numbers[size:], layout), rewards, fleet_standings,
         marks.reshape(_MARKS, size), observations,
     )  # fmt: skip

@@ -20,12 +20,12 @@ class Fleet:
     """Where the B environments whose rows an agent sees stand among all that are connected.
 
     Attributes:
-        places: From 0 for the first training environment to 1 for the last, evenly spaced; 0
+        standings: From 0 for the first training environment to 1 for the last, evenly spaced; 0
             where there is only one, and for evaluation environments. `[B] float32`
         evaluation: Environments whose rows are never learned from. `[B] bool`
     """
 
-    places: Tensor
+    standings: Tensor
     evaluation: Tensor
 
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from seed.rates import RateLimit
+
 log = logging.getLogger(__name__)
 
 MOST_SKIPPED_IN_A_ROW = 10
@@ -30,7 +32,7 @@ class UpdateGuard:
         """Nothing skipped yet."""
         self.skipped = 0
         self._in_a_row = 0
-        self._next_log_s = -math.inf
+        self._log_limit = RateLimit(_LOG_INTERVAL_S)
 
     def accepts(self, update: int, scalars: Mapping[str, float]) -> bool:
         """Whether "loss" and "grad_norm" are finite: else the update must leave no trace.
@@ -54,8 +56,7 @@ class UpdateGuard:
                 f"{reason}, and so for {self._in_a_row} batches in a row. All checkpoints are from "
                 "before. Try a smaller optimizer.learning_rate or optimizer.clip_norm"
             )
-        if time.monotonic() >= self._next_log_s:
-            self._next_log_s = time.monotonic() + _LOG_INTERVAL_S
+        if self._log_limit.take(time.monotonic()):
             log.warning("%s; skipped (%d skipped so far)", reason, self.skipped)
         return False
 

@@ -7,8 +7,10 @@ them that a terminal would obey.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable
 
+from seed.rates import RateLimit
 from seed.wire.messages import Fault
 
 log = logging.getLogger(__name__)
@@ -42,9 +44,11 @@ class FaultLog:
         self.num_quarantined = 0
         # By session: env_ids of those that are quarantined.
         self._quarantined: dict[int, set[int]] = {}
-        # By server_id: time.monotonic() of its last traceback in the log. Few, as old ones go.
-        self._tracebacks_s: dict[int, float] = {}
-        self._last_line_s = self._last_traceback_s = -float("inf")
+        # Of all environment servers, and by server_id: few, as full ones are forgotten.
+        self._tracebacks = RateLimit(_LINE_INTERVAL_S)
+        self._tracebacks_of: dict[int, RateLimit] = {}
+        # time.monotonic(). Whatever is told keeps the next line away, but no traceback.
+        self._last_told_s = -math.inf
         self._untold = 0
 
     def note(
@@ -61,7 +65,7 @@ class FaultLog:
         self.total += 1
         if self._may_show_traceback(server_id, now_s):
             self._tell(_sentence(name, fault), now_s, _indented(fault.traceback))
-        elif now_s >= self._last_line_s + _LINE_INTERVAL_S:
+        elif now_s >= self._last_told_s + _LINE_INTERVAL_S:
             self._tell(f"{_sentence(name, fault)}; {_last_line(fault.traceback)}", now_s)
         else:
             self._untold += 1
@@ -72,24 +76,24 @@ class FaultLog:
 
     def tell_rest(self, now_s: float) -> None:
         """Says how many faults were not told one by one, once there has been silence for long."""
-        if self._untold and now_s >= self._last_line_s + _SILENCE_S:
+        if self._untold and now_s >= self._last_told_s + _SILENCE_S:
             self._tell("environments fail", now_s)
 
     def _tell(self, text: str, now_s: float, traceback: str = "") -> None:
-        untold, self._untold, self._last_line_s = self._untold, 0, now_s
+        untold, self._untold, self._last_told_s = self._untold, 0, now_s
         more = f" (faults not shown since: {untold})" if untold else ""
         log.warning("%s%s%s", text, more, traceback)
 
     def _may_show_traceback(self, server_id: int, now_s: float) -> bool:
-        self._tracebacks_s = {
-            server: shown_s
-            for server, shown_s in self._tracebacks_s.items()
-            if now_s < shown_s + _TRACEBACK_INTERVAL_S
+        self._tracebacks_of = {
+            server: limit
+            for server, limit in self._tracebacks_of.items()
+            if not limit.is_full(now_s)
         }
-        if server_id in self._tracebacks_s or now_s < self._last_traceback_s + _LINE_INTERVAL_S:
+        if server_id in self._tracebacks_of or not self._tracebacks.take(now_s):
             return False
-        self._tracebacks_s[server_id] = self._last_traceback_s = now_s
-        return True
+        limit = self._tracebacks_of[server_id] = RateLimit(_TRACEBACK_INTERVAL_S)
+        return limit.take(now_s)
 
 
 def _sentence(name: str, fault: Fault) -> str:

@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 from seed.config import ConfigError
+from seed.rates import RateLimit
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,8 @@ class Listener:
         self._endpoint = endpoint
         self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._listening_socket = _find_listening(endpoint)
-        self._next_check_s = self._next_log_s = -math.inf
+        self._next_check_s = -math.inf
+        self._log_limit = RateLimit(_LOG_INTERVAL_S)
         self.closed = False
 
     def check(self) -> None:
@@ -109,8 +111,7 @@ class Listener:
             self._set(_SO_DETACH_FILTER, 0)
             self.closed = False
             log.info("%s: environment servers can connect again", self._endpoint)
-        if self.closed and now_s >= self._next_log_s:
-            self._next_log_s = now_s + _LOG_INTERVAL_S
+        if self.closed and self._log_limit.take(now_s):
             log.error(
                 "%s: no more environment servers can connect, as %d files are open of the %d that "
                 "`ulimit -n` allows; raise it, or start fewer servers",

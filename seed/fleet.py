@@ -21,8 +21,8 @@ def evaluation_environments(max_envs: int, share: float) -> BoolArray:
     return evaluation
 
 
-def fleet_places(connected: Int64Array, evaluation: BoolArray) -> Float32Array:
-    """Each environment's place in the fleet, by env_id. `[max_envs] float32`
+def fleet_standings(connected: Int64Array, evaluation: BoolArray) -> Float32Array:
+    """Each environment's standing in the fleet, by env_id. `[max_envs] float32`
 
     The connected training environments stand evenly spaced from 0 for the lowest env_id to 1 for
     the highest; one alone stands at 0. So does every other environment.
@@ -32,6 +32,6 @@ def fleet_places(connected: Int64Array, evaluation: BoolArray) -> Float32Array:
         evaluation: Which env_ids are evaluation environments. `[max_envs] bool`
     """
     training = np.sort(connected[~evaluation[connected]])
-    places = np.zeros(len(evaluation), np.float32)
-    places[training] = np.linspace(0.0, 1.0, len(training))
-    return places
+    standings = np.zeros(len(evaluation), np.float32)
+    standings[training] = np.linspace(0.0, 1.0, len(training))
+    return standings

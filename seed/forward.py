@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from seed.blocks import Block, Blocks, HostBlock
 from seed.contract import Acted, Algorithm, Fleet
 from seed.devices import move, prepare_thread
-from seed.fleet import fleet_places
+from seed.fleet import fleet_standings
 from seed.graphs import Graph
 from seed.pages import PageLinks
 from seed.phases import Phases
@@ -122,7 +122,7 @@ class ForwardPass:
         self._agent_states = torch.zeros(count, layout.state_size, device=self._device)
         # Likewise. [max_envs + 1] bool and float32
         self._evaluation = np.append(store.evaluation, False)
-        self._fleet_places = np.zeros(count, np.float32)
+        self._fleet_standings = np.zeros(count, np.float32)
         # [] int32
         self._version = torch.zeros((), dtype=torch.int32, device=self._store_device)
         self._memory = Blocks(layout, max_batch, self._store_device)
@@ -155,7 +155,7 @@ class ForwardPass:
 
     def set_connected(self, env_ids: Int64Array) -> None:
         """From the next batch on, these environments are the fleet. `[num_envs] int64`"""
-        self._fleet_places[:-1] = fleet_places(env_ids, self._store.evaluation)
+        self._fleet_standings[:-1] = fleet_standings(env_ids, self._store.evaluation)
 
     def run(self, batch: InferenceBatch) -> tuple[npt.NDArray[Any], list[PageLinks]]:
         """Stores the rows of this batch, for which the store has room, and chooses their actions.
@@ -197,7 +197,7 @@ class ForwardPass:
         np.equal(host.places.ages, 0, out=host.marks[_FIRST])
         # "clip" writes to `out` without a buffer between; no number is out of range.
         self._evaluation.take(host.env_ids, out=host.marks[_EVALUATION], mode="clip")
-        self._fleet_places.take(host.env_ids, out=host.fleet_places, mode="clip")
+        self._fleet_standings.take(host.env_ids, out=host.fleet_standings, mode="clip")
 
     def _land(self, host: HostBlock, steps: Sequence[GroupStep]) -> None:
         """Copies observations out of their messages, and into a store on the CPU."""

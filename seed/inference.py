@@ -105,7 +105,7 @@ class Inference:
         self._publish = publish
         self._sessions = SessionTable(config.max_envs, config.max_batch, config.max_envs_per_key)
         allowed = authentication.allowed if authentication else None
-        self._reception = Reception(allowed, time.monotonic())
+        self._reception = Reception(allowed)
         self._sessions_opened = 0
         self._pending: dict[tuple[int, int], _Pending] = {}
         self._pending_rows = 0

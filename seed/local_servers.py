@@ -16,7 +16,8 @@ from seed.config import Config, ConfigError, LocalConfig
 
 log = logging.getLogger(__name__)
 
-# Before each restart after failures in a row that came quickly; after one more there is none.
+# Before each restart after failures in a row that came quickly; after one more there is none. No
+# jitter as in `envservers.recovery`, which must not be imported here: they are few, on one machine.
 _DELAYS_S = (0.0, 1.0, 2.0, 4.0)
 _QUICK_S = 30.0
 _NICENESS = 10

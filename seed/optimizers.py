@@ -38,6 +38,10 @@ class RmsPropTf(torch.optim.Optimizer):
         momentum: float = 0.0,
         epsilon: float = 0.01,
     ) -> None:
+        """All settings of the formula; `learning_rate` may be a tensor, see above.
+
+        Raises ValueError when a setting is out of its range.
+        """
         for name, fraction in {"decay": decay, "momentum": momentum}.items():
             if not 0 <= fraction < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, got {fraction}")

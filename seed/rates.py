@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import logging
+import math
 
 
 class RateLimit:
-    """Lets `burst` events pass at once, and `per_s` a second in the long run."""
+    """Lets `burst` events pass at once, and one every `interval_s` in the long run."""
 
-    def __init__(self, burst: float, per_s: float, now_s: float) -> None:
+    def __init__(self, interval_s: float, burst: float = 1.0) -> None:
         """Full: nothing has happened yet."""
-        self._burst, self._per_s = burst, per_s
-        self._left, self._then_s = burst, now_s
+        self._interval_s, self._burst = interval_s, burst
+        self._left, self._then_s = burst, -math.inf
 
     def take(self, now_s: float) -> bool:
-        """Counts an event; whether it is within the limit."""
-        self._left = self._refilled(now_s)
-        self._then_s = now_s
-        if self._left < 1:
+        """Whether an event is within the limit; counts it if so."""
+        left = self._refilled(now_s)
+        if left < 1:
             return False
-        self._left -= 1
+        self._left, self._then_s = left - 1, now_s
         return True
 
     def is_full(self, now_s: float) -> bool:
@@ -27,16 +27,16 @@ class RateLimit:
         return self._refilled(now_s) >= self._burst
 
     def _refilled(self, now_s: float) -> float:
-        return min(self._burst, self._left + (now_s - self._then_s) * self._per_s)
+        return min(self._burst, self._left + (now_s - self._then_s) / self._interval_s)
 
 
 class LimitedLog:
     """Warnings that strangers can cause: the first few are logged, then one a second."""
 
-    def __init__(self, log: logging.Logger, now_s: float, burst: int = 10) -> None:
+    def __init__(self, log: logging.Logger, burst: int = 10) -> None:
         """`burst` warnings may come at once."""
         self._log = log
-        self._limit = RateLimit(burst, 1.0, now_s)
+        self._limit = RateLimit(1.0, burst)
         self._left_out = 0
 
     def warn(self, text: str, now_s: float) -> None:

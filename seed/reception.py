@@ -27,7 +27,7 @@ Int64Array = npt.NDArray[np.int64]
 
 # A session that has ended costs a server one refusal for each of its groups, all at once.
 _REFUSALS_AT_ONCE = 2 * MAX_GROUPS
-_REFUSALS_PER_S = 10.0
+_REFUSAL_INTERVAL_S = 0.1
 _MUTE_S = 5.0
 _LONGEST_REASON = 250
 _MOST_REMEMBERED = 10_000
@@ -78,12 +78,12 @@ class Reception:
         messages_dropped: Messages that were not even decoded.
     """
 
-    def __init__(self, allowed: AllowList | None, now_s: float) -> None:
+    def __init__(self, allowed: AllowList | None) -> None:
         """Without an allow-list, everybody who reached the socket is let in."""
         self.messages_refused = 0
         self.messages_dropped = 0
         self._allowed = allowed
-        self._log = LimitedLog(log, now_s)
+        self._log = LimitedLog(log)
         # By connection, for HELLOs and what is refused; the oldest are forgotten first.
         self._limits: dict[bytes, RateLimit] = {}
         # Monotonic time until which a connection is not listened to.
@@ -119,7 +119,7 @@ class Reception:
         """Counts what costs more than a STEP; whether its connection may send that now."""
         limit = self._limits.get(identity)
         if limit is None:
-            limit = self._limits[identity] = RateLimit(_REFUSALS_AT_ONCE, _REFUSALS_PER_S, now_s)
+            limit = self._limits[identity] = RateLimit(_REFUSAL_INTERVAL_S, _REFUSALS_AT_ONCE)
         return limit.take(now_s)
 
     def keep_house(self, now_s: float) -> None:

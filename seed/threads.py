@@ -25,6 +25,7 @@ class Crew:
         """Runs the function in a thread of that name, which the system knows too."""
 
         def guarded() -> None:
+            """Keeps what the function raises for `join`, and stops the others."""
             _tell_system(name)
             try:
                 function()

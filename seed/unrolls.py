@@ -64,6 +64,7 @@ class UnrollStore:
         self._pinned = pinned
 
         def zero_ended(rows: int, form: Column) -> Tensor:
+            """A column `[rows + SPARE_ROWS, *shape]` whose spare rows are zero."""
             # Empty, so that pages never used take no memory on the CPU.
             column = torch.empty(rows + SPARE_ROWS, *form.shape, dtype=form.dtype, device=device)
             column[rows:] = 0

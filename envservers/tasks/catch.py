@@ -29,6 +29,7 @@ class Catch(VectorEnv[Array, Array, Array]):
     """
 
     def __init__(self, num_envs: int, rows: int, columns: int) -> None:
+        """`num_envs` boards of `rows` times `columns`; raises ValueError for too small ones."""
         if rows < 2 or columns < 1:
             raise ValueError(f"expected rows >= 2 and columns >= 1, got {rows} and {columns}")
         self.num_envs = num_envs

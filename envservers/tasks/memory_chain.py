@@ -31,6 +31,7 @@ class MemoryChain(VectorEnv[Array, Array, Array]):
     """
 
     def __init__(self, num_envs: int, length: int) -> None:
+        """`num_envs` chains of `length` steps; raises ValueError for a length below 1."""
         if length < 1:
             raise ValueError(f"expected length >= 1, got {length}")
         self.num_envs = num_envs

@@ -72,6 +72,10 @@ class RecurrentQ(nn.Module):
     def __init__(
         self, observation: SpaceSpec, num_actions: int, network: NetworkConfig, dueling_size: int
     ) -> None:
+        """`dueling_size` counts the units of each stream of the head.
+
+        Raises ValueError when the torso cannot read the observation.
+        """
         super().__init__()
         self.body = Body(observation, SpaceSpec("int64", (), num_actions), network)
         self.state_size = self.body.state_size
@@ -127,7 +131,7 @@ def act(
     if greedy:
         actions = q_values.argmax(dim=-1)
     else:
-        ladder = epsilon_ladder(fleet.places, config.epsilon_base, config.epsilon_last_power)
+        ladder = epsilon_ladder(fleet.standings, config.epsilon_base, config.epsilon_last_power)
         epsilons = ladder.masked_fill(fleet.evaluation, config.evaluation_epsilon)
         actions = epsilon_greedy(q_values, epsilons)
     behaviour = {"q_taken": _of_actions(q_values, actions), "q_max": q_values.amax(dim=-1)}

@@ -30,6 +30,7 @@ class NatureTorso(nn.Module):
     output_size = 512
 
     def __init__(self, channels: int, height: int, width: int) -> None:
+        """Reads images [N, channels, height, width], channels of all stacked frames together."""
         super().__init__()
         self.layers = _convolutional_layers(
             "nature", NATURE, self.output_size, (channels, height, width)
@@ -51,6 +52,7 @@ class ImpalaShallowTorso(nn.Module):
     output_size = 256
 
     def __init__(self, channels: int, height: int, width: int) -> None:
+        """Reads images [N, channels, height, width], channels of all stacked frames together."""
         super().__init__()
         self.layers = _convolutional_layers(
             "impala_shallow", IMPALA_SHALLOW, self.output_size, (channels, height, width)
@@ -73,6 +75,7 @@ class ImpalaDeepTorso(nn.Module):
     output_size = 256
 
     def __init__(self, channels: int, height: int, width: int) -> None:
+        """Reads images [N, channels, height, width], channels of all stacked frames together."""
         super().__init__()
         _check_image_size("impala_deep", height, width, smallest=1)
         layers: list[nn.Module] = []
@@ -100,6 +103,7 @@ class ResidualBlock(nn.Module):
     """x + convolution(ReLU(convolution(ReLU(x)))) with 3x3 kernels and unchanged size."""
 
     def __init__(self, channels: int) -> None:
+        """Reads and returns so many channels."""
         super().__init__()
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)

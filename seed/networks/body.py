@@ -74,6 +74,7 @@ class Body(nn.Module):
     """
 
     def __init__(self, observation: SpaceSpec, action: SpaceSpec, config: NetworkConfig) -> None:
+        """Reads observations and actions of these forms; its weights are drawn at random."""
         super().__init__()
         self._observation_shape = observation.shape
         self._frame_stack = config.frame_stack

@@ -15,6 +15,7 @@ class DuelingHead(nn.Module):
     """
 
     def __init__(self, input_size: int, hidden_size: int, num_actions: int) -> None:
+        """`hidden_size` counts the units of each stream."""
         super().__init__()
         self.value = _stream(input_size, hidden_size, 1)
         self.advantage = _stream(input_size, hidden_size, num_actions)

@@ -44,6 +44,7 @@ class MlpTorso(nn.Module):
     def __init__(
         self, observation: SpaceSpec, frame_stack: int, hidden_sizes: tuple[int, ...]
     ) -> None:
+        """Reads `frame_stack` observations at a time; has a layer for each of `hidden_sizes`."""
         super().__init__()
         self._num_values = observation.n
         self._scale = 1 / 255 if observation.dtype == "uint8" else 1.0

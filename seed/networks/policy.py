@@ -23,6 +23,7 @@ class Categorical:
     """A choice among `num_actions`, from logits [..., num_actions] float32, all finite."""
 
     def __init__(self, num_actions: int) -> None:
+        """Takes a logit for each of `num_actions`."""
         self.parameter_count = num_actions
 
     def sample(self, parameters: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -62,6 +63,7 @@ class DiagonalGaussian:
     """
 
     def __init__(self, action_size: int) -> None:
+        """Takes a mean and a log of a deviation for each of `action_size` numbers."""
         self.parameter_count = 2 * action_size
 
     def sample(self, parameters: Tensor, generator: torch.Generator | None = None) -> Tensor:

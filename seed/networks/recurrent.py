@@ -26,6 +26,7 @@ class LstmCore(nn.Module):
     """
 
     def __init__(self, input_size: int, hidden_size: int, forget_bias: float = 1.0) -> None:
+        """Reads `input_size` features a row and keeps `hidden_size` units."""
         super().__init__()
         self.output_size = hidden_size
         self.state_size = 2 * hidden_size

@@ -53,11 +53,17 @@ def _best_return(run_dir: Path) -> float:
     return max((r for r in returns if r is not None), default=-1.0)
 
 
-def test_interrupt_leaves_a_checkpoint_that_plays(start: Start, tmp_path: Path) -> None:
-    run_dir = tmp_path / "run"
+def _start_endless(start: Start, run_dir: Path) -> Command:
+    """A learner that has trained for some lines of metrics."""
     learner = start("seed-learner", CONFIG, "--run-dir", run_dir, "--total-env-frames", 10**9,
                     "--inference.address", "tcp://127.0.0.1:*")  # fmt: skip
     wait_until(lambda: len(read_metrics(run_dir)) >= 3, 60)
+    return learner
+
+
+def test_interrupt_leaves_a_checkpoint_that_plays(start: Start, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    learner = _start_endless(start, run_dir)
     learner.process.send_signal(signal.SIGINT)
     assert learner.wait(30) == 130, learner.text
     assert "Traceback" not in learner.text
@@ -69,9 +75,7 @@ def test_interrupt_leaves_a_checkpoint_that_plays(start: Start, tmp_path: Path) 
 
 def test_terminate_exits_with_75(start: Start, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    learner = start("seed-learner", CONFIG, "--run-dir", run_dir, "--total-env-frames", 10**9,
-                    "--inference.address", "tcp://127.0.0.1:*")  # fmt: skip
-    wait_until(lambda: len(read_metrics(run_dir)) >= 2, 60)
+    learner = _start_endless(start, run_dir)
     learner.process.send_signal(signal.SIGTERM)
     assert learner.wait(30) == 75, learner.text
     assert list((run_dir / "checkpoints").glob("frames-*"))

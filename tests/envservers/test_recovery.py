@@ -5,12 +5,19 @@ import math
 import pytest
 
 from envservers import recovery
-from envservers.recovery import MAX_FAULTS, Recovery, backoff_s, jitter
+from envservers.recovery import MAX_FAULTS, Recovery, backoff_s, doubled_s, jitter
 
 
 def test_the_delay_doubles_up_to_a_minute() -> None:
     assert [backoff_s(faults) for faults in range(1, 10)] == [0, 1, 2, 4, 8, 16, 32, 60, 60]
     assert backoff_s(10_000) == 60
+
+
+def test_a_wait_doubles_up_to_its_longest() -> None:
+    waits_s = [doubled_s(times, 0.2, 5.0) for times in range(7)]
+    assert waits_s == pytest.approx([0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0])
+    # For as long as a learner may be away.
+    assert doubled_s(10**6, 0.2, 5.0) == 5.0
 
 
 def test_jitter_shortens_by_half_at_most() -> None:

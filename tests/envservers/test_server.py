@@ -244,6 +244,30 @@ def test_one_refusal_for_each_group_asks_for_one_hello(
     assert running.server.dropped_messages == 1
 
 
+def test_a_hello_in_vain_makes_the_next_one_later(
+    learner: FakeLearner, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    doublings = []
+
+    def doubled_s(times: int, shortest_s: float, longest_s: float) -> float:
+        doublings.append((times, shortest_s, longest_s))
+        return 0.0
+
+    monkeypatch.setattr(envservers.server, "doubled_s", doubled_s)
+    serve(1)
+    hello = learner.receive(Hello)
+    for _ in range(3):
+        learner.send(Refusal("no room", True))
+        assert learner.receive(Hello) == hello
+    learner.welcome(hello)
+    learner.act(learner.receive(Step), [1])
+    learner.receive(Step)
+    # A learner that has worked with a session is a learner that works.
+    learner.send(Refusal("unknown session", True))
+    assert learner.receive(Hello) == hello
+    assert doublings == [(times, 0.2, 5.0) for times in (0, 1, 2, 0)]
+
+
 def test_a_fleet_outlives_its_learner(learner: FakeLearner, serve: Serve) -> None:
     running = serve(1)
     hello = learner.receive(Hello)

@@ -178,9 +178,9 @@ def test_the_end_of_the_process_before_is_told_and_counted(
         steps = Steps(learner)
         steps.welcome(hello)
         rows = {message.group: row for message, row in (steps.next(), steps.next())}
-        told, standing = steps.faults
+        told, lasting = steps.faults
         assert told == messages.Fault(11, 1, 1, "hung", 4, True, False, "Timeout!")
-        assert (standing.group, standing.index, standing.repeated) == (1, 1, True)
+        assert (lasting.group, lasting.index, lasting.repeated) == (1, 1, True)
         assert (rows[0].run_ids != 0).all()
         assert (rows[1].run_ids != 0).tolist() == [True, False]
     finally:

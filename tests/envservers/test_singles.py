@@ -132,7 +132,7 @@ def test_one_that_always_fails_is_started_later_and_later_then_never(clock: Cloc
     # A step lies between a start and the fault, another one may before the start.
     assert (gaps >= [0.5, 1, 2]).all()
     assert (gaps <= [1.25, 2.25, 4.25]).all()
-    assert [fault.repeated for fault in guard.standing_faults()] == [True]
+    assert [fault.repeated for fault in guard.lasting_faults()] == [True]
     assert guard.ready_s == 0
     assert factory.made[1].steps_in_all > 100
 

@@ -6,29 +6,30 @@ import queue
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 import zmq
-from torch import Tensor, nn
+from torch import nn
 
 from seed import inference, reception
 from seed.authentication import Authentication
 from seed.config import InferenceConfig
-from seed.contract import Acted, Algorithm, Fleet
+from seed.contract import Acted
 from seed.forward import ForwardPass
 from seed.inference import Inference
 from seed.layout import Column, StoreLayout
 from seed.reception import Offer
-from seed.rows import Rows, Unroll
+from seed.rows import Unroll
 from seed.threads import Crew
 from seed.unrolls import UnrollStore
 from seed.weights import WeightSlot
 from seed.wire import codec, messages
 from seed.wire.keys import KeyPair
 from seed.wire.spaces import SpaceSpec
+from tests.seed.acting import Shown, acting, add_up
 
 SPACE = SpaceSpec("int64", ())
 OFFER = Offer({"kind": "function", "id": "a:b"}, SPACE, SpaceSpec("int64", (), 100), seed=(5,))
@@ -36,39 +37,10 @@ DEADLINE_MS = 20_000
 FOR_EVER_US = 3_600_000_000
 
 
-class Summing:
-    """Adds up an episode's observations in its state; the action is the sum times a weight."""
-
-    def act(
-        self,
-        agent: nn.Module,
-        rows: Rows,
-        agent_state: Tensor,
-        config: None,
-        *,
-        fleet: Fleet,
-        greedy: bool,
-    ) -> Acted:
-        after = agent_state + rows.observations[0][:, None]
-        factor = cast(Tensor, agent.weight).item()
-        return Acted((after[:, 0] * factor).long(), {}, after)
-
-
-class Placing:
-    """The action is 60 times the environment's place in the fleet; -1 for evaluation."""
-
-    def act(
-        self,
-        agent: nn.Module,
-        rows: Rows,
-        agent_state: Tensor,
-        config: None,
-        *,
-        fleet: Fleet,
-        greedy: bool,
-    ) -> Acted:
-        actions = (60 * fleet.places).round().long()
-        return Acted(actions.masked_fill(fleet.evaluation, -1), {}, agent_state)
+def act_by_standing(shown: Shown) -> Acted:
+    """The action is 60 times the environment's standing in the fleet; -1 for evaluation."""
+    actions = (60 * shown.fleet.standings).round().long()
+    return Acted(actions.masked_fill(shown.fleet.evaluation, -1), {}, shown.agent_state)
 
 
 class Central(NamedTuple):
@@ -104,7 +76,7 @@ def central(
     queue_limit: int = 100,
     farewell_ms: int = 5,
     refusals_at_once: int = 10**6,
-    algorithm: type = Summing,
+    choose: Callable[[Shown], Acted] = add_up,
     authentication: Authentication | None = None,
     **settings: Any,
 ) -> Iterator[Central]:
@@ -120,7 +92,7 @@ def central(
     store, slot, crew = UnrollStore(layout, torch.device("cpu")), WeightSlot(), Crew()
     agent = nn.Linear(1, 1, bias=False)
     nn.init.ones_(agent.weight)
-    forward = ForwardPass(cast(Algorithm, algorithm()), None, agent, store, config.max_batch)
+    forward = ForwardPass(acting(choose), None, agent, store, config.max_batch)
     dealers: list[Dealer] = []
     server = Inference(
         config, OFFER, forward, store, slot, queue_limit=queue_limit, publish=store.publish,

@@ -7,7 +7,6 @@ the rows of its episode: so each row of a sample says where it is from.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,14 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from seed.config import ReplayConfig
-from seed.contract import Acted, Algorithm, Fleet
+from seed.contract import Acted
 from seed.forward import ForwardPass, GroupStep, InferenceBatch
 from seed.layout import Column, StoreLayout
 from seed.replay import Replay
-from seed.rows import Rows, Unroll
+from seed.rows import Unroll
 from seed.sources import Batch
 from seed.unrolls import UnrollStore
 from seed.wire import messages
+from tests.seed.acting import Shown, acting
 
 Int64Array = npt.NDArray[np.int64]
 CPU = torch.device("cpu")
@@ -41,21 +41,10 @@ LAYOUT = StoreLayout(
 )
 
 
-class Counting:
+def count_rows(shown: Shown) -> Acted:
     """The state counts an episode's rows; the action is that count, and so is the behaviour."""
-
-    def act(
-        self,
-        agent: nn.Module,
-        rows: Rows,
-        agent_state: Tensor,
-        config: None,
-        *,
-        fleet: Fleet,
-        greedy: bool,
-    ) -> Acted:
-        count = agent_state.sum(dim=1)  # [B] float32
-        return Acted(count.long(), {"count": count}, agent_state + 1)
+    count = shown.agent_state.sum(dim=1)  # [B] float32
+    return Acted(count.long(), {"count": count}, shown.agent_state + 1)
 
 
 class Setup:
@@ -69,7 +58,7 @@ class Setup:
         initial_priorities: Callable[[Unroll], Tensor] | None = None,
     ) -> None:
         self.store = UnrollStore(layout, CPU)
-        self.forward = ForwardPass(cast(Algorithm, Counting()), None, nn.Identity(), self.store, 8)
+        self.forward = ForwardPass(acting(count_rows), None, nn.Identity(), self.store, 8)
         self.replay = Replay(
             self.store, batch_size, config, np.random.default_rng(4), initial_priorities
         )

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from seed.contract import Acted, Algorithm, Fleet
+from seed.contract import Acted, Fleet
 from seed.forward import ForwardPass, GroupStep, InferenceBatch
 from seed.layout import Column, StoreLayout
 from seed.rows import Rows
 from seed.unrolls import UnrollStore
 from seed.wire import messages
+from tests.seed.acting import Shown, acting, add_up
 
 CPU = torch.device("cpu")
 LAYOUT = StoreLayout(
@@ -28,22 +27,14 @@ LAYOUT = StoreLayout(
 )
 
 
-class Summing:
-    """Adds up an episode's observations in its state; the action is the sum times a weight."""
+def _add_up_and_note(shown: Shown) -> Acted:
+    """`add_up`, times the configuration, negative if greedy; "before" is the state before."""
+    acted = add_up(shown)
+    actions = acted.actions * shown.config * (-1 if shown.greedy else 1)
+    return acted._replace(actions=actions, behaviour={"before": shown.agent_state[:, 0]})
 
-    def act(
-        self,
-        agent: nn.Module,
-        rows: Rows,
-        agent_state: Tensor,
-        config: int,
-        *,
-        fleet: Fleet,
-        greedy: bool,
-    ) -> Acted:
-        after = agent_state + rows.observations[0][:, None]
-        factor = cast(Tensor, agent.weight).item() * config * (-1 if greedy else 1)
-        return Acted((after[:, 0] * factor).long(), {"before": agent_state[:, 0]}, after)
+
+SUMMING = acting(_add_up_and_note)
 
 
 class Seeing:
@@ -52,27 +43,20 @@ class Seeing:
     rows: Rows
     fleet: Fleet
 
-    def act(
-        self,
-        agent: nn.Module,
-        rows: Rows,
-        agent_state: Tensor,
-        config: None,
-        *,
-        fleet: Fleet,
-        greedy: bool,
-    ) -> Acted:
-        self.rows, self.fleet = rows, fleet
-        newest = rows.observations[0].reshape(len(agent_state), -1)[:, -1]
-        return Acted(10 * newest, {"before": agent_state[:, 0]}, agent_state + 1)
+    def __init__(self) -> None:
+        self.algorithm = acting(self._choose)
+
+    def _choose(self, shown: Shown) -> Acted:
+        self.rows, self.fleet, state = shown.rows, shown.fleet, shown.agent_state
+        newest = shown.rows.observations[0].reshape(len(state), -1)[:, -1]
+        return Acted(10 * newest, {"before": state[:, 0]}, state + 1)
 
 
 def make_forward(*, greedy: bool = False, max_batch: int = 6) -> tuple[ForwardPass, UnrollStore]:
     agent = nn.Linear(1, 1, bias=False)
     nn.init.ones_(agent.weight)
     store = UnrollStore(LAYOUT, CPU)
-    algorithm = cast(Algorithm, Summing())
-    return ForwardPass(algorithm, 1, agent, store, max_batch, greedy=greedy), store
+    return ForwardPass(SUMMING, 1, agent, store, max_batch, greedy=greedy), store
 
 
 def group(

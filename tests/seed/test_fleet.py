@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seed.fleet import evaluation_environments, fleet_places
+from seed.fleet import evaluation_environments, fleet_standings
 
 SHARES = st.fractions(min_value=0, max_value=1, max_denominator=2000)
 
@@ -38,17 +38,17 @@ def test_30_of_640() -> None:
 
 
 @given(data=st.data(), evaluation=st.lists(st.booleans(), min_size=1, max_size=40))
-def test_places_are_ranks_among_connected_training_environments(
+def test_standings_are_ranks_among_connected_training_environments(
     data: st.DataObject, evaluation: list[bool]
 ) -> None:
     envs = st.integers(0, len(evaluation) - 1)
     connected = data.draw(st.lists(envs, unique=True, max_size=40))
-    places = fleet_places(np.array(connected, np.int64), np.array(evaluation))
-    assert places.dtype == np.float32
+    standings = fleet_standings(np.array(connected, np.int64), np.array(evaluation))
+    assert standings.dtype == np.float32
     expected = [0.0] * len(evaluation)
     training = [env for env in sorted(connected) if not evaluation[env]]
     for rank, env in enumerate(training):
         expected[env] = rank / max(len(training) - 1, 1)
-    assert places.tolist() == pytest.approx(expected)
+    assert standings.tolist() == pytest.approx(expected)
     if len(training) > 1:
-        assert (places[training[0]], places[training[-1]]) == (0, 1)
+        assert (standings[training[0]], standings[training[-1]]) == (0, 1)

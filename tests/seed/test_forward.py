@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from seed.config import Config, InferenceConfig, LearnerConfig, NetworkConfig
-from seed.contract import Algorithm, load_algorithm
+from seed.contract import load_algorithm
 from seed.devices import move
 from seed.forward import ForwardPass, GroupStep, InferenceBatch
 from seed.rows import Unroll
@@ -21,7 +21,7 @@ from seed.unrolls import UnrollStore
 from seed.weights import WeightSlot
 from seed.wire import messages
 from seed.wire.spaces import SpaceSpec
-from tests.seed.forwarding import CPU, LAYOUT, Seeing, Summing, group, make_forward, run
+from tests.seed.forwarding import CPU, LAYOUT, SUMMING, Seeing, group, make_forward, run
 
 
 def gather(store: UnrollStore, forward: ForwardPass, *batches: list[GroupStep]) -> Unroll:
@@ -122,22 +122,22 @@ def test_greedy_reaches_the_algorithm() -> None:
 def test_the_fleet_reaches_the_algorithm() -> None:
     seeing = Seeing()
     store = UnrollStore(replace(LAYOUT, evaluation_share=1 / 3), CPU)
-    forward = ForwardPass(cast(Algorithm, seeing), None, nn.Linear(1, 1), store, 6)
+    forward = ForwardPass(seeing.algorithm, None, nn.Linear(1, 1), store, 6)
     forward.set_connected(np.array([0, 1, 2, 4]))
     run(forward, group([4, 2], [1, 1]), group([1, 0], [1, 1]))
-    assert seeing.fleet.places.tolist() == [1.0, 0.0, 0.5, 0.0]
-    assert seeing.fleet.places.dtype == torch.float32
+    assert seeing.fleet.standings.tolist() == [1.0, 0.0, 0.5, 0.0]
+    assert seeing.fleet.standings.dtype == torch.float32
     assert seeing.fleet.evaluation.tolist() == [False, True, False, False]
     forward.set_connected(np.array([1, 2, 4]))
     run(forward, group([1, 4], [1, 1]))
-    assert seeing.fleet.places.tolist() == [0.0, 1.0]
+    assert seeing.fleet.standings.tolist() == [0.0, 1.0]
 
 
 def test_evaluation_environments_see_stacks_and_previous_actions() -> None:
     seeing = Seeing()
     layout = replace(LAYOUT, num_pages=6, max_envs=2, frame_stack=3, evaluation_share=0.5)
     store = UnrollStore(layout, CPU)
-    forward = ForwardPass(cast(Algorithm, seeing), None, nn.Linear(1, 1), store, 2)
+    forward = ForwardPass(seeing.algorithm, None, nn.Linear(1, 1), store, 2)
     history: list[int] = []
     for t in range(60):
         first = t % 11 == 0
@@ -165,12 +165,12 @@ def test_acting_may_be_on_another_device_than_the_store(monkeypatch: pytest.Monk
 
     monkeypatch.setattr("seed.forward.move", carry)
     seeing, store = Seeing(), UnrollStore(LAYOUT, CPU)
-    forward = ForwardPass(cast(Algorithm, seeing), None, nn.Linear(1, 1, device="meta"), store, 6)
+    forward = ForwardPass(seeing.algorithm, None, nn.Linear(1, 1, device="meta"), store, 6)
     forward.set_connected(np.arange(2))
     for t in range(3):
         actions, complete = forward.run(InferenceBatch.of([group([1, 0], [t + 1, t + 5])]))
         assert actions.tolist() == [0, 0]
-        assert all(value.is_meta for value in (*vars(seeing.rows).values(), seeing.fleet.places))
+        assert all(value.is_meta for value in (*vars(seeing.rows).values(), seeing.fleet.standings))
     assert store.gather(complete).rows.observations.T.tolist() == [[1, 2, 3], [5, 6, 7]]
 
 
@@ -186,7 +186,7 @@ def test_the_store_may_be_on_the_host_or_on_a_gpu(acting: str, storing: str) -> 
     agent = nn.Linear(1, 1, bias=False, device=acting)
     nn.init.ones_(agent.weight)
     store = UnrollStore(LAYOUT, torch.device(storing), pinned=storing == "cpu")
-    forward = ForwardPass(cast(Algorithm, Summing()), 1, agent, store, 6)
+    forward = ForwardPass(SUMMING, 1, agent, store, 6)
     unroll = gather(store, forward, *[[group([3, 1], [t + 1, 10])] for t in range(5)])
     assert unroll.rows.observations.device.type == storing
     assert unroll.rows.observations.T.tolist() == [
@@ -203,7 +203,7 @@ def test_on_one_gpu_nothing_is_moved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("seed.forward.move")
     store = UnrollStore(LAYOUT, torch.device("cuda"))
     agent = nn.Linear(1, 1, device="cuda:0")
-    forward = ForwardPass(cast(Algorithm, Seeing()), None, agent, store, 6)
+    forward = ForwardPass(Seeing().algorithm, None, agent, store, 6)
     assert run(forward, group([0], [5])) == [50]
 
 

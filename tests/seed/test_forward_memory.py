@@ -10,12 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from seed.contract import Algorithm
 from seed.forward import ForwardPass, InferenceBatch, bucket_sizes
-from seed.rows import Unroll
 from seed.unrolls import UnrollStore
 from seed.weights import Weights
 from seed.wire import messages
+from tests.seed.comparing import assert_same
 from tests.seed.forwarding import CPU, LAYOUT, Seeing, group, make_forward, run
 
 
@@ -33,9 +32,9 @@ def test_padding_changes_nothing(frame_stack: int, burn_in: int) -> None:
         LAYOUT, unroll_length=3, num_pages=40, frame_stack=frame_stack, burn_in=burn_in
     )
     both, seen = [], [Seeing(), Seeing()]
-    for algorithm in seen:
+    for seeing in seen:
         store = UnrollStore(layout, CPU)
-        forward = ForwardPass(cast(Algorithm, algorithm), None, nn.Linear(1, 1), store, 6)
+        forward = ForwardPass(seeing.algorithm, None, nn.Linear(1, 1), store, 6)
         forward.set_connected(np.array([0, 1, 2, 5]))
         forward.load_weights(Weights(3, list(nn.Linear(1, 1).parameters())))
         both.append((forward, store))
@@ -54,7 +53,7 @@ def test_padding_changes_nothing(frame_stack: int, burn_in: int) -> None:
         assert size == (0, 1, 2, 4, 4, 6, 6)[n]
         for name, value in vars(seen[0].rows).items():
             assert torch.equal(getattr(seen[1].rows, name)[:, :n], value)
-        assert torch.equal(seen[1].fleet.places[:n], seen[0].fleet.places)
+        assert torch.equal(seen[1].fleet.standings[:n], seen[0].fleet.standings)
         assert seen[1].rows.first[0, n:].all()
         if complete:
             assert_same(*(store.gather(complete) for _, store in both))
@@ -63,15 +62,6 @@ def test_padding_changes_nothing(frame_stack: int, burn_in: int) -> None:
             store.wait_for_release(0)
     # What stands for the rows before an episode is still zero.
     assert not any(column[-2].any() for column in both[1][1].columns.values())
-
-
-def assert_same(first: Unroll, second: Unroll) -> None:
-    columns = [
-        (*vars(unroll.rows).values(), *unroll.behaviour.values(), unroll.actions,
-         unroll.policy_versions, unroll.agent_state)
-        for unroll in (first, second)
-    ]  # fmt: skip
-    assert all(map(torch.equal, *columns))
 
 
 def test_a_batch_of_a_size_is_always_in_the_same_memory() -> None:
@@ -86,7 +76,7 @@ def test_a_batch_of_a_size_is_always_in_the_same_memory() -> None:
 
 def test_stacks_need_no_room_for_what_arrives_on_the_cpu() -> None:
     store = UnrollStore(replace(LAYOUT, frame_stack=2), CPU)
-    forward = ForwardPass(cast(Algorithm, Seeing()), 1, nn.Linear(1, 1), store, 6)
+    forward = ForwardPass(Seeing().algorithm, 1, nn.Linear(1, 1), store, 6)
     run(forward, group([4, 2], [40, 20]))
     assert forward._block(2)[0].host.observations.size == 0
 
@@ -97,7 +87,7 @@ def test_the_store_keeps_of_evaluation_environments_what_stacks_need(frame_stack
     store = UnrollStore(layout, CPU)
     assert store.evaluation[:4].tolist() == [False, True, False, True]
     store.columns["observations"].zero_()
-    forward = ForwardPass(cast(Algorithm, Seeing()), 1, nn.Linear(1, 1), store, 6)
+    forward = ForwardPass(Seeing().algorithm, 1, nn.Linear(1, 1), store, 6)
     steps = [group([1, 3], [50, 60]), group([0, 1], [70, 80]), group([2], [90])]
     assert run(forward, steps[0]) == [500, 600]
     assert run(forward, steps[2]) == [900]
@@ -116,9 +106,7 @@ def test_cuda_graphs_do_what_plain_calls_do(frame_stack: int) -> None:
     for cuda_graphs in (False, True):
         store = UnrollStore(layout, torch.device("cuda"))
         agent = nn.Linear(1, 1, device="cuda")
-        forward = ForwardPass(
-            cast(Algorithm, Seeing()), None, agent, store, 6, cuda_graphs=cuda_graphs
-        )
+        forward = ForwardPass(Seeing().algorithm, None, agent, store, 6, cuda_graphs=cuda_graphs)
         forward.enter_thread(1)
         rng = np.random.default_rng(4)
         for t in range(100):

@@ -11,7 +11,14 @@ from torch import nn
 from seed.inference import Inference
 from seed.records import BatchRecord, EpisodeRecord
 from seed.wire import messages
-from tests.seed.central import FOR_EVER_US, Dealer, Placing, central, drain, wait_for
+from tests.seed.central import (
+    FOR_EVER_US,
+    Dealer,
+    act_by_standing,
+    central,
+    drain,
+    wait_for,
+)
 
 
 def test_a_step_is_answered_with_its_actions() -> None:
@@ -263,39 +270,39 @@ def test_episodes_of_evaluation_environments_are_marked() -> None:
         assert [e.evaluation for e in episodes] == [True, False, True]
 
 
-def places(dealer: Dealer, seq: int) -> list[int]:
-    """What `Placing` says of the three environments of this connection."""
+def standings(dealer: Dealer, seq: int) -> list[int]:
+    """What `act_by_standing` says of the three environments of this connection."""
     dealer.step(seq, [0, 0, 0])
     return dealer.actions(seq)
 
 
 @pytest.mark.parametrize("parting", ["goodbye", "hello"])
-def test_places_follow_who_is_connected(parting: str) -> None:
-    with central(algorithm=Placing) as served:
+def test_standings_follow_who_is_connected(parting: str) -> None:
+    with central(choose=act_by_standing) as served:
         first, second, third = (served.connect() for _ in range(3))
         first.hello(3)
-        assert places(first, 0) == [0, 30, 60]
+        assert standings(first, 0) == [0, 30, 60]
         second.hello(3, server_id=2)
-        assert places(first, 1) == [0, 12, 24]
-        assert places(second, 0) == [36, 48, 60]
+        assert standings(first, 1) == [0, 12, 24]
+        assert standings(second, 0) == [36, 48, 60]
         if parting == "goodbye":
             first.send(messages.Goodbye(first.session, "done"))
             first.expect_silence()
-            assert places(second, 1) == [0, 30, 60]
+            assert standings(second, 1) == [0, 30, 60]
             third.hello(1, server_id=3)
         else:
             first.hello(1)
-        assert places(second, 2 if parting == "goodbye" else 1) == [20, 40, 60]
+        assert standings(second, 2 if parting == "goodbye" else 1) == [20, 40, 60]
 
 
-def test_evaluation_environments_have_no_place() -> None:
-    with central(algorithm=Placing, evaluation_share=1 / 3) as served:
+def test_evaluation_environments_have_no_standing() -> None:
+    with central(choose=act_by_standing, evaluation_share=1 / 3) as served:
         first, second = served.connect(), served.connect()
         first.hello(3)
-        assert places(first, 0) == [0, 60, -1]
+        assert standings(first, 0) == [0, 60, -1]
         second.hello(3, server_id=2)
-        assert places(first, 1) == [0, 20, -1]
-        assert places(second, 0) == [40, 60, -1]
+        assert standings(first, 1) == [0, 20, -1]
+        assert standings(second, 0) == [40, 60, -1]
 
 
 def test_no_page_of_an_evaluation_environment_reaches_the_queue() -> None:

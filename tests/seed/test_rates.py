@@ -10,7 +10,7 @@ from seed.rates import LimitedLog, RateLimit
 
 
 def test_a_burst_passes_and_then_so_many_a_second() -> None:
-    limit = RateLimit(burst=3, per_s=2.0, now_s=10.0)
+    limit = RateLimit(interval_s=0.5, burst=3)
     assert [limit.take(10.0) for _ in range(5)] == [True] * 3 + [False] * 2
     assert [limit.take(11.0) for _ in range(3)] == [True, True, False]
     assert not limit.is_full(12.0)
@@ -19,8 +19,17 @@ def test_a_burst_passes_and_then_so_many_a_second() -> None:
     assert [limit.take(1000.0) for _ in range(4)] == [True] * 3 + [False]
 
 
+# What is refused costs nothing: however many come, one passes every 10 s.
+def test_one_passes_every_interval() -> None:
+    limit = RateLimit(10.0)
+    passed = [tenth / 10 for tenth in range(305) if limit.take(tenth / 10)]
+    assert passed == [0.0, 10.0, 20.0, 30.0]
+    assert not limit.is_full(39.9)
+    assert limit.is_full(40.0)
+
+
 def test_says_how_many_warnings_it_left_out(caplog: pytest.LogCaptureFixture) -> None:
-    log = LimitedLog(logging.getLogger("limited"), now_s=0.0, burst=2)
+    log = LimitedLog(logging.getLogger("limited"), burst=2)
     for number in range(100):
         log.warn(f"warning {number}", 0.0)
     log.warn("warning 100", 1.0)

@@ -12,7 +12,7 @@ from seed.wire.keys import KeyPair, write_pair
 
 
 def test_without_keys_everybody_is_heard() -> None:
-    reception = Reception(None, 0.0)
+    reception = Reception(None)
     assert reception.is_allowed("")
     assert reception.admits(b"anyone", "")
     assert reception.name_of("") == ""
@@ -23,7 +23,7 @@ def test_a_revoked_key_is_not_heard(tmp_path: Path) -> None:
     pair = KeyPair.new()
     _, public = write_pair(tmp_path / "worker", pair)
     allowed = AllowList(tmp_path)
-    reception = Reception(allowed, 0.0)
+    reception = Reception(allowed)
     assert reception.admits(b"a", pair.public)
     assert reception.name_of(pair.public) == "worker"
     assert not reception.admits(b"a", KeyPair.new().public)
@@ -37,7 +37,7 @@ def test_a_revoked_key_is_not_heard(tmp_path: Path) -> None:
 
 # A session that ends costs a server a refusal for each of its 64 groups.
 def test_an_honest_server_is_not_muted() -> None:
-    reception = Reception(None, 0.0)
+    reception = Reception(None)
     assert not any(reception.refuse(b"a", "say HELLO again", 0.0) for _ in range(64))
     assert not any(reception.refuse(b"a", "say HELLO again", 1.0) for _ in range(64))
     assert not any(reception.refuse(b"a", "no room", float(second)) for second in range(2, 100))
@@ -45,7 +45,7 @@ def test_an_honest_server_is_not_muted() -> None:
 
 
 def test_a_flood_is_muted_for_a_while_and_alone() -> None:
-    reception = Reception(None, 0.0)
+    reception = Reception(None)
     refusals = [reception.refuse(b"a", "rubbish", 0.0) for _ in range(200)]
     assert refusals == [False] * 128 + [True] * 72
     assert not reception.admits(b"a", "")
@@ -60,21 +60,21 @@ def test_a_flood_is_muted_for_a_while_and_alone() -> None:
 
 
 def test_some_messages_mute_at_once() -> None:
-    reception = Reception(None, 0.0)
+    reception = Reception(None)
     assert reception.refuse(b"a", "endless", 0.0, mute=True)
     assert not reception.admits(b"a", "")
 
 
 # They come from strangers, and a terminal would obey them.
 def test_no_control_character_comes_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    Reception(None, 0.0).refuse(b"a", "\x1b[2J" + "x" * 5000, 0.0)
+    Reception(None).refuse(b"a", "\x1b[2J" + "x" * 5000, 0.0)
     text = caplog.records[0].getMessage()
     assert text.isprintable()
     assert len(text) < 300
 
 
 def test_connections_of_long_ago_are_forgotten() -> None:
-    reception = Reception(None, 0.0)
+    reception = Reception(None)
     for number in range(20_000):
         reception.refuse(b"%d" % number, "rubbish", 0.0)
     reception.keep_house(0.0)

@@ -299,13 +299,19 @@ def test_initial_priorities_are_asked_for_in_batches(monkeypatch: pytest.MonkeyP
     assert torch.equal(torch.cat([unroll.actions for unroll in asked], dim=1), whole)
 
 
-def test_priorities_that_are_no_numbers_are_as_good_as_none() -> None:
+def filled_without_priorities() -> Setup:
+    """A full replay whose unrolls entered it with priorities that are no numbers."""
     setup = Setup(
         replace(CONFIG, min_rows=0), batch_size=64,
         initial_priorities=lambda unroll: torch.full((unroll.actions.shape[1],), math.nan),
     )  # fmt: skip
     setup.fill(12)
     setup.replay.wait(0.0)
+    return setup
+
+
+def test_priorities_that_are_no_numbers_are_as_good_as_none() -> None:
+    setup = filled_without_priorities()
     setup.replay.update_priorities(np.array([3, 9]), torch.tensor([1.0, 2.0]))
     for _ in range(10):
         assert set(numbers_of([setup.replay.next_batch()]).tolist()) == {3, 9}
@@ -315,12 +321,7 @@ def test_priorities_that_are_no_numbers_are_as_good_as_none() -> None:
 
 
 def test_without_any_priority_all_are_sampled_alike() -> None:
-    setup = Setup(
-        replace(CONFIG, min_rows=0), batch_size=64,
-        initial_priorities=lambda unroll: torch.full((unroll.actions.shape[1],), math.nan),
-    )  # fmt: skip
-    setup.fill(12)
-    setup.replay.wait(0.0)
+    setup = filled_without_priorities()
     batch = setup.replay.next_batch()
     assert len(set(numbers_of([batch]).tolist())) > 5
     assert batch.unroll.importance.tolist() == [1.0] * 64

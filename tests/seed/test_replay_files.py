@@ -16,6 +16,7 @@ from seed.layout import Column, StoreLayout
 from seed.priorities import Float32Array, Int64Array
 from seed.replay_files import UnfitReplay, count_pages
 from seed.rows import Unroll
+from tests.seed.comparing import assert_same
 from tests.seed.counting import BURN_IN, LAYOUT, LENGTH, Setup, check_all
 
 CONFIG = ReplayConfig(burn_in=BURN_IN, min_rows=3 * LENGTH, ratio=4.0)
@@ -44,15 +45,6 @@ def held(setup: Setup, newest: int = 100) -> Unroll:
     """The newest unrolls, the oldest first."""
     slots = numbers_of(setup)[-newest:] % setup.store.layout.replay_unrolls
     return setup.store.gather(setup.replay._links[slots])
-
-
-def assert_same(first: Unroll, second: Unroll) -> None:
-    columns = [
-        (*vars(unroll.rows).values(), *unroll.behaviour.values(), unroll.actions,
-         unroll.policy_versions, unroll.agent_state)
-        for unroll in (first, second)
-    ]  # fmt: skip
-    assert all(map(torch.equal, *columns))
 
 
 def load(folder: Path, layout: StoreLayout = LAYOUT, **config: Any) -> Setup:

@@ -19,16 +19,16 @@ from seed.config import (
     NetworkConfig,
     ReplayConfig,
 )
-from seed.contract import Acted, Algorithm, Fleet, load_algorithm
+from seed.contract import Acted, load_algorithm
 from seed.inference import Inference
 from seed.layout import Column
-from seed.rows import Rows
 from seed.serving import make_agent, make_inference, make_store, plan_store, queue_limit
 from seed.spaces import Spaces
 from seed.threads import Crew
 from seed.unrolls import UnrollStore
 from seed.weights import WeightSlot
 from seed.wire.spaces import SpaceSpec
+from tests.seed.acting import Shown, acting
 from tests.seed.central import Dealer
 
 CPU = torch.device("cpu")
@@ -43,32 +43,24 @@ CONFIG = Config(
 SQUARE = SpaceSpec("float32", (2, 2))
 
 
-class Acting:
+class Constant:
     """An algorithm that always does the same."""
 
     def __init__(self, action: Tensor) -> None:
         self.action = action
+        self.algorithm = acting(self._choose)
         self.agent = nn.Linear(1, 1)
         cast(Any, self.agent).state_size = 0
 
-    def act(
-        self,
-        agent: nn.Module,
-        rows: Rows,
-        agent_state: Tensor,
-        config: None,
-        *,
-        fleet: Fleet,
-        greedy: bool,
-    ) -> Acted:
-        batch = rows.rewards.shape[1]
-        return Acted(self.action.expand(batch, *self.action.shape), {}, agent_state)
+    def _choose(self, shown: Shown) -> Acted:
+        batch = shown.rows.rewards.shape[1]
+        return Acted(self.action.expand(batch, *self.action.shape), {}, shown.agent_state)
 
     def make_store(
         self, action: SpaceSpec, config: Config = CONFIG, *, replay: bool = False
     ) -> UnrollStore:
         spaces = Spaces(SPACES.observation, action)
-        return make_store(cast(Algorithm, self), config, spaces, self.agent, CPU, replay=replay)
+        return make_store(self.algorithm, config, spaces, self.agent, CPU, replay=replay)
 
 
 def weights(agent: nn.Module) -> list[Tensor]:
@@ -107,7 +99,7 @@ def test_the_store_has_pages_for_open_unrolls_and_two_batches(
 ) -> None:
     learner = replace(CONFIG.learner, batch_size=batch_size, queue_batches=queue_batches)
     config = replace(CONFIG, learner=learner)
-    pages = Acting(torch.tensor(1)).make_store(SPACES.action, config).layout.num_pages
+    pages = Constant(torch.tensor(1)).make_store(SPACES.action, config).layout.num_pages
     assert pages >= 2 * 6 + queue_limit(config) + 2 * batch_size
 
 
@@ -119,9 +111,9 @@ REPLAY = replace(
 
 
 def test_replay_has_pages_of_its_own() -> None:
-    acting = Acting(torch.tensor(1))
-    plain = acting.make_store(SPACES.action, REPLAY).layout
-    layout = acting.make_store(SPACES.action, REPLAY, replay=True).layout
+    constant = Constant(torch.tensor(1))
+    plain = constant.make_store(SPACES.action, REPLAY).layout
+    layout = constant.make_store(SPACES.action, REPLAY, replay=True).layout
     assert (plain.replay_unrolls, plain.burn_in) == (0, 0)
     assert (layout.replay_unrolls, layout.burn_in) == (1000 // 7, 3)
     assert layout.num_pages == plain.num_pages + 1000 // 7
@@ -131,7 +123,7 @@ def test_replay_has_pages_of_its_own() -> None:
 # A replay of whole GiB has room for everything else in it.
 def test_replay_in_gib_is_the_whole_store() -> None:
     config = replace(REPLAY, replay=ReplayConfig(capacity_gib=2.0**-10))
-    store = Acting(torch.tensor(1)).make_store(SPACES.action, config, replay=True)
+    store = Constant(torch.tensor(1)).make_store(SPACES.action, config, replay=True)
     assert 2**20 - store.layout.page_nbytes < store.nbytes <= 2**20
 
 
@@ -146,9 +138,9 @@ def test_replay_in_gib_is_the_whole_store() -> None:
 def test_refuses_a_store_that_does_not_fit(
     monkeypatch: pytest.MonkeyPatch, settings: ReplayConfig, replay: bool, field: str
 ) -> None:
-    config, acting = replace(CONFIG, replay=settings), Acting(torch.tensor(1))
+    config, constant = replace(CONFIG, replay=settings), Constant(torch.tensor(1))
     asked: list[torch.device] = []
-    needed = acting.make_store(SPACES.action, config, replay=replay).nbytes
+    needed = constant.make_store(SPACES.action, config, replay=replay).nbytes
 
     def available(nbytes: int) -> None:
         def note(device: torch.device) -> int:
@@ -158,20 +150,18 @@ def test_refuses_a_store_that_does_not_fit(
         monkeypatch.setattr("seed.serving.available_bytes", note)
 
     available(needed)
-    acting.make_store(SPACES.action, config, replay=replay)
+    constant.make_store(SPACES.action, config, replay=replay)
     available(needed - 1)
     with pytest.raises(ConfigError, match=rf"^{field}: the store's .* cpu has .* GiB free; make"):
-        acting.make_store(SPACES.action, config, replay=replay)
+        constant.make_store(SPACES.action, config, replay=replay)
     assert asked == [CPU, CPU]
 
 
 def test_a_plan_takes_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(CONFIG, replay=ReplayConfig(capacity_rows=10**9))
     monkeypatch.setattr("seed.serving.available_bytes", lambda device: 2**60)
-    acting = Acting(torch.tensor(1))
-    layout = plan_store(
-        cast(Algorithm, acting), config, SPACES, acting.agent, CPU, replay=True
-    )
+    constant = Constant(torch.tensor(1))
+    layout = plan_store(constant.algorithm, config, SPACES, constant.agent, CPU, replay=True)
     assert layout.nbytes > 2**30
 
 
@@ -199,14 +189,14 @@ def test_refuses_actions_that_the_environment_does_not_take(
     action: Tensor, space: SpaceSpec
 ) -> None:
     with pytest.raises(ConfigError, match=r"'vtrace': act gives actions .*the environment takes"):
-        Acting(action).make_store(space)
+        Constant(action).make_store(space)
 
 
 @pytest.mark.parametrize(
     ("action", "space"), [(torch.tensor(1), SPACES.action), (torch.zeros(2, 2), SQUARE)]
 )
 def test_takes_actions_of_the_environments_form(action: Tensor, space: SpaceSpec) -> None:
-    layout = Acting(action).make_store(space).layout
+    layout = Constant(action).make_store(space).layout
     assert layout.action == Column(tuple(action.shape), action.dtype)
 
 

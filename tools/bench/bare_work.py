@@ -102,6 +102,7 @@ def make_stepping(config: Config) -> Work:
     calls = 0
 
     def run() -> float:
+        """A step of the group; returns its rows."""
         nonlocal calls
         step(actions[calls % _PREPARED])
         calls += 1
@@ -131,6 +132,7 @@ def make_acting(config: Config, batch: int) -> Work:
 
     @torch.inference_mode()
     def run() -> float:
+        """A forward pass; returns its rows."""
         acted = algorithm.act(agent, rows, state, config.algorithm, fleet=fleet, greedy=False)
         acted.actions.cpu()
         return batch
@@ -157,6 +159,7 @@ def make_learning(config: Config) -> Work:
     steps = steps_per_update(config)
 
     def run() -> float:
+        """An update; returns the steps that it stands for."""
         result = algorithm.loss(agent, target, unroll, config.algorithm)
         optimizer.zero_grad()
         result.loss.backward()  # type: ignore[no-untyped-call]
@@ -249,8 +252,8 @@ def _random_observations(
 
 
 def _make_fleet(count: int, device: torch.device) -> Fleet:
-    places = torch.linspace(0, 1, count, device=device)  # [B] float32
-    return Fleet(places, torch.zeros(count, dtype=torch.bool, device=device))
+    standings = torch.linspace(0, 1, count, device=device)  # [B] float32
+    return Fleet(standings, torch.zeros(count, dtype=torch.bool, device=device))
 
 
 def _state_size(agent: nn.Module) -> int:

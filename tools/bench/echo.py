@@ -98,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     stopping = False
 
     def stop(number: int, frame: FrameType | None) -> None:
+        """Handles SIGTERM."""
         nonlocal stopping
         stopping = True
 

@@ -17,7 +17,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import torch
 
@@ -26,6 +25,13 @@ from seed.config import NetworkConfig
 from seed.devices import keep_freed_memory
 from seed.rows import Rows, Unroll
 from seed.wire.spaces import SpaceSpec
+from tools.bench.report import (
+    describe_origin,
+    origin_line,
+    settings_of,
+    start_parser,
+    write_json,
+)
 
 _FRAME, _ACTIONS = SpaceSpec("uint8", (84, 84)), SpaceSpec("int64", (), 6)
 _LSTM_SIZE = 128
@@ -58,6 +64,7 @@ def measure_update(arguments: argparse.Namespace) -> dict[str, float]:
     unroll = make_unroll(arguments.unroll, arguments.batch, arguments.burn_in, arguments.stack)
 
     def update() -> None:
+        """Loss and gradient of one batch."""
         r2d2.loss(agent, target, unroll, config).loss.backward()  # type: ignore[no-untyped-call]
 
     update()
@@ -84,17 +91,13 @@ def measure_in_thread(arguments: argparse.Namespace) -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        description="Measures updates with freed memory kept and given back.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = start_parser("freed_memory", __doc__)
     parser.add_argument("--batch", type=int, default=16, help="unrolls")
     parser.add_argument("--unroll", type=int, default=20, help="steps of an unroll")
     parser.add_argument("--burn-in", type=int, default=5, help="rows")
     parser.add_argument("--stack", type=int, default=2, help="frames seen together")
     parser.add_argument("--updates", type=int, default=10, help="updates per process")
     parser.add_argument("--repetitions", type=int, default=5, help="processes of each kind")
-    parser.add_argument("--json", type=Path, help="file for the figures, too")
     parser.add_argument("--only", choices=["kept", "returned"], help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -105,6 +108,8 @@ def main() -> None:
     if arguments.only:
         measure_in_thread(arguments)
         return
+    origin = describe_origin()
+    print(origin_line(origin))
     figures: dict[str, list[dict[str, float]]] = {"returned": [], "kept": []}
     for _ in range(arguments.repetitions):
         for kind, measured in figures.items():
@@ -119,7 +124,8 @@ def main() -> None:
     for kind, median in medians.items():
         print(f"{kind:>12}  {median['cpu_ms']:>17.1f}  {median['page_faults']:>11.0f}")
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps(medians, indent=2) + "\n")
+        settings = settings_of(arguments)
+        write_json(arguments.json, origin, {"settings": settings, "medians": medians})
 
 
 if __name__ == "__main__":

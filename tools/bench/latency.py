@@ -157,6 +157,7 @@ def summarize(measured: Sequence[Measured]) -> dict[str, Any]:
     """Figures of one load over its repetitions, as JSON takes them."""
 
     def times_ms(name: str) -> dict[str, Spread]:
+        """Spread of each percentile of these times, in milliseconds."""
         fields = Percentiles._fields
         return {field: spread([getattr(getattr(m, name), field) for m in measured])
                 for field in fields}  # fmt: skip

@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, NamedTuple, NoReturn, Self
 
 import tomli_w
@@ -146,12 +146,7 @@ class Processes:
         self._handler = signal.signal(signal.SIGTERM, _interrupt)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         """Stops everything, the youngest first; a second Ctrl-C does not hinder it."""
         with _signals_ignored():
             self.stop(*reversed(self._running))

@@ -107,15 +107,18 @@ def make_calls(shape: Shape, device: torch.device, bfloat16: bool) -> dict[str, 
     weights = torch.randn(length, batch, units, device=device)  # of the loss
 
     def run(core: LstmCore) -> Tensor:
+        """The outputs `[T, B, units] float32`."""
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             outputs: Tensor = core(features, first, state)[0]
         return outputs.float()
 
     @torch.no_grad()
     def forward(core: LstmCore) -> None:
+        """The forward pass alone, without gradient."""
         run(core)
 
     def backward(core: LstmCore) -> None:
+        """The forward pass and the gradient of all weights and of the features."""
         loss = (run(core) * weights).sum()
         torch.autograd.grad(loss, [features, *core.parameters()])
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
-import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -38,7 +37,14 @@ from seed.rows import Arrived, Unroll
 from seed.serving import make_agent, make_store, plan_store
 from seed.spaces import Spaces
 from seed.unrolls import UnrollStore
-from tools.bench.report import positive
+from tools.bench.report import (
+    describe_origin,
+    origin_line,
+    positive,
+    settings_of,
+    start_parser,
+    write_json,
+)
 
 _CPU = torch.device("cpu")
 _STATUS = Path("/proc/self/status")
@@ -132,6 +138,7 @@ def fill(store: UnrollStore, replay: Replay) -> list[PageLinks]:
     first = np.zeros(count, np.bool_)
 
     def zeros(form: Column) -> Tensor:
+        """A row of this form for each environment. `[max_envs, *shape]`"""
         return torch.zeros(count, *form.shape, dtype=form.dtype, device=device)
 
     flags = zeros(Column((), torch.bool))
@@ -213,6 +220,7 @@ def measure_times(
     exponent = config.replay.importance_exponent
 
     def weigh() -> Tensor:
+        """The importance weights of what was drawn, on the store's device. `[B]`"""
         probabilities = torch.from_numpy(drawn.probabilities)
         return importance_weights(probabilities, len(held), exponent).to(device)
 
@@ -338,9 +346,7 @@ def print_times(figures: dict[str, Any]) -> None:
 
 def make_parser() -> argparse.ArgumentParser:
     """Returns the command line."""
-    parser = argparse.ArgumentParser(
-        description="Measures replay's memory, and sampling and gathering beside bare copies.",
-    )
+    parser = start_parser("replay_memory", __doc__)
     parser.add_argument(
         "--config", type=Path, default=Path("configs/atari57_r2d2.toml"), help="its replay"
     )
@@ -350,7 +356,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--burn-in", type=int, help="rows, instead of the configuration's")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--repetitions", type=positive, default=15, help="timings per median")
-    parser.add_argument("--json", type=Path, help="file for the figures, too")
     return parser
 
 
@@ -367,16 +372,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (ConfigError, InvalidEnvironment) as error:
         parser.error(str(error))
     length, burn_in = config.learner.unroll_length, config.replay.burn_in
+    origin = describe_origin(str(device))
     print(
-        f"{arguments.config}, {device}, torch {torch.__version__}, 1 thread; batches of "
+        f"{origin_line(origin)}\n{arguments.config}, {device}; batches of "
         f"{config.learner.batch_size} unrolls of {burn_in} + {length} + 1 rows"
     )
     print_bytes(figures)
     print_times(figures)
     if arguments.json is not None:
-        settings = {name: str(value) for name, value in vars(arguments).items() if name != "json"}
-        figures = {"torch": torch.__version__, "settings": settings, **figures}
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+        write_json(arguments.json, origin, {"settings": settings_of(arguments), **figures})
 
 
 if __name__ == "__main__":

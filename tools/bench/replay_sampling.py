@@ -12,11 +12,9 @@ has one thread.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -26,7 +24,14 @@ from torch import Tensor
 from seed.config import ConfigError
 from seed.devices import resolve_device
 from seed.priorities import PRIORITY_FLOOR, Priorities
-from tools.bench.report import positive
+from tools.bench.report import (
+    describe_origin,
+    origin_line,
+    positive,
+    settings_of,
+    start_parser,
+    write_json,
+)
 
 
 class Contender(Protocol):
@@ -184,11 +189,7 @@ def measure(items: int, device: torch.device, arguments: argparse.Namespace) -> 
 
 def make_parser() -> argparse.ArgumentParser:
     """Returns the command line."""
-    parser = argparse.ArgumentParser(
-        description="Measures rounds of evict, insert, sample and update: the sum-tree of "
-        "seed.priorities, on the host, against a prefix sum in torch. torch has one thread.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = start_parser("replay_sampling", __doc__)
     parser.add_argument(
         "--items", type=positive, nargs="+", default=[1_000, 10_000, 100_000, 1_000_000],
         help="items in replay; several sizes are measured one after another",
@@ -199,7 +200,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=positive, default=100, help="rounds timed together")
     parser.add_argument("--repetitions", type=positive, default=21, help="timings per median")
     parser.add_argument("--device", default="cpu", help="cpu or cuda, of all but the tree")
-    parser.add_argument("--json", type=Path, help="file for the figures, too")
     return parser
 
 
@@ -213,9 +213,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         device = resolve_device(arguments.device, "--device")
     except ConfigError as error:
         parser.error(str(error))
+    origin = describe_origin(str(device))
     print(
-        f"{device}, torch {torch.__version__}, 1 thread; {arguments.inserts} evicted and "
-        f"inserted, {arguments.batch} sampled and updated per round"
+        f"{origin_line(origin)}\n{device}; {arguments.inserts} evicted and inserted, "
+        f"{arguments.batch} sampled and updated per round"
     )
     print(f"{'items':>9}  {'sum-tree us':>11}  {'prefix sum us':>13}  {'prefix / tree':>13}")
     rows: list[dict[str, Any]] = []
@@ -226,9 +227,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows.append({"items": items, "median_us": medians_us, "ratio": ratio})
         print(f"{items:>9}  {tree_us:>11.1f}  {prefix_us:>13.1f}  {ratio:>13.2f}")
     if arguments.json is not None:
-        settings = {name: value for name, value in vars(arguments).items() if name != "json"}
-        figures = {"torch": torch.__version__, "settings": settings, "rows": rows}
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+        write_json(arguments.json, origin, {"settings": settings_of(arguments), "rows": rows})
 
 
 if __name__ == "__main__":

@@ -54,6 +54,7 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(cell) for cell in column) for column in columns]
 
     def line(cells: Sequence[str]) -> str:
+        """One line, its cells as wide as their columns."""
         first, *others = zip(cells, widths, strict=True)
         return "  ".join([first[0].ljust(first[1]), *(cell.rjust(n) for cell, n in others)])
 
@@ -98,15 +99,16 @@ def write_json(path: Path, origin: Mapping[str, Any], figures: Mapping[str, Any]
     path.write_text(text + "\n")
 
 
-def start_parser(name: str, text: str) -> argparse.ArgumentParser:
+def start_parser(name: str, text: str, package: str = "tools.bench") -> argparse.ArgumentParser:
     """The beginning of a measurement's command line, with `--json`.
 
     Args:
-        name: Of the module in `tools.bench`.
+        name: Of the module.
         text: Its docstring, which is what `--help` says.
+        package: Which the module is in.
     """
     parser = argparse.ArgumentParser(
-        prog=f"python -m tools.bench.{name}", description=text, formatter_class=_HelpFormatter
+        prog=f"python -m {package}.{name}", description=text, formatter_class=_HelpFormatter
     )
     parser.add_argument("--json", type=new_file, help="file for the figures, too")
     return parser
@@ -116,6 +118,14 @@ class _HelpFormatter(
     argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter
 ):
     """Shows defaults, and leaves the lines of the description as they are."""
+
+
+def add_override(parser: argparse.ArgumentParser, what: str) -> None:
+    """Adds `--override`, for options of seed-learner, whose configuration is `what`."""
+    parser.add_argument(
+        "--override", nargs=argparse.REMAINDER, default=[], metavar="...",
+        help=f"all that follows overrides {what}, as for seed-learner",
+    )  # fmt: skip
 
 
 def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:

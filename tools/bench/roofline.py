@@ -41,6 +41,7 @@ from tools.bench.processes import (
     usable_cores,
 )
 from tools.bench.report import (
+    add_override,
     describe_origin,
     origin_line,
     positive,
@@ -214,10 +215,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--batch", type=positive, help="rows of bare acting, instead of the real run's mean"
     )
-    parser.add_argument(
-        "--override", nargs=argparse.REMAINDER, default=[], metavar="...",
-        help="all that follows overrides the configurations, as for seed-learner",
-    )  # fmt: skip
+    add_override(parser, "the configurations")
     return parser
 
 
@@ -231,6 +229,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(str(error))
 
     def measure_all() -> None:
+        """Measures, prints, and writes the file for the figures."""
         origin = describe_origin("cuda" if any(setting.on_gpu for setting in settings) else "cpu")
         print(origin_line(origin), flush=True)
         with Processes() as processes:

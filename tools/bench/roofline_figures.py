@@ -80,6 +80,7 @@ def summarize(
     """Returns the figures to quote, by name: medians over the repetitions and their range."""
 
     def over_all(figure: Callable[[Repetition], float]) -> Spread:
+        """Spread of a figure over the repetitions."""
         return spread([figure(each) for each in repetitions])
 
     costs = {}
@@ -156,6 +157,7 @@ def format_core_times(
     }
 
     def row(label: str, time_us: float, beside_us: float | None = None) -> list[str]:
+        """The cells of one line; `beside_us` is the bare work's."""
         bare = "" if beside_us is None else f"{beside_us:,.1f}"
         return [label, f"{time_us:,.1f}", f"{time_us / all_us:.1%}", bare]
 

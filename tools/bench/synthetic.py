@@ -45,6 +45,7 @@ from tools.bench.processes import (
     median_means,
 )
 from tools.bench.report import (
+    add_override,
     describe_origin,
     format_table,
     origin_line,
@@ -210,10 +211,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--seconds", type=positive_seconds, default=5.0, help="measured in each repetition")
     add("--warmup", type=positive_seconds, default=1.0, help="seconds before those measured")
     add("--repetitions", type=positive, default=3, help="of every kind, in turns")
-    add(
-        "--override", nargs=argparse.REMAINDER, default=[], metavar="...",
-        help="all that follows overrides the learners' configurations, as for seed-learner",
-    )  # fmt: skip
+    add_override(parser, "the learners' configurations")
     return parser
 
 

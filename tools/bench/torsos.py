@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -28,6 +27,7 @@ from tools.bench.report import (
     positive_seconds,
     settings_of,
     spread,
+    start_parser,
     write_json,
 )
 
@@ -86,15 +86,18 @@ def make_call(torso: str, way: Way, rows: int, *, learning: bool) -> Callable[[]
         network = torch.compile(network)  # type: ignore[assignment]
 
     def forward() -> Tensor:
+        """Features `[rows, size] float32`."""
         with torch.autocast("cpu", torch.bfloat16, enabled=way.bfloat16):
             features: Tensor = network(images)
         return features.float()
 
     @torch.inference_mode()
     def act() -> None:
+        """Runs the network without gradient."""
         forward()
 
     def learn() -> None:
+        """Runs the network, then computes the gradient of its weights."""
         network.zero_grad()
         forward().square().mean().backward()  # type: ignore[no-untyped-call]
 
@@ -152,14 +155,13 @@ def table(figures: Mapping[str, Mapping[str, Mapping[str, Spread]]]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Prints a table for each torso; returns the exit code."""
-    parser = argparse.ArgumentParser(description="Measures ways to compute torsos on a CPU.")
+    parser = start_parser("torsos", __doc__)
     parser.add_argument("--torso", nargs="+", choices=list(IMAGE_TORSOS), default=list(_TORSOS))
     parser.add_argument("--act-rows", type=positive, default=32, help="images of a forward pass")
     parser.add_argument("--learn-rows", type=positive, default=84, help="images of an update")
     parser.add_argument("--compiled", action="store_true", help="torch.compile, too: minutes more")
     parser.add_argument("--seconds", type=positive_seconds, default=0.5, help="of one timing")
     parser.add_argument("--repetitions", type=positive, default=5, help="timings per median")
-    parser.add_argument("--json", type=Path, help="file for the figures, too")
     options = parser.parse_args(argv)
     keep_freed_memory()
     origin = describe_origin()

@@ -26,11 +26,11 @@ from tools.bench.processes import Processes, ProcessFailed
 from tools.bench.report import (
     at_least_zero,
     describe_origin,
-    new_file,
     origin_line,
     positive,
     positive_seconds,
     settings_of,
+    start_parser,
     write_json,
 )
 from tools.chaos.chaos import Chaos, Unready
@@ -152,10 +152,7 @@ def _train_undisturbed(setup: Setup, frames: int, processes: Processes) -> Cours
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     width = max(map(len, KINDS))
     kinds = "\n".join(f"    {name:{width}}  {kind.text}" for name, kind in KINDS.items())
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.chaos", description=(__doc__ or "").replace("KINDS", kinds),
-        formatter_class=_HelpFormatter,
-    )  # fmt: skip
+    parser = start_parser("chaos", __doc__.replace("KINDS", kinds), package="tools")
     add = parser.add_argument
     add("--minutes", type=positive_seconds, default=2.0, help="time in which faults begin")
     add("--faults-per-minute", type=positive_seconds, default=6.0, help="mean rate of faults")
@@ -171,17 +168,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--seed", type=positive, default=1, help="of faults and training")
     add("--undisturbed-frames", type=at_least_zero, default=1e6,
         help="most frames of the undisturbed training; 0 for none")  # fmt: skip
-    add("--json", type=new_file, help="file for the figures, too")
     add("--keep", type=Path, help="folder for all that the processes wrote")
     add("--override", nargs=argparse.REMAINDER, default=[],
         help="last: options of seed-learner")  # fmt: skip
     return parser.parse_args(argv)
-
-
-class _HelpFormatter(
-    argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter
-):
-    """Shows defaults, and leaves the lines of the description as they are."""
 
 
 if __name__ == "__main__":

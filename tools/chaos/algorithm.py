@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from seed.algorithms import vtrace
-from seed.algorithms.vtrace import DATA_SOURCE, ActorCritic, Config
+from seed.algorithms.vtrace import DATA_SOURCE, ActorCritic, Config, Output, act
 from seed.config import NetworkConfig
-from seed.contract import Acted, Fleet, LossResult
+from seed.contract import LossResult
 from seed.rows import Rows, Unroll
 from seed.wire.spaces import SpaceSpec
 from tools.chaos.checking import Ends, find_wrong
@@ -36,28 +36,24 @@ __all__ = ["DATA_SOURCE", "Config", "act", "loss", "make_agent"]
 log = logging.getLogger(__name__)
 
 
+class Agent(ActorCritic):
+    """V-trace's agent, which does not see the marks."""
+
+    def forward(self, rows: Rows, rewards: Tensor, agent_state: Tensor) -> Output:
+        """Runs over `[T, B]` rows with marks."""
+        boards = rows.observations[..., NUM_MARKS:].float()  # [T, B, cells] float32
+        return super().forward(dataclasses.replace(rows, observations=boards), rewards, agent_state)
+
+
 def make_agent(
     observation: SpaceSpec, action: SpaceSpec, network: NetworkConfig, config: Config
-) -> ActorCritic:
-    """V-trace's agent for the observations behind the marks."""
+) -> Agent:
+    """An untrained agent for marked observations."""
     board = SpaceSpec("float32", (observation.shape[0] - NUM_MARKS,), None)
-    return vtrace.make_agent(board, action, network, config)
+    return Agent(board, action, network)
 
 
-def act(
-    agent: ActorCritic,
-    rows: Rows,
-    agent_state: Tensor,
-    config: Config,
-    *,
-    fleet: Fleet,
-    greedy: bool,
-) -> Acted:
-    """V-trace's actions; the marks are not seen."""
-    return vtrace.act(agent, _unmarked(rows), agent_state, config, fleet=fleet, greedy=greedy)
-
-
-def loss(agent: ActorCritic, target: None, unroll: Unroll, config: Config) -> LossResult:
+def loss(agent: Agent, target: None, unroll: Unroll, config: Config) -> LossResult:
     """V-trace's loss; its metrics say what was checked, and how new each server's rows are.
 
     `unrolls_checked` and `unrolls_wrong` count all, `unrolls_server_K` those of environment server
@@ -66,14 +62,9 @@ def loss(agent: ActorCritic, target: None, unroll: Unroll, config: Config) -> Lo
     """
     marks = unroll.rows.observations[..., :NUM_MARKS]  # [T + 1, B, marks] int64
     metrics = _checks.check(unroll, marks)
-    unmarked = dataclasses.replace(unroll, rows=_unmarked(unroll.rows))
-    result = vtrace.loss(agent, target, unmarked, config)
+    result = vtrace.loss(agent, target, unroll, config)
     figures = {name: torch.tensor(value) for name, value in metrics.items()}
     return result._replace(metrics=result.metrics | figures)
-
-
-def _unmarked(rows: Rows) -> Rows:
-    return dataclasses.replace(rows, observations=rows.observations[..., NUM_MARKS:].float())
 
 
 class Checks:

@@ -49,6 +49,7 @@ class MarkedCatch(VectorEnv[Array, Array, Array]):
     """
 
     def __init__(self, num_envs: int, start_us: int) -> None:
+        """`num_envs` boards; `start_us` as in `make`."""
         self._catch = Catch(num_envs, rows=10, columns=5)
         self.num_envs = num_envs
         self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}

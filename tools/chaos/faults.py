@@ -1,4 +1,4 @@
-"""The kinds of faults: what each does to a training, and how it ends."""
+"""The kinds of injected faults: what each does to a training, and how it ends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CHUNKS_CORRUPTED = 3
 
 @dataclass
 class Fault:
-    """One fault of a training.
+    """One injected fault; no FAULT, which is an environment's own.
 
     Attributes:
         kind: A key of `KINDS`.
@@ -49,7 +49,7 @@ Act = Callable[[Training, Server, random.Random], None]
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of fault.
+    """A kind of injected fault.
 
     Attributes:
         text: What happens, for `--help`.

@@ -18,7 +18,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
 from typing import Literal, Self, TypeVar
 
 from tools.chaos.zmtp import Splitter
@@ -243,12 +242,7 @@ class FaultProxy:
         asyncio.run_coroutine_threadsafe(self._open(), self._loop).result(_START_TIMEOUT_S)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         """Closes all connections."""
         asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(_START_TIMEOUT_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -259,6 +253,7 @@ class FaultProxy:
         """Runs a link's method in the links' thread and returns what it returns."""
 
         async def run() -> T:
+            """Calls the method where the links live."""
             return method()
 
         return asyncio.run_coroutine_threadsafe(run(), self._loop).result(_START_TIMEOUT_S)

@@ -60,7 +60,7 @@ class Resume(NamedTuple):
 
 
 class Server:
-    """An environment server's place: its link, and the process that has the place at present."""
+    """An environment server: its link, and the process that it is at present."""
 
     def __init__(self, index: int, link: Link, process: Process) -> None:
         """With a process that has been started."""
@@ -73,7 +73,7 @@ class Training:
 
     Attributes:
         setup: What is trained.
-        servers: The environment servers' places.
+        servers: The environment servers.
         lines: Metrics of the learner's present process.
         made_s: By environment server, since when each of its environments has given an unroll that
             was learned from whole; seconds since the start.

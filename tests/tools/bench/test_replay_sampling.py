@@ -35,7 +35,7 @@ def test_every_size_is_measured(figures: dict[str, Any]) -> None:
 
 
 def test_the_settings_are_kept(figures: dict[str, Any]) -> None:
-    assert figures["torch"] == torch.__version__
+    assert figures["origin"]["torch"] == torch.__version__
     assert figures["settings"] == {
         "items": [3, 70], "batch": 4, "inserts": 85, "exponent": 0.9, "rounds": 2,
         "repetitions": 3, "device": "cpu",

@@ -13,6 +13,7 @@ import torch
 from tools.bench.processes import ProcessFailed
 from tools.bench.report import (
     Spread,
+    add_override,
     at_least_zero,
     describe_origin,
     device_name,
@@ -109,6 +110,15 @@ def test_help_is_the_docstring(capsys: pytest.CaptureFixture[str]) -> None:
     assert "usage: python -m tools.bench.some" in out
     assert "\n    a table   as it is\n" in out
     assert parser.parse_args(["--json", "x.json"]).json == Path("x.json")
+    assert start_parser("some", "", package="tools").prog == "python -m tools.some"
+
+
+def test_what_is_overridden_comes_last() -> None:
+    parser = start_parser("some", "")
+    add_override(parser, "the configuration")
+    words = ["--json", "x.json", "--override", "--json", "--seed", "3"]
+    assert parser.parse_args(words).override == ["--json", "--seed", "3"]
+    assert parser.parse_args([]).override == []
 
 
 def test_what_goes_wrong_is_said_plainly(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from seed.config import NetworkConfig
 from seed.rows import Rows, Unroll
-from tools.chaos.algorithm import Checks
+from seed.wire.spaces import SpaceSpec
+from tools.chaos.algorithm import Checks, Config, make_agent
 from tools.chaos.checking import Ends, find_wrong
 from tools.chaos.environment import make
 from tools.chaos.marks import (
@@ -129,6 +131,24 @@ def test_a_reset_with_seeds_starts_new_histories_of_the_same_environments() -> N
     env.close()
     successor, _ = make(2).reset(seed=1)
     assert (successor[:, HISTORY] >> ENV_SHIFT == first[:, HISTORY] >> ENV_SHIFT).all()
+
+
+def test_the_agent_sees_boards_and_no_marks(unroll: Unroll) -> None:
+    size = unroll.rows.observations.shape[-1]
+    network = NetworkConfig(torso="mlp", hidden_sizes=(4,))
+    spaces = SpaceSpec("int64", (size,)), SpaceSpec("int64", (), 3)
+    agent = make_agent(*spaces, network, Config())
+
+    def values() -> Tensor:
+        output = agent(unroll.rows, unroll.rows.rewards, unroll.agent_state)
+        found: Tensor = output.values.detach()
+        return found
+
+    before = values()
+    unroll.rows.observations[..., :NUM_MARKS] += 1
+    assert torch.equal(values(), before)
+    unroll.rows.observations[..., NUM_MARKS:] += 1
+    assert not torch.allclose(values(), before)
 
 
 def _check(checks: Checks, unroll: Unroll) -> dict[str, float]:

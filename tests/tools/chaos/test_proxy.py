@@ -60,23 +60,17 @@ def test_messages_pass_both_ways_and_are_recorded(ends: Ends) -> None:
     assert ends.link.num_connections == 1
 
 
-def test_nothing_passes_a_partition_and_nothing_is_lost_by_it(ends: Ends) -> None:
+# Whether it was connected before, or connects meanwhile.
+@pytest.mark.parametrize("anew", [False, True])
+def test_nothing_passes_a_partition_and_nothing_is_lost_by_it(ends: Ends, anew: bool) -> None:
     ends.ask(b"before")
     ends.proxy.call(ends.link.hold)
+    if anew:
+        ends.proxy.call(ends.link.cut)
     ends.server.send(b"meanwhile")
     assert not ends.learner.poll(200)
     ends.proxy.call(ends.link.release)
     assert ends.learner.recv_multipart()[1:] == [b"meanwhile"]
-
-
-def test_who_connects_during_a_partition_reaches_nobody(ends: Ends) -> None:
-    ends.ask(b"before")
-    ends.proxy.call(ends.link.hold)
-    ends.proxy.call(ends.link.cut)
-    ends.server.send(b"anew")
-    assert not ends.learner.poll(200)
-    ends.proxy.call(ends.link.release)
-    assert ends.learner.recv_multipart()[1:] == [b"anew"]
 
 
 def test_cut_connections_come_back(ends: Ends) -> None:

@@ -35,12 +35,14 @@ from tools.bench.processes import (
     usable_cores,
 )
 from tools.bench.report import (
+    add_override,
     describe_origin,
     origin_line,
     positive,
     positive_seconds,
     run_plainly,
     settings_of,
+    start_parser,
     write_json,
 )
 from tools.bench.roofline import wait_until_learning
@@ -147,6 +149,7 @@ def measure_in_turns(
     steps_per_s: dict[str, list[float]] = {OURS: [], **{entry.name: [] for entry in entries}}
 
     def keep(name: str, speed: float) -> None:
+        """Notes and says a speed, in steps per second."""
         steps_per_s[name].append(speed)
         print(f"{name}: {speed:,.0f} steps/s", flush=True)
 
@@ -165,10 +168,7 @@ def measure_in_turns(
 
 def make_parser() -> argparse.ArgumentParser:
     """Returns the command line."""
-    parser = argparse.ArgumentParser(
-        description="Measures training of Pong beside other libraries.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = start_parser("peers", __doc__)
     parser.add_argument(
         "--peer", action="append", required=True, metavar="NAME=PATH_TO_PYTHON",
         help=f"a peer, NAME of {', '.join(STARTS)}, and the Python it is installed in",
@@ -179,11 +179,7 @@ def make_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--seconds", type=positive_seconds, default=40.0, help="of each run")
     parser.add_argument("--repetitions", type=positive, default=3, help="of each run")
-    parser.add_argument("--json", type=Path, help="file for the figures, too")
-    parser.add_argument(
-        "--override", nargs=argparse.REMAINDER, default=[], metavar="...",
-        help="all that follows overrides our configuration, as for seed-learner",
-    )  # fmt: skip
+    add_override(parser, "our configuration")
     return parser
 
 
@@ -198,6 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     entries = make_entries(peers, arguments.threads)
 
     def measure_all() -> None:
+        """Measures, prints, and writes the file for the figures."""
         origin = describe_origin()
         print(origin_line(origin), flush=True)
         with Processes() as processes:
