@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from seed import file_limits
 from seed.config import ConfigError
 from seed.file_limits import Listener, connections_within, count_open_files, raise_limit
 
@@ -92,6 +93,20 @@ def test_a_listener_leaves_no_file_open() -> None:
     listening.close()
     for end in (reader, writer):
         os.close(end)
+
+
+def test_that_nobody_else_is_let_in_is_told_once_a_minute(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(file_limits, "count_open_files", lambda: 10**9)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listener = Listener(f"tcp://127.0.0.1:{listening.getsockname()[1]}")
+        for tenth in range(1210):
+            monkeypatch.setattr(time, "monotonic", lambda now_s=tenth / 10: now_s)
+            listener.check()
+        listener.close()
+    assert listener.closed
+    assert sum("no more environment servers can connect" in line for line in caplog.messages) == 3
 
 
 PROGRAM = """
