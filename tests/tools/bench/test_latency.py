@@ -7,16 +7,26 @@ from pathlib import Path
 
 import pytest
 
-from tools.bench.latency import Measured, Percentiles, main, make_table, percentiles, summarize
+from tools.bench.latency import (
+    Answered,
+    Measured,
+    Percentiles,
+    main,
+    make_table,
+    percentiles,
+    summarize,
+)
 
 
 def _measured(p99: float, forward: float) -> Measured:
     return Measured(
         offered_rows_per_s=1000.0,
-        answered_share=0.99,
-        sent=Percentiles(5.0, p99, 20.0),
-        due=Percentiles(6.0, p99 + 1, 21.0),
-        batch_rows=12.0,
+        answered=Answered(
+            share=0.99,
+            sent=Percentiles(5.0, p99, 20.0),
+            due=Percentiles(6.0, p99 + 1, 21.0),
+            batch_rows=12.0,
+        ),
         forward=Percentiles(forward, 2 * forward, 3 * forward),
     )
 
