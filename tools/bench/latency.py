@@ -17,7 +17,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -152,15 +152,28 @@ def offer_load(
     window = measure(learner, 0.8 * arguments.seconds, learner.check)
     processes.finish(clients, arguments.seconds + _FINISH_TIMEOUT_S)
     read = [json.loads(path.read_text()) for path in reports]
+    if not any(report["rows"] for report in read):
+        raise learner.failure(f"answered nothing at {rows_per_s:,.0f} rows/s")
+    batch_rows = window.means["inference_batch_mean"]
+    return join_reports(read, rows_per_s * arguments.seconds, batch_rows)
+
+
+def join_reports(
+    reports: Sequence[Mapping[str, Any]], due_rows: float, batch_rows: float
+) -> Answered:
+    """What became of a load that several processes offered.
+
+    Args:
+        reports: Of `tools.bench.fake_servers`; at least one message was answered.
+        due_rows: Of all of them together.
+        batch_rows: Rows of the learner's batches, in the mean.
+    """
     sent_ms, due_ms = (
-        [time_ms for report in read for time_ms in report[name]]
+        [time_ms for report in reports for time_ms in report[name]]
         for name in ("latencies_ms", "due_latencies_ms")
     )
-    if not sent_ms:
-        raise learner.failure(f"answered nothing at {rows_per_s:,.0f} rows/s")
-    answered_share = sum(report["rows"] for report in read) / (rows_per_s * arguments.seconds)
-    batch_rows = window.means["inference_batch_mean"]
-    return Answered(answered_share, percentiles(sent_ms), percentiles(due_ms), batch_rows)
+    share_ = sum(report["rows"] for report in reports) / due_rows
+    return Answered(share_, percentiles(sent_ms), percentiles(due_ms), batch_rows)
 
 
 def measure_load(
@@ -173,9 +186,7 @@ def measure_load(
     """Offers so many rows per second, then times the forward pass alone."""
     answered = offer_load(rows_per_s, learner, processes, arguments)
     batch = max(1, round(answered.batch_rows))
-    return Measured(
-        rows_per_s, answered, time_forward(config, batch, arguments.forward_seconds)
-    )
+    return Measured(rows_per_s, answered, time_forward(config, batch, arguments.forward_seconds))
 
 
 def summarize(measured: Sequence[Measured]) -> dict[str, Any]:

@@ -116,7 +116,8 @@ def make_parser() -> argparse.ArgumentParser:
     """Returns the command line."""
     parser = start_parser("sleeper", __doc__)
     add = parser.add_argument
-    add_load_options(parser, groups=1, rows=8)
+    # Many groups: how a few fall together differs from time to time.
+    add_load_options(parser, groups=8, rows=8)
     add("--messages-per-s", type=positive, default=200, help="of all fake environment servers")
     add("--sleep-s", type=positive_seconds, default=10.0, help="of every step of the sleeper")
     add("--seconds", type=positive_seconds, default=10.0, help="of each time alone and beside")

@@ -70,7 +70,7 @@ def kill_one_by_one(training: Training, kills: int, window_s: float, seed: int) 
     Args:
         training: It starts servers anew only after `window_s`.
         kills: How many.
-        window_s: What has to pass undisturbed, twice, before a trial's control and before its kill.
+        window_s: Length of a window: of one before a trial's control, of two up to its kill.
         seed: Of the choice.
     """
     chance = random.Random(seed)

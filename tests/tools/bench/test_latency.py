@@ -11,6 +11,7 @@ from tools.bench.latency import (
     Answered,
     Measured,
     Percentiles,
+    join_reports,
     main,
     make_table,
     percentiles,
@@ -54,6 +55,18 @@ def test_percentiles() -> None:
     p50, p99, highest = percentiles([float(n) for n in range(101)])
     assert (p50, p99, highest) == (50.0, 99.0, 100.0)
     assert percentiles([3.0]) == (3.0, 3.0, 3.0)
+
+
+def test_reports_of_all_processes_count_together() -> None:
+    reports = [
+        {"rows": 16, "latencies_ms": [1.0, 3.0], "due_latencies_ms": [1.0, 9.0]},
+        {"rows": 8, "latencies_ms": [2.0], "due_latencies_ms": [4.0]},
+    ]
+    answered = join_reports(reports, due_rows=32, batch_rows=8.0)
+    assert answered.share == 0.75
+    assert (answered.sent.p50, answered.sent.highest) == (2.0, 3.0)
+    assert (answered.due.p50, answered.due.highest) == (4.0, 9.0)
+    assert answered.batch_rows == 8.0
 
 
 def test_p99_is_compared_with_the_forward_pass_of_its_own_repetition() -> None:

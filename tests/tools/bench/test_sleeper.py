@@ -52,7 +52,7 @@ def test_real_environments_sleep_and_there_is_room_for_them() -> None:
     config = from_tables(learner_tables(arguments), load_algorithm_config)
     check(config)
     assert config.environment.kwargs["sleep_s"] == 3.0
-    assert config.inference.max_envs > 2 * 1 * 8
+    assert config.inference.max_envs > 2 * 8 * 8
 
 
 def test_real_processes_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
