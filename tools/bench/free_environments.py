@@ -5,6 +5,7 @@ In a configuration: `kind = "function"`, `id = "tools.bench.free_environments:ma
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -32,9 +33,10 @@ class FreeEnvironments(VectorEnv[Array, Array, Array]):
 
     metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
 
-    def __init__(self, num_envs: int, side: int) -> None:
-        """Square images of `side` pixels."""
+    def __init__(self, num_envs: int, side: int, sleep_s: float) -> None:
+        """Square images of `side` pixels; every step sleeps for so long first."""
         self.num_envs = num_envs
+        self._sleep_s = sleep_s
         self.single_observation_space = Box(0, 255, (side, side), np.uint8)
         self.single_action_space = Discrete(NUM_ACTIONS)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -52,6 +54,8 @@ class FreeEnvironments(VectorEnv[Array, Array, Array]):
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         """The next prepared images; the actions change nothing."""
+        if self._sleep_s:
+            time.sleep(self._sleep_s)
         self._steps += 1
         self._ages += 1
         # The step after an episode's last one begins the next episode.
@@ -61,6 +65,12 @@ class FreeEnvironments(VectorEnv[Array, Array, Array]):
         return self._images[self._steps % NUM_IMAGES], rewards, terminated, self._never, {}
 
 
-def make(num_envs: int, side: int = 84) -> FreeEnvironments:
-    """A group of environments with images of `side` by `side` pixels."""
-    return FreeEnvironments(num_envs, side)
+def make(num_envs: int, side: int = 84, sleep_s: float = 0.0) -> FreeEnvironments:
+    """A group of environments with images of `side` by `side` pixels.
+
+    Args:
+        num_envs: How many.
+        side: Of an image.
+        sleep_s: Seconds that every step of the group sleeps, to be free of cost and yet slow.
+    """
+    return FreeEnvironments(num_envs, side, sleep_s)

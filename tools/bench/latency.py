@@ -17,7 +17,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,23 +58,33 @@ class Percentiles(NamedTuple):
     highest: float
 
 
+class Answered(NamedTuple):
+    """What became of one load.
+
+    Attributes:
+        share: Of the rows that were due, the share that was answered before the end.
+        sent: From a message's leaving to its actions.
+        due: From when the message was due to its actions.
+        batch_rows: Rows of the learner's batches, in the mean.
+    """
+
+    share: float
+    sent: Percentiles
+    due: Percentiles
+    batch_rows: float
+
+
 class Measured(NamedTuple):
     """One load in one repetition.
 
     Attributes:
         offered_rows_per_s: Rows that were due.
-        answered_share: Of those, the share that was answered before the measurement's end.
-        sent: From a message's leaving to its actions.
-        due: From when the message was due to its actions.
-        batch_rows: Rows of the learner's batches, in the mean.
-        forward: The forward pass alone in batches of that size.
+        answered: What became of them.
+        forward: The forward pass alone in batches as large as the learner's were.
     """
 
     offered_rows_per_s: float
-    answered_share: float
-    sent: Percentiles
-    due: Percentiles
-    batch_rows: float
+    answered: Answered
     forward: Percentiles
 
 
@@ -114,14 +124,20 @@ def measure_highest(
     return window.steps_per_s
 
 
-def measure_load(
-    rows_per_s: float,
-    learner: Server,
-    config: Config,
-    processes: Processes,
-    arguments: argparse.Namespace,
-) -> Measured:
-    """Offers so many rows per second for a while."""
+def offer_load(
+    rows_per_s: float, learner: Server, processes: Processes, arguments: argparse.Namespace
+) -> Answered:
+    """Offers so many rows per second for a while.
+
+    Args:
+        rows_per_s: Of all together.
+        learner: Whom they are sent to.
+        processes: Where the fake environment servers are started.
+        arguments: `servers`, `groups`, `rows_per_message`, `warmup` and `seconds`.
+
+    Raises:
+        ProcessFailed: where a process ends, or nothing is answered.
+    """
     rate = rows_per_s / arguments.rows_per_message / arguments.servers
     reports = [processes.folder / f"report-{index}.json" for index in range(arguments.servers)]
     command = [
@@ -136,41 +152,60 @@ def measure_load(
     window = measure(learner, 0.8 * arguments.seconds, learner.check)
     processes.finish(clients, arguments.seconds + _FINISH_TIMEOUT_S)
     read = [json.loads(path.read_text()) for path in reports]
-    sent, due = (
-        [time_ms for report in read for time_ms in report[name]]
+    if not any(report["rows"] for report in read):
+        raise learner.failure(f"answered nothing at {rows_per_s:,.0f} rows/s")
+    batch_rows = window.means["inference_batch_mean"]
+    return join_reports(read, rows_per_s * arguments.seconds, batch_rows)
+
+
+def join_reports(
+    reports: Sequence[Mapping[str, Any]], due_rows: float, batch_rows: float
+) -> Answered:
+    """What became of a load that several processes offered.
+
+    Args:
+        reports: Of `tools.bench.fake_servers`; at least one message was answered.
+        due_rows: Of all of them together.
+        batch_rows: Rows of the learner's batches, in the mean.
+    """
+    sent_ms, due_ms = (
+        [time_ms for report in reports for time_ms in report[name]]
         for name in ("latencies_ms", "due_latencies_ms")
     )
-    if not sent:
-        raise learner.failure(f"answered nothing at {rows_per_s:,.0f} rows/s")
-    batch = window.means["inference_batch_mean"]
-    return Measured(
-        rows_per_s,
-        sum(report["rows"] for report in read) / (rows_per_s * arguments.seconds),
-        percentiles(sent),
-        percentiles(due),
-        batch,
-        time_forward(config, max(1, round(batch)), arguments.forward_seconds),
-    )
+    share_ = sum(report["rows"] for report in reports) / due_rows
+    return Answered(share_, percentiles(sent_ms), percentiles(due_ms), batch_rows)
+
+
+def measure_load(
+    rows_per_s: float,
+    learner: Server,
+    config: Config,
+    processes: Processes,
+    arguments: argparse.Namespace,
+) -> Measured:
+    """Offers so many rows per second, then times the forward pass alone."""
+    answered = offer_load(rows_per_s, learner, processes, arguments)
+    batch = max(1, round(answered.batch_rows))
+    return Measured(rows_per_s, answered, time_forward(config, batch, arguments.forward_seconds))
 
 
 def summarize(measured: Sequence[Measured]) -> dict[str, Any]:
     """Figures of one load over its repetitions, as JSON takes them."""
-
-    def times_ms(name: str) -> dict[str, Spread]:
-        """Spread of each percentile of these times, in milliseconds."""
-        fields = Percentiles._fields
-        return {field: spread([getattr(getattr(m, name), field) for m in measured])
-                for field in fields}  # fmt: skip
-
+    answered = [m.answered for m in measured]
     return {
         "offered_rows_per_s": measured[0].offered_rows_per_s,
-        "answered_share": spread([m.answered_share for m in measured]),
-        "batch_rows": spread([m.batch_rows for m in measured]),
-        "sent_ms": times_ms("sent"),
-        "due_ms": times_ms("due"),
-        "forward_ms": times_ms("forward"),
-        "p99_per_forward": spread([m.sent.p99 / m.forward.p50 for m in measured]),
+        "answered_share": spread([a.share for a in answered]),
+        "batch_rows": spread([a.batch_rows for a in answered]),
+        "sent_ms": spread_percentiles([a.sent for a in answered]),
+        "due_ms": spread_percentiles([a.due for a in answered]),
+        "forward_ms": spread_percentiles([m.forward for m in measured]),
+        "p99_per_forward": spread([m.answered.sent.p99 / m.forward.p50 for m in measured]),
     }
+
+
+def spread_percentiles(measured: Sequence[Percentiles]) -> dict[str, Spread]:
+    """Each of the percentiles over repetitions, by name."""
+    return {name: spread([getattr(one, name) for one in measured]) for name in Percentiles._fields}
 
 
 def make_table(figures: dict[float, dict[str, Any]]) -> str:

@@ -34,22 +34,19 @@ from tools.bench.report import (
     write_json,
 )
 from tools.chaos.chaos import Chaos, Unready
-from tools.chaos.faults import KINDS, Fault
-from tools.chaos.observing import growth
+from tools.chaos.faults import KINDS
 from tools.chaos.proxy import FaultProxy, free_port
 from tools.chaos.report import (
     Course,
     Result,
-    count_damaged,
-    find_dips,
     find_failures,
-    make_course,
+    read_course,
+    read_result,
     to_figures,
     to_text,
 )
 from tools.chaos.training import Setup, Training
 
-_WARM_UP_S = 30.0
 EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
 
 
@@ -107,35 +104,9 @@ def _disturb(setup: Setup, arguments: argparse.Namespace, processes: Processes) 
             exit_code = training.stop_learner()
         finally:
             training.wake_all()
-        result = _read_result(training, chaos.faults, exit_code)
+        result = read_result(training, chaos.faults, exit_code)
         processes.stop(*(server.process for server in training.servers))
     return result
-
-
-def _read_result(training: Training, faults: Sequence[Fault], exit_code: int | None) -> Result:
-    links = [server.link for server in training.servers]
-    wrong = training.wrong()
-    flipped_s = [[at_s - training.start_s for at_s in link.flipped_s] for link in links]
-    damaged = count_damaged(wrong, flipped_s)
-    return Result(
-        faults=faults,
-        unrolls_checked=training.unrolls(),
-        unrolls_wrong=len(wrong) - damaged,
-        unrolls_damaged=damaged,
-        resumes=training.resumes,
-        checkpoint_interval_s=training.setup.checkpoint_interval_s,
-        restarts=dict(training.restarts),
-        unexpected=training.unexpected,
-        noticed_s=[seconds for link in links for seconds in link.noticed_s],
-        dips=find_dips(faults, training.progress),
-        growth=growth(training.samples, _WARM_UP_S),
-        exit_code=exit_code,
-        course=_read_course(training),
-    )
-
-
-def _read_course(training: Training) -> Course:
-    return make_course(training.now_s(), training.returns, training.env_frames)
 
 
 def _train_undisturbed(setup: Setup, frames: int, processes: Processes) -> Course:
@@ -146,7 +117,7 @@ def _train_undisturbed(setup: Setup, frames: int, processes: Processes) -> Cours
         training.run_until(frames)
         training.stop_learner()
         processes.stop(*(server.process for server in training.servers))
-    return _read_course(training)
+    return read_course(training)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

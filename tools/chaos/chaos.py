@@ -19,6 +19,27 @@ class Unready(Exception):
     """A training that did not begin."""
 
 
+def wait_until_ready(training: Training) -> None:
+    """Looks at a training until every environment server has given unrolls.
+
+    Raises:
+        Unready: where that has not come after a minute.
+    """
+    while len(training.made_s) < len(training.servers):
+        training.look()
+        if training.now_s() > _START_LIMIT_S:
+            raise Unready(
+                f"only {len(training.made_s)} of {len(training.servers)} environment servers "
+                f"gave unrolls within {_START_LIMIT_S:g} s"
+            )
+        time.sleep(_LOOK_INTERVAL_S)
+
+
+def is_back(training: Training, servers: Sequence[int], since_s: float) -> bool:
+    """Whether every environment of these servers has given an unroll that was made since then."""
+    return all(training.made_s.get(server, -1.0) > since_s for server in servers)
+
+
 class Chaos:
     """Gives a training faults at random, by a seed, and waits for its recovery from each.
 
@@ -61,7 +82,7 @@ class Chaos:
         Raises:
             Unready: where the training has not begun after a minute.
         """
-        self._warm_up()
+        wait_until_ready(self._training)
         end_s = self._training.now_s() + seconds
         due_s = self._training.now_s()
         while True:
@@ -73,17 +94,6 @@ class Chaos:
                 return
             if not over and now_s >= due_s and self._begin():
                 due_s += self._chance.expovariate(self._per_s)
-            time.sleep(_LOOK_INTERVAL_S)
-
-    def _warm_up(self) -> None:
-        training = self._training
-        while len(training.made_s) < len(training.servers):
-            training.look()
-            if training.now_s() > _START_LIMIT_S:
-                raise Unready(
-                    f"only {len(training.made_s)} of {len(training.servers)} environment servers "
-                    f"gave unrolls within {_START_LIMIT_S:g} s"
-                )
             time.sleep(_LOOK_INTERVAL_S)
 
     def _begin(self) -> bool:
@@ -120,7 +130,7 @@ class Chaos:
                 if end is not None and now_s >= fault.began_s + fault.duration_s:
                     end(self._training, self._victim(fault), self._chance)
                     fault.ended_s = self._training.now_s()
-            elif self._is_back(fault.servers, fault.ended_s):
+            elif is_back(self._training, fault.servers, fault.ended_s):
                 fault.recovered_s = now_s
                 self._open.remove(fault)
             elif now_s > fault.ended_s + RECOVERY_LIMIT_S:
@@ -128,7 +138,3 @@ class Chaos:
 
     def _victim(self, fault: Fault) -> Server:
         return self._training.servers[fault.servers[0]]
-
-    def _is_back(self, servers: Sequence[int], since_s: float) -> bool:
-        """Whether every environment there has given an unroll that was made since then."""
-        return all(self._training.made_s.get(server, -1.0) > since_s for server in servers)

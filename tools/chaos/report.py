@@ -11,11 +11,12 @@ from typing import Any
 from tools.bench.report import format_table
 from tools.chaos.chaos import RECOVERY_LIMIT_S
 from tools.chaos.faults import Fault
-from tools.chaos.observing import Growth, Line
-from tools.chaos.training import Resume
+from tools.chaos.observing import Growth, Line, growth
+from tools.chaos.training import Resume, Training
 
 GOOD_RETURN = 0.9
-_DIP_WINDOW_S = 2.0
+# After its start a learner grows for other reasons.
+_WARM_UP_S = 30.0
 # A flipped bit spoils rows that were made about then.
 _SPOILED_S = 1.5
 # Beyond a checkpoint interval: the time that a checkpoint takes, and a line of metrics.
@@ -54,7 +55,6 @@ class Result:
         restarts: Environment servers started anew, by the exit code of the one before.
         unexpected: Ends of the learner that were no fault's.
         noticed_s: Seconds until an end of a connection noticed that the other was gone.
-        dips: Of killed environment servers, the others' pace after the kill over that before.
         growth: Of the learner's memory and files.
         exit_code: The learner's, when it was asked to end.
         course: Of the training.
@@ -70,11 +70,43 @@ class Result:
     restarts: dict[int, int]
     unexpected: Sequence[str]
     noticed_s: Sequence[float]
-    dips: Sequence[float]
     growth: Growth | None
     exit_code: int | None
     course: Course
     undisturbed: Course | None = None
+
+
+def read_result(training: Training, faults: Sequence[Fault], exit_code: int | None) -> Result:
+    """What is known of a training that had these faults.
+
+    Args:
+        training: Its learner has been stopped.
+        faults: In the order in which they began.
+        exit_code: The learner's.
+    """
+    links = [server.link for server in training.servers]
+    wrong = training.wrong()
+    flipped_s = [[at_s - training.start_s for at_s in link.flipped_s] for link in links]
+    damaged = count_damaged(wrong, flipped_s)
+    return Result(
+        faults=faults,
+        unrolls_checked=training.unrolls(),
+        unrolls_wrong=len(wrong) - damaged,
+        unrolls_damaged=damaged,
+        resumes=training.resumes,
+        checkpoint_interval_s=training.setup.checkpoint_interval_s,
+        restarts=dict(training.restarts),
+        unexpected=training.unexpected,
+        noticed_s=[seconds for link in links for seconds in link.noticed_s],
+        growth=growth(training.samples, _WARM_UP_S),
+        exit_code=exit_code,
+        course=read_course(training),
+    )
+
+
+def read_course(training: Training) -> Course:
+    """How far this training has come by now."""
+    return make_course(training.now_s(), training.returns, training.env_frames)
 
 
 def make_course(seconds: float, returns: Sequence[tuple[int, float]], env_frames: int) -> Course:
@@ -94,43 +126,6 @@ def count_damaged(wrong: Sequence[Line], flipped_s: Sequence[Sequence[float]]) -
         any(abs(unroll["made_s"] - at_s) <= _SPOILED_S for at_s in flipped_s[unroll["server"]])
         for unroll in wrong
     )
-
-
-def find_dips(faults: Sequence[Fault], progress: Sequence[tuple[float, list[int]]]) -> list[float]:
-    """Of each killed environment server, the others' pace in 2 s after the kill over 2 s before.
-
-    Kills with another fault in those seconds, or before its recovery, are left out.
-    """
-    dips = []
-    for fault in faults:
-        start_s, end_s = fault.began_s - _DIP_WINDOW_S, fault.began_s + _DIP_WINDOW_S
-        alone = all(
-            other is fault
-            or other.began_s > end_s
-            or (other.recovered_s is not None and other.recovered_s < start_s)
-            for other in faults
-        )
-        if fault.kind != "kill-envserver" or not alone:
-            continue
-        before = _pace(progress, start_s, fault.began_s, fault.servers)
-        after = _pace(progress, fault.began_s, end_s, fault.servers)
-        if before and after is not None:
-            dips.append(after / before)
-    return dips
-
-
-def _pace(
-    progress: Sequence[tuple[float, list[int]]], start_s: float, end_s: float, but: Sequence[int]
-) -> float | None:
-    """Unrolls per second between two times, without these environment servers."""
-    inside = [(at_s, counts) for at_s, counts in progress if start_s <= at_s <= end_s]
-    if len(inside) < 2 or inside[-1][0] == inside[0][0]:
-        return None
-    first, last = (
-        sum(count for server, count in enumerate(counts) if server not in but)
-        for _, counts in (inside[0], inside[-1])
-    )
-    return (last - first) / (inside[-1][0] - inside[0][0])
 
 
 def find_failures(result: Result) -> list[str]:
@@ -177,12 +172,6 @@ def to_text(result: Result) -> str:
         lines.append(
             f"a lost peer was noticed after: median {statistics.median(result.noticed_s):.1f} s, "
             f"most {max(result.noticed_s):.1f} s"
-        )
-    if result.dips:
-        lines.append(
-            "others' pace in the 2 s after the kill of an environment server, over the 2 s before: "
-            f"median {statistics.median(result.dips):.2f}, least {min(result.dips):.2f} "
-            f"(of {len(result.dips)})"
         )
     lines += [*_growth_lines(result.growth), *_course_lines(result)]
     return "\n".join(lines)

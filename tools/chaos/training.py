@@ -25,7 +25,6 @@ from tools.chaos.proxy import FaultProxy, Link
 T = TypeVar("T")
 CONFIG = Path(__file__).with_name("catch.toml")
 _SAMPLE_INTERVAL_S = 1.0
-_RESTART_PAUSE_S = 0.5
 _LOOK_INTERVAL_S = 0.05
 
 
@@ -38,6 +37,8 @@ class Setup(NamedTuple):
         seed: Of the training.
         checkpoint_interval_s: Seconds between checkpoints.
         overrides: More options of `seed-learner`.
+        groups: Groups of each environment server; None for as many as it makes by itself.
+        restart_pause_s: Seconds from an environment server's end to its successor's start.
     """
 
     servers: int
@@ -45,6 +46,8 @@ class Setup(NamedTuple):
     seed: int
     checkpoint_interval_s: float
     overrides: tuple[str, ...] = ()
+    groups: int | None = None
+    restart_pause_s: float = 0.5
 
 
 class Resume(NamedTuple):
@@ -140,9 +143,11 @@ class Training:
         self.resumes.append(Resume(last["env_frames"] - start, last["time_s"] - saved_s))
 
     def _start_server(self, index: int, link: Link) -> Process:
+        setup = self.setup
+        groups = [] if setup.groups is None else ["--groups", str(setup.groups)]
         return self._processes.start(f"seed-envserver {index}", [
             "env", f"{SERVER_VARIABLE}={index}", sys.executable, "-m", "envservers.main",
-            "--connect", link.address, "--num-envs", str(self.setup.envs),
+            "--connect", link.address, "--num-envs", str(setup.envs), *groups,
         ])  # fmt: skip
 
     def signal(self, process: Process, number: signal.Signals) -> None:
@@ -204,7 +209,7 @@ class Training:
         if exit_code is None:
             return
         if server.restart_due_s is None:
-            server.restart_due_s = now_s + _RESTART_PAUSE_S
+            server.restart_due_s = now_s + self.setup.restart_pause_s
         elif now_s >= server.restart_due_s:
             server.restart_due_s = None
             self.restarts[exit_code] += 1

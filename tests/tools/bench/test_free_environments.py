@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from envservers.environments import describe, make_group
 from seed.wire.spaces import SpaceSpec
@@ -45,3 +46,17 @@ def test_images_differ_from_row_to_row() -> None:
     assert before.shape == after.shape == (NUM_ENVS, 8, 8)
     assert (before != after).any()
     group.close()
+
+
+def test_steps_sleep_where_that_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("tools.bench.free_environments.time.sleep", slept.append)
+    for sleep_s in (0.0, 10.0):
+        table = environment_table(side=2)
+        table["kwargs"]["sleep_s"] = sleep_s
+        group = make_group(table, NUM_ENVS)
+        group.reset(np.arange(NUM_ENVS))
+        for _ in range(2):
+            group.step(np.zeros(NUM_ENVS, np.int64))
+        group.close()
+    assert slept == [10.0, 10.0]

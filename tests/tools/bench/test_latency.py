@@ -7,16 +7,27 @@ from pathlib import Path
 
 import pytest
 
-from tools.bench.latency import Measured, Percentiles, main, make_table, percentiles, summarize
+from tools.bench.latency import (
+    Answered,
+    Measured,
+    Percentiles,
+    join_reports,
+    main,
+    make_table,
+    percentiles,
+    summarize,
+)
 
 
 def _measured(p99: float, forward: float) -> Measured:
     return Measured(
         offered_rows_per_s=1000.0,
-        answered_share=0.99,
-        sent=Percentiles(5.0, p99, 20.0),
-        due=Percentiles(6.0, p99 + 1, 21.0),
-        batch_rows=12.0,
+        answered=Answered(
+            share=0.99,
+            sent=Percentiles(5.0, p99, 20.0),
+            due=Percentiles(6.0, p99 + 1, 21.0),
+            batch_rows=12.0,
+        ),
         forward=Percentiles(forward, 2 * forward, 3 * forward),
     )
 
@@ -44,6 +55,18 @@ def test_percentiles() -> None:
     p50, p99, highest = percentiles([float(n) for n in range(101)])
     assert (p50, p99, highest) == (50.0, 99.0, 100.0)
     assert percentiles([3.0]) == (3.0, 3.0, 3.0)
+
+
+def test_reports_of_all_processes_count_together() -> None:
+    reports = [
+        {"rows": 16, "latencies_ms": [1.0, 3.0], "due_latencies_ms": [1.0, 9.0]},
+        {"rows": 8, "latencies_ms": [2.0], "due_latencies_ms": [4.0]},
+    ]
+    answered = join_reports(reports, due_rows=32, batch_rows=8.0)
+    assert answered.share == 0.75
+    assert (answered.sent.p50, answered.sent.highest) == (2.0, 3.0)
+    assert (answered.due.p50, answered.due.highest) == (4.0, 9.0)
+    assert answered.batch_rows == 8.0
 
 
 def test_p99_is_compared_with_the_forward_pass_of_its_own_repetition() -> None:

@@ -13,7 +13,6 @@ from tools.chaos.report import (
     Course,
     Result,
     count_damaged,
-    find_dips,
     find_failures,
     make_course,
     to_figures,
@@ -26,7 +25,7 @@ CUT = Fault("cut", (1,), 0.0, 20.0, 20.0, 20.4)
 GOOD = Result(
     faults=[KILL, CUT], unrolls_checked=1000, unrolls_wrong=0, unrolls_damaged=0,
     resumes=[Resume(4000, 3.0)], checkpoint_interval_s=5.0, restarts={-9: 1}, unexpected=[],
-    noticed_s=[18.0], dips=[0.9], growth=None, exit_code=75,
+    noticed_s=[18.0], growth=None, exit_code=75,
     course=Course(60.0, 100_000, 0.95, 40_000), undisturbed=Course(50.0, 100_000, 0.97, 38_000),
 )  # fmt: skip
 
@@ -36,7 +35,7 @@ def test_a_good_result_has_no_failures_and_says_all() -> None:
     text = to_text(GOOD)
     for part in (
         "unrolls: 1,000 checked, 0 wrong", "1 with -9", "most 3.0 s", "median 18.0 s",
-        "median 0.90", "under faults: return 0.95", "undisturbed: return 0.97",
+        "under faults: return 0.95", "undisturbed: return 0.97",
         "0.9 reached after 38,000 frames",
     ):  # fmt: skip
         assert part in text
@@ -66,13 +65,6 @@ def test_only_unrolls_next_to_a_flipped_bit_are_damaged() -> None:
     wrong = [{"server": 0, "made_s": 10.0}, {"server": 0, "made_s": 50.0},
              {"server": 1, "made_s": 10.0}]  # fmt: skip
     assert count_damaged(wrong, [[11.0], []]) == 1
-
-
-def test_a_dip_is_of_the_other_servers_alone() -> None:
-    # Server 0 is killed at 10 s; server 1 goes from 10 unrolls a second to 8.
-    progress = [(t / 4, [t, int(10 * min(t / 4, 10) + 8 * max(t / 4 - 10, 0))]) for t in range(81)]
-    assert find_dips([KILL], progress) == [pytest.approx(0.8)]
-    assert find_dips([KILL, dataclasses.replace(CUT, began_s=11.0)], progress) == []
 
 
 def test_the_course_says_when_the_return_was_good_first() -> None:
