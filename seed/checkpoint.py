@@ -185,7 +185,7 @@ def names(folder: Path) -> list[str]:
     """Names of the complete checkpoints in a folder, oldest first; none where it is not there.
 
     Raises:
-        CheckpointError: where the folder cannot be read, and so may hold a run.
+        CheckpointError: where the folder cannot be read, or is none, and so may hold a run.
     """
     try:
         with os.scandir(folder) as entries:
@@ -194,6 +194,12 @@ def names(folder: Path) -> list[str]:
                 if entry.name.startswith("frames-") and entry.is_dir()
             )  # fmt: skip
     except (FileNotFoundError, NotADirectoryError):
+        # A link to a disk that is missing, or what somebody has put into its place.
+        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+            raise CheckpointError(
+                f"{folder}: expected a folder, found a file, or a link to nothing; make it a "
+                "folder again, move it away to start anew, or choose another run_dir"
+            ) from None
         return []
     except OSError as error:
         raise CheckpointError(

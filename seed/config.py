@@ -286,9 +286,13 @@ def _check_ranges(config: Config) -> None:
             f"watchdog_s = {config.watchdog_s}: expected 0, for none, or from 1 to "
             f"{_LONGEST_WATCH_S}"
         )
-    share = config.inference.evaluation_share
-    if not 0 <= share <= 1:
-        raise ConfigError(f"inference.evaluation_share = {share}: expected from 0 to 1")
+    share, most = config.inference.evaluation_share, config.inference.max_envs
+    # 1 / 49 of 49 is a little less than 1.
+    if not 0 <= share <= 1 or 0 < share * most < 1 - 1e-9:
+        raise ConfigError(
+            f"inference.evaluation_share = {share}: expected from 0 to 1, and one environment of "
+            f"inference.max_envs = {most} at least, or 0"
+        )
     for name, number in (
         ("learner.queue_batches", config.learner.queue_batches),
         ("replay.capacity_gib", config.replay.capacity_gib),
@@ -385,12 +389,11 @@ def _check_relations(config: Config) -> None:
             f"{largest_group} environments of a local group (local.envs_per_server / "
             "local.groups_per_server)"
         )
-    if config.network.frame_stack > 256:
+    stack = config.network.frame_stack
+    if stack > 256:
+        raise ConfigError(f"network.frame_stack = {stack}: expected at most 256")
+    if stack - 1 > config.learner.unroll_length:
         raise ConfigError(
-            f"network.frame_stack = {config.network.frame_stack}: expected at most 256"
-        )
-    if config.network.frame_stack - 1 > config.learner.unroll_length:
-        raise ConfigError(
-            f"network.frame_stack = {config.network.frame_stack}: expected at most "
+            f"network.frame_stack = {stack}: expected at most "
             f"learner.unroll_length + 1 = {config.learner.unroll_length + 1}"
         )

@@ -21,7 +21,16 @@ _MALLOC_OPTIONS = ((-3, 2**30), (-1, 2**31 - 1), (-8, 1))
 _GPU_RESERVE_BYTES = 4 * 2**30
 _MEMORY = Path("/proc/meminfo")
 _CPU_FLAGS = Path("/proc/cpuinfo")
-_CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_CONTAINER = Path("/sys/fs/cgroup")
+# Of both versions of cgroups: the limit, what is used, and what of that is cache that can go, by
+# its name in the third file.
+_CONTAINER_FILES = (
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    (
+        "memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat",
+        "total_inactive_file",
+    ),
+)  # fmt: skip
 
 
 def keep_freed_memory() -> None:
@@ -95,9 +104,19 @@ def available_bytes(device: torch.device) -> int:
     if _MEMORY.exists():
         lines = [line.split() for line in _MEMORY.read_text().splitlines()]
         limits += [1024 * int(size) for name, size, *_ in lines if name == "MemAvailable:"]
-    if _CONTAINER_LIMIT.exists() and (limit := _CONTAINER_LIMIT.read_text().strip()) != "max":
-        limits.append(int(limit))
-    return min(limits)
+    return min(*limits, *(_left_in_container(*names) for names in _CONTAINER_FILES))
+
+
+def _left_in_container(limit: str, used: str, stat: str, cache: str) -> int:
+    """Bytes that this container may still take by its files of these names."""
+    limit_text, used_text, stat_text = (
+        path.read_text() if (path := _CONTAINER / name).exists() else ""
+        for name in (limit, used, stat)
+    )
+    if not limit_text.strip().isdecimal():
+        return sys.maxsize
+    counts = dict(line.split() for line in stat_text.splitlines())
+    return max(0, int(limit_text) - int(used_text or 0) + int(counts.get(cache, 0)))
 
 
 def prepare_thread(device: torch.device, threads: int, *, urgent: bool) -> None:

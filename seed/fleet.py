@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import numpy.typing as npt
+
+log = logging.getLogger(__name__)
 
 Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -19,6 +23,20 @@ def evaluation_environments(max_envs: int, share: float) -> BoolArray:
     evaluations = np.floor(np.arange(max_envs + 1) * share + 1e-9)
     evaluation: BoolArray = np.diff(evaluations) > 0
     return evaluation
+
+
+def tell_missing_evaluation(num_envs: int, evaluation: BoolArray) -> None:
+    """Says in the log where none of the environments connected evaluates, but a later one will.
+
+    Args:
+        num_envs: Environments connected; they have the lowest env_ids.
+        evaluation: Which env_ids are evaluation environments. `[max_envs] bool`
+    """
+    if evaluation.any() and not evaluation[:num_envs].any():
+        log.info(
+            "no evaluation environment yet: by inference.evaluation_share the first is number %d "
+            "of those that connect, and there are %d", evaluation.argmax() + 1, num_envs,
+        )  # fmt: skip
 
 
 def fleet_standings(connected: Int64Array, evaluation: BoolArray) -> Float32Array:

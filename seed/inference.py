@@ -21,6 +21,7 @@ from seed.authentication import Authentication
 from seed.config import InferenceConfig
 from seed.faults import FaultLog, printable
 from seed.file_limits import Listener
+from seed.fleet import tell_missing_evaluation
 from seed.forward import ForwardPass, GroupStep, InferenceBatch
 from seed.pages import PageLinks
 from seed.reception import Offer, Reception
@@ -33,8 +34,6 @@ from seed.wire import codec, messages
 from seed.wire.checks import WireError
 
 log = logging.getLogger(__name__)
-
-Int64Array = npt.NDArray[np.int64]
 
 _IDLE_POLL_MS = 20
 _HOUSEKEEPING_S = 1.0
@@ -260,6 +259,8 @@ class Inference:
             with_key = f" and the key {self._reception.name_of(key)!r}" if key else ""
             name = printable(hello.name)
             log.info("%s connected with %d environments%s", name, hello.num_envs, with_key)
+            if self._sessions_opened == 1:
+                tell_missing_evaluation(hello.num_envs, self._store.evaluation)
         else:
             self._close(session, "it left during the handshake")
 

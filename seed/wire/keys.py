@@ -128,11 +128,12 @@ def _create(path: Path, text: str, mode: int) -> None:
 
 def _read(path: Path, kind: Literal["secret", "public"]) -> str:
     try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            text = file.read(_LONGEST_FILE_BYTES).decode(errors="replace")
+        mode, content = _read_regular(path)
     except OSError as error:
         raise KeyFileError(f"{path}: cannot be read ({error.strerror})", error.errno) from None
+    if content is None:
+        raise KeyFileError(f"{path}: cannot be read (expected a regular file)")
+    text = content.decode(errors="replace")
     found = [match for line in text.splitlines() if (match := _LINE.fullmatch(line.strip()))]
     if len(found) != 1:
         raise KeyFileError(f"{path}: expected a {kind} key of seed-keys, found no key there")
@@ -141,3 +142,17 @@ def _read(path: Path, kind: Literal["secret", "public"]) -> str:
     if complaint := _complaint(path, kind, mode):
         raise KeyFileError(f"{path}: {complaint}")
     return found[0][2]
+
+
+def _read_regular(path: Path) -> tuple[int, bytes | None]:
+    """A file's mode and the beginning of what it holds; None where it is no regular file.
+
+    Never waits, as opening or reading a pipe would until somebody writes to it.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        regular = stat.S_ISREG(mode)
+        return mode, os.read(descriptor, _LONGEST_FILE_BYTES) if regular else None
+    finally:
+        os.close(descriptor)

@@ -78,10 +78,51 @@ def poison_losses() -> None:
     Update.measure = measure_or_poison  # type: ignore[assignment, method-assign]
 
 
+def end_authentication() -> None:
+    """Its thread raises once it is asked to; what takes place then takes a few seconds."""
+    from seed.inference import Inference
+
+    say_goodbye = Inference._say_goodbye
+
+    def say_goodbye_later(inference: Inference, reason: str) -> None:
+        # The socket is open all the time, and nobody answers who may connect.
+        time.sleep(3.0)
+        say_goodbye(inference, reason)
+
+    def fail() -> None:
+        raise RuntimeError("the authentication thread fell over")
+
+    Inference._say_goodbye = say_goodbye_later  # type: ignore[assignment, method-assign]
+    _once_asked(fail)
+
+
+def stall_authentication() -> None:
+    """Its thread waits for ever once it is asked to."""
+    _once_asked(lambda: time.sleep(3600))
+
+
+def _once_asked(fail: Callable[[], None]) -> None:
+    """Fails where the allow-list is refreshed and there is a file "fail" beside the keys."""
+    from seed.authentication import AllowList
+
+    refresh = AllowList.refresh
+
+    def refresh_or_fail(allowed: AllowList) -> None:
+        if (allowed._folder / "fail").exists():
+            print("failing", flush=True)
+            fail()
+        refresh(allowed)
+
+    AllowList.refresh = refresh_or_fail  # type: ignore[assignment, method-assign]
+
+
 FAULTS = {
     function.__name__.replace("_", "-"): function
-    for function in (stall_learner, hold_interpreter, sync_slowly, step_wall_clock, poison_losses)
-}
+    for function in (
+        stall_learner, hold_interpreter, sync_slowly, step_wall_clock, poison_losses,
+        end_authentication, stall_authentication,
+    )
+}  # fmt: skip
 
 if __name__ == "__main__":
     FAULTS[sys.argv.pop(1)]()

@@ -8,6 +8,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.end_to_end.commands import Command, Start, last_known, read_metrics, wait_until
 
 COUNTER = Path("tests/outside/counter.toml")
@@ -50,9 +52,9 @@ def test_an_environment_that_always_raises_is_quarantined(start: Start, tmp_path
     run_dir = tmp_path / "run"
     learner, address = start_learner(start, run_dir, 'how = "raise"')
     server = start("seed-envserver", "--connect", address, "--num-envs", 8, "--name", "here")
-    learner.wait_for("here: environment 0 of group 0 raised (restarts before: 0)")
+    learner.wait_for("here: environment 3 of group 1 raised (restarts before: 0)")
     learner.wait_for("RuntimeError: the simulator fell over")
-    learner.wait_for("here: environment 0 of group 0 raised (restarts before: 4), quarantined")
+    learner.wait_for("here: environment 3 of group 1 raised (restarts before: 4), quarantined")
     go_on(run_dir)
     lines = read_metrics(run_dir)
     assert [last_known(lines, name) for name in ("env_faults", "envs_quarantined")] == [5, 1]
@@ -65,13 +67,48 @@ def test_an_environment_that_always_raises_is_quarantined(start: Start, tmp_path
     end(learner)
 
 
+@pytest.mark.parametrize(
+    ("how", "kind", "reasons"),
+    [
+        ("hang", "hung", ["faulty.py", " in step"]),
+        ("exit", "crashed", ["its process ended with exit code 0"]),
+        ("segfault", "crashed", ["faulty.py", " in step", "its process ended by SIGSEGV"]),
+    ],
+)
+def test_an_environment_that_always_ends_its_process_is_quarantined(
+    start: Start, tmp_path: Path, how: str, kind: str, reasons: list[str]
+) -> None:
+    """Its server is started anew each time; another one, which has none such, notices nothing."""
+    run_dir = tmp_path / "run"
+    learner, address = start_learner(start, run_dir, f'how = "{how}"')
+    well = start("seed-envserver", "--connect", address, "--num-envs", 4, "--name", "well")
+    go_on(run_dir, 200)
+    # In one group, so that it gives no step before the one that ends its process.
+    server = start("seed-envserver", "--connect", address, "--num-envs", 8, "--groups", 1,
+                   "--name", "here", "--step-timeout-s", 1)  # fmt: skip
+    learner.wait_for(f"here: environment 7 of group 0 {kind} (restarts before: 0), it is restarted")
+    for reason in reasons:
+        learner.wait_for(reason)
+    go_on(run_dir, 200)
+    learner.wait_for(f"here: environment 7 of group 0 {kind} (restarts before: 4), quarantined")
+    go_on(run_dir)
+    lines = read_metrics(run_dir)
+    assert [last_known(lines, name) for name in ("env_faults", "envs_quarantined")] == [5, 1]
+    assert last_known(lines, "num_envs") == 12
+    assert server.text.count(f"its process {kind} in environment 7 of group 0") == 5
+    assert learner.text.count("well connected") == 1
+    assert "well left" not in learner.text
+    assert [command.process.poll() for command in (well, server)] == [None, None]
+    end(learner)
+
+
 def test_a_hang_and_a_kill_are_recovered_from(start: Start, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     marker = tmp_path / "has_hung"
     learner, address = start_learner(start, run_dir, f'how = "hang", at = 50, marker = "{marker}"')
     server = start("seed-envserver", "--connect", address, "--num-envs", 8, "--groups", 2,
                    "--name", "here", "--step-timeout-s", 1)  # fmt: skip
-    learner.wait_for("here: environment 0 of group 0 hung")
+    learner.wait_for("here: environment 3 of group 1 hung")
     assert "faulty.py" in learner.wait_for("in step")
     go_on(run_dir)
     os.kill(worker_of(server), signal.SIGKILL)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from seed.wire.keys import read_pair, read_public
 from tests.end_to_end import bombs
 from tests.end_to_end.commands import Command, Start, read_metrics, wait_until
+from tests.seed.handshakes import handshake
 
 CONFIG = "configs/catch_vtrace.toml"
 # Catch has small observations, so that the smallest limit applies.
@@ -30,10 +32,11 @@ class Fleet:
         for name in ("good", "leaver"):
             (folder / f"{name}.pub").rename(self.allowed / f"{name}.pub")
 
-    def learner(self, *overrides: object) -> tuple[Command, str]:
-        """The learner and its address."""
+    def learner(self, *overrides: object, fault: str = "") -> tuple[Command, str]:
+        """The learner, perhaps with a fault in it, and its address."""
+        name = ("faulty-learner", fault) if fault else ("seed-learner",)
         command = self._start(
-            "seed-learner", CONFIG, "--run-dir", self._folder / "run",
+            *name, CONFIG, "--run-dir", self._folder / "run",
             "--inference.address", "tcp://127.0.0.1:*", "--total-env-frames", 10**9,
             "--inference.secret-key", self._folder / "learner.key",
             "--inference.allowed-keys", self.allowed, *overrides,
@@ -50,6 +53,11 @@ class Fleet:
             "seed-envserver", "--connect", address, "--num-envs", 2, "--name", key or "nobody",
             "--wait-s", 60, *keys,
         )  # fmt: skip
+
+    def knock(self, address: str) -> str | None:
+        """How an attempt to connect with a good key ends; see `handshake`."""
+        pair = read_pair(self._folder / "good.key")
+        return handshake(address, pair, read_public(self._folder / "learner.pub"))
 
     @property
     def env_frames(self) -> int:
@@ -86,6 +94,29 @@ def test_only_allowed_keys_take_part(fleet: Fleet) -> None:
     assert "stranger connected" not in learner.text
     assert "nobody connected" not in learner.text
     assert "refused a message" not in learner.text
+
+
+@pytest.mark.parametrize(
+    ("fault", "watchdog_s", "said"),
+    [
+        ("end-authentication", 60, "RuntimeError: the authentication thread fell over"),
+        ("stall-authentication", 3, "the authentication thread has made no sign of life for 3 s"),
+    ],
+)
+def test_where_nobody_answers_for_keys_nobody_gets_in(
+    fleet: Fleet, fault: str, watchdog_s: int, said: str
+) -> None:
+    learner, address = fleet.learner(
+        "--local-envservers", 0, "--watchdog-s", watchdog_s, fault=fault
+    )
+    assert fleet.knock(address) == "HANDSHAKE_SUCCEEDED"
+    (fleet.allowed / "fail").touch()
+    learner.wait_for("failing")
+    assert fleet.knock(address) != "HANDSHAKE_SUCCEEDED"
+    assert learner.wait(60) == 1, learner.text
+    assert said in learner.text
+    assert "in refresh_or_fail" in learner.text, "the stack of what failed"
+    assert " connected with " not in learner.text.partition("failing")[2]
 
 
 def test_strangers_cost_the_learner_no_memory(fleet: Fleet) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ class Faulty(Counter):
                 time.sleep(3600)
             if self._how == "exit":
                 os._exit(0)
+            if self._how == "segfault":
+                os.kill(os.getpid(), signal.SIGSEGV)
             reward = float("nan")
         return observation, reward, terminated, truncated, info
 
@@ -50,5 +53,8 @@ class Faulty(Counter):
 
 
 def make(how: str, at: int = 1, envs: int = 8, marker: str = "") -> Counter:
-    """The first environment that a process makes is faulty, and whatever comes after `envs`."""
-    return Counter() if 0 < next(_numbers) < envs else Faulty(how, at, marker)
+    """The last of the `envs` environments that a process makes is faulty, and what comes after it.
+
+    So a server with fewer has none that fails, nor has one whose last is not made any more.
+    """
+    return Counter() if next(_numbers) < envs - 1 else Faulty(how, at, marker)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -52,11 +52,13 @@ class Central(NamedTuple):
     crew: Crew
     dealers: list[Dealer]
 
-    def connect(self, pair: KeyPair | None = None) -> Dealer:
+    def connect(
+        self, pair: KeyPair | None = None, options: Sequence[tuple[int, int]] = ()
+    ) -> Dealer:
         """A connection of an environment server's own; closed together with the rest."""
         authentication = self.inference.authentication
         learner_key = authentication.public_key if authentication else ""
-        self.dealers.append(Dealer(self.inference.endpoint, pair, learner_key))
+        self.dealers.append(Dealer(self.inference.endpoint, pair, learner_key, options))
         return self.dealers[-1]
 
     def unrolls(self, count: int) -> Unroll:
@@ -119,9 +121,13 @@ def central(
 class Dealer:
     """An environment server's socket."""
 
-    def __init__(self, endpoint: str, pair: KeyPair | None = None, learner_key: str = "") -> None:
+    def __init__(
+        self, endpoint: str, pair: KeyPair | None = None, learner_key: str = "",
+        options: Sequence[tuple[int, int]] = (),
+    ) -> None:  # fmt: skip
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
-        self.socket.setsockopt(zmq.LINGER, 0)
+        for option, value in ((zmq.LINGER, 0), *options):
+            self.socket.setsockopt(option, value)
         if pair is not None:
             self.socket.setsockopt_string(zmq.CURVE_SERVERKEY, learner_key)
             self.socket.setsockopt_string(zmq.CURVE_PUBLICKEY, pair.public)

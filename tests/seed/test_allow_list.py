@@ -14,7 +14,9 @@ import pytest
 
 from seed import authentication as module
 from seed.authentication import AllowList
+from seed.config import ConfigError
 from seed.wire.keys import KeyFileError, KeyPair, read_public, write_pair
+from tests.seed.pipes import idle_pipe
 
 GOOD, OTHER, STRANGER = (KeyPair.new() for _ in range(3))
 
@@ -74,6 +76,20 @@ def test_a_file_that_is_none_takes_no_key_with_it(
     # It is nothing that may pass, and would be read again and again.
     monkeypatch.setattr(module, "read_public", lambda path: pytest.fail("it was read"))
     allowed.refresh()
+
+
+# It would hold up the authentication thread until somebody writes to it.
+def test_a_pipe_allows_nobody_and_holds_nobody_up(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    allowed = AllowList(folder)
+    with idle_pipe(folder / "odd.pub"):
+        (folder / "other.pub").rename(folder / "another.pub")
+        allowed.refresh()
+        assert allowed.names == {GOOD.public: "good", OTHER.public: "another"}
+        assert "odd.pub: cannot be read (expected a regular file); it allows nobody" in caplog.text
+        with pytest.raises(ConfigError, match=r"odd.pub: cannot be read \(expected a regular"):
+            AllowList(folder)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 from collections.abc import Iterator
@@ -10,15 +9,15 @@ from pathlib import Path
 
 import pytest
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from seed import authentication as module
 from seed import inference
 from seed.authentication import AllowList, Authentication, hand_over, make_authentication
 from seed.config import ConfigError, InferenceConfig
-from seed.wire import codec, messages
+from seed.wire import messages
 from seed.wire.keys import KeyPair, read_pair, read_public, write_pair
 from tests.seed.central import Central, central, wait_for
+from tests.seed.handshakes import handshake
 
 LEARNER, GOOD, OTHER, STRANGER = (KeyPair.new() for _ in range(4))
 
@@ -38,32 +37,6 @@ def served(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Central]:
     monkeypatch.setattr(inference, "_HOUSEKEEPING_S", 0.01)
     with central(authentication=Authentication(LEARNER, AllowList(folder))) as served:
         yield served
-
-
-def handshake(
-    endpoint: str, pair: KeyPair | None, learner_key: str, wait_ms: int = 10_000
-) -> str | None:
-    """How a connection's first attempt ends, by the name of its event; None if not in time."""
-    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
-    socket.setsockopt(zmq.LINGER, 0)
-    socket.setsockopt(zmq.RECONNECT_IVL, -1)
-    if pair:
-        socket.setsockopt_string(zmq.CURVE_SERVERKEY, learner_key)
-        socket.setsockopt_string(zmq.CURVE_PUBLICKEY, pair.public)
-        socket.setsockopt_string(zmq.CURVE_SECRETKEY, pair.secret)
-    monitor = socket.get_monitor_socket(
-        zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-        | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-    )  # fmt: skip
-    socket.connect(endpoint)
-    # Where the other side has refused already, there is nobody left to send it to.
-    with contextlib.suppress(zmq.Again):
-        socket.send_multipart(codec.encode(messages.Hello(1, (1,), "whoever")), zmq.NOBLOCK)
-    event = recv_monitor_message(monitor)["event"] if monitor.poll(wait_ms) else None
-    socket.disable_monitor()
-    monitor.close()
-    socket.close()
-    return None if event is None else zmq.Event(event).name
 
 
 def test_an_allowed_key_is_served(served: Central) -> None:

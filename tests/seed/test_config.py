@@ -15,6 +15,7 @@ from seed.config import (
     check,
     check_source,
 )
+from seed.fleet import evaluation_environments
 
 
 def change(config: Any, path: str, value: Any) -> Any:
@@ -92,6 +93,19 @@ def test_refuses_a_share_of_evaluation_environments_that_is_none(share: float) -
         check(change(Config(), "inference.evaluation_share", good))
     with pytest.raises(ConfigError, match=r"^inference.evaluation_share = .*expected from 0 to 1"):
         check(change(Config(), "inference.evaluation_share", share))
+
+
+# 1 / 49 of 49 is, in floating point, a little less than 1.
+@pytest.mark.parametrize("max_envs", [1, 49, 256])
+def test_refuses_a_share_too_small_for_any_evaluation_environment(max_envs: int) -> None:
+    config = change(Config(), "inference.max_envs", max_envs)
+    share = 1 / max_envs
+    check(change(config, "inference.evaluation_share", share))
+    assert evaluation_environments(max_envs, share).any()
+    for none in (0.99 * share, 1e-12):
+        assert not evaluation_environments(max_envs, none).any()
+        with pytest.raises(ConfigError, match=rf"max_envs = {max_envs} at least, or 0$"):
+            check(change(config, "inference.evaluation_share", none))
 
 
 @pytest.mark.parametrize("limit_s", [-1.0, 0.5, 1e7, float("inf"), float("nan")])

@@ -45,6 +45,19 @@ def test_a_device_that_is_not_here_is_named_with_its_field(name: str) -> None:
     assert "\n" not in message
 
 
+def set_memory(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, memory: str | None, files: dict[str, str]
+) -> None:
+    """The machine's /proc/meminfo, and files of the container in its /sys/fs/cgroup."""
+    monkeypatch.setattr("seed.devices._MEMORY", folder / "meminfo")
+    monkeypatch.setattr("seed.devices._CONTAINER", folder / "cgroup")
+    if memory is not None:
+        (folder / "meminfo").write_text(memory)
+    for name, text in files.items():
+        (folder / "cgroup" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "cgroup" / name).write_text(text)
+
+
 @pytest.mark.parametrize(
     ("memory", "limit", "expected"),
     [
@@ -64,10 +77,39 @@ def test_the_memory_left_is_the_machines_or_the_containers(
     limit: str | None,
     expected: int,
 ) -> None:
-    for name, text in (("_MEMORY", memory), ("_CONTAINER_LIMIT", limit)):
-        monkeypatch.setattr(f"seed.devices.{name}", tmp_path / name)
-        if text is not None:
-            (tmp_path / name).write_text(text)
+    set_memory(monkeypatch, tmp_path, memory, {} if limit is None else {"memory.max": limit})
+    assert available_bytes(torch.device("cpu")) == expected
+
+
+V2 = ("memory.max", "memory.current", "memory.stat", "inactive_file")
+V1 = (
+    "memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat",
+    "total_inactive_file",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("version", [V1, V2], ids=["v1", "v2"])
+@pytest.mark.parametrize(
+    ("limit", "used", "cache", "expected"),
+    [
+        ("400000\n", "300000\n", 0, 100_000),
+        # Files that were read some time ago give way.
+        ("400000\n", "300000\n", 250_000, 350_000),
+        # Of a limit that was lowered there may be less than nothing left.
+        ("400000\n", "450000\n", 20_000, 0),
+        ("max\n", "300000\n", 0, 500 * 1024),
+        # As version 1 says "max".
+        ("9223372036854771712\n", "300000\n", 0, 500 * 1024),
+        ("800000\n", "100000\n", 0, 500 * 1024),
+    ],
+)
+def test_what_a_container_uses_is_not_left(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: tuple[str, str, str, str],
+    limit: str, used: str, cache: int, expected: int,
+) -> None:  # fmt: skip
+    counts = f"anon 7\nfile 9\n{version[3]} {cache}\nactive_file 5\n"
+    files = dict(zip(version[:3], (limit, used, counts), strict=True))
+    set_memory(monkeypatch, tmp_path, "MemAvailable: 500 kB\n", files)
     assert available_bytes(torch.device("cpu")) == expected
 
 

@@ -305,6 +305,21 @@ def test_evaluation_environments_have_no_standing() -> None:
         assert standings(second, 0) == [40, 60, -1]
 
 
+# A fleet that is too small for one would have no evaluation returns, and nobody would know why.
+@pytest.mark.parametrize(("share", "told"), [(0.2, True), (1 / 3, False), (0.0, False)])
+def test_says_once_where_no_environment_evaluates(
+    share: float, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    with central(evaluation_share=share) as served:
+        first, second = served.connect(), served.connect()
+        first.hello(3)
+        second.hello(1, server_id=2)
+    lines = [message for message in caplog.messages if "no evaluation environment yet" in message]
+    assert len(lines) == told
+    assert all("the first is number 5 of" in line and "there are 3" in line for line in lines)
+
+
 def test_no_page_of_an_evaluation_environment_reaches_the_queue() -> None:
     with central(evaluation_share=0.5, queue_limit=10) as served:
         dealer = served.connect()

@@ -8,11 +8,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import zmq
 
 from seed import inference
 from seed.config import ConfigError
 from seed.wire import codec, messages
 from tests.seed.central import OFFER, central, wait_for
+
+# Messages that are more than ZeroMQ and the system take off a connection by themselves.
+UNREAD = 400
 
 
 def test_a_hello_is_welcomed() -> None:
@@ -231,6 +235,25 @@ def test_says_goodbye_with_its_farewell() -> None:
         served.crew.join()
         assert dealer.receive() == messages.Goodbye(dealer.session, "the end")
         assert other.receive() == messages.Goodbye(other.session, "the end")
+
+
+# What has not gone out yet goes no more where a connection is closed with unread messages.
+def test_a_goodbye_waits_until_messages_under_way_are_read() -> None:
+    with central(farewell_ms=200) as served:
+        # It takes little at a time, so that most of what it gets is still on the learner's side.
+        dealer = served.connect(options=((zmq.RCVHWM, 1), (zmq.RCVBUF, 16_384)))
+        dealer.hello(1)
+        for _ in range(UNREAD):
+            dealer.send(wire.Ping(0))
+        wait_for(lambda: served.inference.messages_refused == UNREAD)
+        served.crew.stop.set()
+        for _ in range(UNREAD):
+            dealer.send(wire.Ping(0))
+        served.crew.join()
+        received = [dealer.receive()]
+        while isinstance(received[-1], wire.Refusal):
+            received.append(dealer.receive())
+        assert received[-1] == messages.Goodbye(dealer.session, "the end")
 
 
 # An episode's random numbers must not come again after a restart.

@@ -154,6 +154,19 @@ def test_checkpoints_that_cannot_be_looked_at_are_an_error(
     assert f"{folder}: cannot be read (Too many levels" in message
 
 
+@pytest.mark.parametrize("resume", ["auto", "never"])
+def test_a_file_in_the_place_of_the_checkpoints_is_an_error(
+    file: Path, capsys: pytest.CaptureFixture[str], resume: str
+) -> None:
+    folder = file.parent / "run" / "checkpoints"
+    folder.parent.mkdir()
+    folder.write_text("mine")
+    code, message = refusal(file, capsys, "--resume", resume)
+    assert code == 78
+    assert f"{folder}: expected a folder, found a file" in message
+    assert folder.read_text() == "mine"
+
+
 @pytest.mark.parametrize("resume", ["no/such/checkpoint", "newest"])
 def test_a_given_checkpoint_that_is_not_there_is_an_error(
     file: Path, capsys: pytest.CaptureFixture[str], resume: str

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from seed.wire.keys import KeyFileError, KeyPair, public_text, read_pair, read_public, write_pair
+from tests.seed.pipes import idle_pipe
 
 
 def mode(path: Path) -> int:
@@ -127,6 +128,26 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         read_public(tmp_path / "a.pub")
     with pytest.raises(KeyFileError, match="cannot be read"):
         read_public(tmp_path)
+
+
+# Opening a pipe, or reading it, waits for whoever writes to it.
+def test_a_pipe_is_no_key_file(tmp_path: Path) -> None:
+    with idle_pipe(tmp_path / "odd"):
+        for read in (read_pair, read_public):
+            with pytest.raises(KeyFileError, match=r"odd: cannot be read \(expected a regular"):
+                read(tmp_path / "odd")
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", "/dev/null", "."])
+def test_no_device_and_no_folder_is_a_key_file(tmp_path: Path, target: str) -> None:
+    (tmp_path / "odd").symlink_to(target)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for read in (read_pair, read_public):
+        with pytest.raises(KeyFileError, match=r"odd: cannot be read \(expected a regular") as seen:
+            read(tmp_path / "odd")
+        # Nothing that may pass.
+        assert seen.value.errno is None
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 # Z85 begins with any of its characters, that of comments included.

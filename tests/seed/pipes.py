@@ -1,0 +1,35 @@
+"""A named pipe where a file is expected."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_PATIENCE_S = 10.0
+
+
+@contextmanager
+def idle_pipe(path: Path) -> Iterator[None]:
+    """A pipe at the path that nobody writes to; who waits for that is relieved, and has failed.
+
+    Only its owner may use it.
+    """
+    os.mkfifo(path, 0o600)
+    done, waited = threading.Event(), threading.Event()
+
+    def relieve() -> None:
+        while not done.wait(_PATIENCE_S):
+            waited.set()
+            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+
+    relief = threading.Thread(target=relieve)
+    relief.start()
+    try:
+        yield
+        assert not waited.is_set(), "somebody waited for a writer"
+    finally:
+        done.set()
+        relief.join()
