@@ -244,14 +244,14 @@ def test_a_goodbye_waits_until_messages_under_way_are_read() -> None:
         dealer = served.connect(options=((zmq.RCVHWM, 1), (zmq.RCVBUF, 16_384)))
         dealer.hello(1)
         for _ in range(UNREAD):
-            dealer.send(wire.Ping(0))
+            dealer.send(messages.Ping(0))
         wait_for(lambda: served.inference.messages_refused == UNREAD)
         served.crew.stop.set()
         for _ in range(UNREAD):
-            dealer.send(wire.Ping(0))
+            dealer.send(messages.Ping(0))
         served.crew.join()
         received = [dealer.receive()]
-        while isinstance(received[-1], wire.Refusal):
+        while isinstance(received[-1], messages.Refusal):
             received.append(dealer.receive())
         assert received[-1] == messages.Goodbye(dealer.session, "the end")
 
