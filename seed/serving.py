@@ -157,9 +157,7 @@ def make_inference(
     Raises:
         ConfigError: where the address cannot be bound.
     """
-    for module in agent.eval().modules():
-        if isinstance(module, Body):
-            module.round_weights()
+    prepare_to_act(agent)
     forward = ForwardPass(
         algorithm, config.algorithm, agent, store, config.inference.max_batch,
         greedy=greedy, cuda_graphs=config.inference.cuda_graphs,
@@ -169,6 +167,13 @@ def make_inference(
         config.inference, offer, forward, store, slot,
         queue_limit=queue_limit(config), publish=publish, authentication=authentication,
     )  # fmt: skip
+
+
+def prepare_to_act(agent: nn.Module) -> None:
+    """Makes this agent one that only acts: in evaluation mode, its torso's weights rounded."""
+    for module in agent.eval().modules():
+        if isinstance(module, Body):
+            module.round_weights()
 
 
 def queue_limit(config: Config) -> int:

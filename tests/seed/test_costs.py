@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol, cast
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor
@@ -105,6 +106,20 @@ class Memory:
         self.most_bytes = max(self.most_bytes, grown_bytes)
 
 
+class Watched:
+    """Observations of a message; counts how often their rows are read, which copies of them do.
+
+    NumPy asks what is no array of its own for one, each time that it copies it.
+    """
+
+    def __init__(self, observations: npt.NDArray[Any], reads: list[int]) -> None:
+        self._observations, self._reads = observations, reads
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        self._reads.append(len(self._observations))
+        return self._observations
+
+
 class Turns:
     """Stands for the event that stops the loop; between the loop's turns, messages come and go.
 
@@ -152,12 +167,13 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def exchange(meter: Meter) -> Inference:
+def exchange(meter: Meter, frame_stack: int = 1) -> Inference:
     """TURNS batches, each of a message of GROUP rows from each of GROUPS groups."""
     address = f"inproc://costs-{next(NUMBERS)}"
     config = InferenceConfig(address=address, max_envs=BATCH, max_batch=BATCH)
     layout = StoreLayout(
-        unroll_length=20, num_pages=3 * BATCH, max_envs=BATCH, frame_stack=1, state_size=0,
+        unroll_length=20, num_pages=3 * BATCH, max_envs=BATCH,
+        frame_stack=frame_stack, state_size=0,
         observation=Column(OBSERVATION.shape, torch.uint8), action=Column((), torch.int64),
         behaviour={},
     )  # fmt: skip
@@ -236,6 +252,23 @@ def test_observations_are_not_staged(one_thread: None) -> None:
     held_bytes = sum(memory.values()) / BATCH
     print(f"buffers: {held_bytes:.1f} bytes a row")
     assert OBSERVATION.nbytes + 64 <= held_bytes <= OBSERVATION.nbytes + 88  # + 82
+
+
+# Into the store, and to the agent unless that gets stacks from there.
+@pytest.mark.parametrize(("frame_stack", "copies"), [(1, 2), (4, 1)])
+def test_copies_out_of_messages(
+    one_thread: None, monkeypatch: pytest.MonkeyPatch, frame_stack: int, copies: int
+) -> None:
+    reads: list[int] = []
+    check = codec.check_step
+
+    def watched(*arguments: Any) -> messages.StepArrays:
+        arrays = check(*arguments)
+        return arrays._replace(observations=cast(Any, Watched(arrays.observations, reads)))
+
+    monkeypatch.setattr(codec, "check_step", watched)
+    exchange(Calls(), frame_stack)
+    assert sum(reads) == copies * (TURNS + 1) * BATCH
 
 
 def test_bytes_on_the_wire() -> None:

@@ -27,7 +27,7 @@ from seed.contract import Fleet, find_update_target, load_algorithm, load_algori
 from seed.devices import keep_freed_memory, resolve_device
 from seed.optimizers import make_optimizer
 from seed.rows import Rows, Unroll
-from seed.serving import make_agent
+from seed.serving import make_agent, prepare_to_act
 from seed.spaces import Spaces
 from seed.wire.spaces import SpaceSpec
 
@@ -88,17 +88,17 @@ def describe_spaces(config: Config) -> Spaces:
 def make_stepping(config: Config) -> Work:
     """Returns a step of one group of environments with random actions, as large as the run's own.
 
-    Of Atari it is ale-py's own step, without what `envservers.atari` adds. The step that starts the
-    next episode counts too.
+    Of Atari it is ale-py's own step, without what `envservers.atari` adds but with actions in the
+    same form, in which ale-py takes them fastest. The step that starts the next episode counts too.
     """
     count = group_sizes(config.local.envs_per_server, config.local.groups_per_server)[0]
     group = make_group(dataclasses.asdict(config.environment), count)
     rng = np.random.default_rng()
     group.reset(rng.integers(2**31 - 1, size=count))
-    actions = _random_actions(group.action, (_PREPARED, count), rng)
+    actions: Any = _random_actions(group.action, (_PREPARED, count), rng)
     step: Callable[[Any], object] = group.step
     if isinstance(group, AtariGroup):
-        step = group._env.step
+        actions, step = actions.tolist(), _step_of(group._env.ale, count)
     calls = 0
 
     def run() -> float:
@@ -109,6 +109,17 @@ def make_stepping(config: Config) -> Work:
         return count
 
     return Work(run, group.close)
+
+
+def _step_of(emulator: Any, count: int) -> Callable[[list[int]], object]:
+    strengths = [1.0] * count
+
+    def step(actions: list[int]) -> object:
+        """Takes a list of actions, one for each game."""
+        emulator.send(actions, strengths)
+        return emulator.recv()
+
+    return step
 
 
 def _random_actions(
@@ -125,7 +136,8 @@ def make_acting(config: Config, batch: int) -> Work:
     """Returns a forward pass over `batch` random rows, with the actions on the host at its end."""
     device = resolve_device(config.inference.device, "inference.device")
     algorithm, spaces = load_algorithm(config.algorithm_name), describe_spaces(config)
-    agent = make_agent(algorithm, config, spaces, device).eval()
+    agent = make_agent(algorithm, config, spaces, device)
+    prepare_to_act(agent)
     rows = _random_rows(config, spaces, 1, batch, device)
     state = torch.zeros(batch, _state_size(agent), device=device)  # [B, S] float32
     fleet = _make_fleet(batch, device)

@@ -62,6 +62,17 @@ def test_acting_is_of_so_many_rows(name: str) -> None:
     assert make_acting(_config(name), 3).run() == 3
 
 
+def test_acting_rounds_no_weights_that_inference_has_rounded_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = _config("pong_vtrace", "--network.precision", "bfloat16")
+    agent = make_agent(load_algorithm("vtrace"), config, describe_spaces(config), CPU)
+    monkeypatch.setattr(bare_work, "make_agent", lambda *arguments: agent)
+    assert make_acting(config, 3).run() == 3
+    dtypes = {parameter.dtype for parameter in agent.parameters()}
+    assert dtypes == {torch.float32, torch.bfloat16}
+
+
 @pytest.mark.parametrize(
     ("name", "words", "steps"),
     [
