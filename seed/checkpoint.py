@@ -68,8 +68,8 @@ def save(
     """Writes `folder/name` durably and verified; returns its path.
 
     Only then older ones are deleted, all but `keep` - 1: while it is written there is room needed
-    for one more, and whatever fails, those that were there stay. What was written is read back, and is
-    only believed if it is what was meant to be written.
+    for one more, and whatever fails, those that were there stay. What was written is read back, and
+    is only believed if it is what was meant to be written.
 
     Args:
         folder: Of all checkpoints of the run.
