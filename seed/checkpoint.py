@@ -67,9 +67,9 @@ def save(
 ) -> Path:
     """Writes `folder/name` durably and verified; returns its path.
 
-    Only then all but the `keep` newest are deleted: while it is written there is room needed for
-    one more, and whatever fails, those that were there stay. What was written is read back, and is
-    only believed if it is what was meant to be written.
+    Only then older ones are deleted, all but `keep` - 1: while it is written there is room needed
+    for one more, and whatever fails, those that were there stay. What was written is read back, and
+    is only believed if it is what was meant to be written.
 
     Args:
         folder: Of all checkpoints of the run.
@@ -102,13 +102,14 @@ def save(
 
 
 def _delete_old(folder: Path, name: str, keep: int) -> None:
-    """Deletes all but `name` and the newest others; what cannot be deleted stays."""
+    """Deletes those before `name` but the newest `keep` - 1; what cannot be deleted stays."""
     try:
-        others = [other for other in names(folder) if other != name]
+        # Newer ones could not be loaded when the run began, and stand for none that could.
+        older = [other for other in names(folder) if other < name]
     except CheckpointError as error:
         log.warning("no old checkpoint is deleted: %s", error)
         return
-    for old in others[: max(0, len(others) - (keep - 1))]:
+    for old in older[: max(0, len(older) - (keep - 1))]:
         try:
             _delete(folder / old)
         except OSError as error:

@@ -141,7 +141,10 @@ def _read(path: Path, kind: Literal["secret", "public"]) -> str:
         raise KeyFileError(f"{path}: expected a {kind} key, found a {found[0][1]} one")
     if complaint := _complaint(path, kind, mode):
         raise KeyFileError(f"{path}: {complaint}")
-    return found[0][2]
+    key = found[0][2]
+    if not _stands_for_bytes(key):
+        raise KeyFileError(f"{path}: the key in it is damaged; copy the file again")
+    return key
 
 
 def _read_regular(path: Path) -> tuple[int, bytes | None]:
@@ -156,3 +159,12 @@ def _read_regular(path: Path) -> tuple[int, bytes | None]:
         return mode, os.read(descriptor, _LONGEST_FILE_BYTES) if regular else None
     finally:
         os.close(descriptor)
+
+
+def _stands_for_bytes(key: str) -> bool:
+    """Whether 40 characters are Z85; ZeroMQ takes no five of them that stand for over 32 bits."""
+    try:
+        zmq.curve_public(key.encode())
+    except zmq.ZMQError:
+        return False
+    return True

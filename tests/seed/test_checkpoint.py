@@ -152,6 +152,18 @@ def test_never_deletes_what_it_has_just_written(tmp_path: Path) -> None:
     assert save(tmp_path, 60).exists()
 
 
+# Those that were too damaged to go on from must not push out the one that the run went on from.
+def test_damaged_newer_ones_do_not_count(tmp_path: Path) -> None:
+    for number in (10, 70, 80, 90):
+        path = save(tmp_path, number, keep=4)
+        if number >= 80:
+            flip(path / TENSORS)
+    assert loaded_frames(tmp_path) == 70
+    flip(save(tmp_path, 75, keep=2) / TENSORS)
+    assert loaded_frames(tmp_path) == 70
+    assert checkpoint.names(tmp_path) == [f"frames-{n:014d}" for n in (70, 75, 80, 90)]
+
+
 # Two checkpoints without a frame between them, as at a stop right after the last one.
 def test_the_newest_of_as_many_frames_has_the_most_updates(tmp_path: Path) -> None:
     for updates in (9, 10, 2):

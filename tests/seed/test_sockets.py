@@ -60,6 +60,25 @@ def test_nobody_there_is_no_error(pair: tuple[zmq.Socket[bytes], ...]) -> None:
     assert pair[1].recv_multipart() == [b"welcome"]
 
 
+def test_a_frame_that_is_too_large_ends_its_connection_alone() -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+    router = bind("tcp://127.0.0.1:*", 1000)
+    good, bad = context.socket(zmq.DEALER), context.socket(zmq.DEALER)
+    monitor = bad.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    for dealer in (good, bad):
+        dealer.connect(router.get_string(zmq.LAST_ENDPOINT))
+    bad.send(bytes(1001))
+    assert monitor.poll(10_000)
+    good.send(bytes(1000))
+    assert router.poll(10_000)
+    message = receive(router)
+    assert message is not None
+    assert message[1] == [bytes(1000)]
+    bad.disable_monitor()
+    for socket in (monitor, good, bad, router):
+        socket.close(0)
+
+
 # A refused ACTIONS message ends its session.
 def test_every_group_of_a_connection_can_be_answered_at_once() -> None:
     router = bind("tcp://127.0.0.1:*", 10**6)

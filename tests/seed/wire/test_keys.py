@@ -150,9 +150,19 @@ def test_no_device_and_no_folder_is_a_key_file(tmp_path: Path, target: str) -> N
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-# Z85 begins with any of its characters, that of comments included.
+# Z85 has many characters that mean something elsewhere, that of comments included.
 def test_any_key_is_read_back(tmp_path: Path) -> None:
     path = tmp_path / "a.pub"
-    key = "#" * 20 + ".-:+=^!/*?&<>()[]{}@%$#"[:20]
+    key = "%nSc00.-:+0=^!/0*?&<0>()[0]{}@0%$#.00000"
     path.write_text(public_text(key, "a"))
     assert read_public(path) == key
+
+
+@pytest.mark.parametrize("kind", ["secret", "public"])
+def test_a_damaged_key_is_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a"
+    # One more than five characters can stand for.
+    path.write_text(f"{kind} %nSc1{'0' * 35}\n")
+    path.chmod(0o600)
+    with pytest.raises(KeyFileError, match=r"a: the key in it is damaged; copy the file again"):
+        (read_pair if kind == "secret" else read_public)(path)
