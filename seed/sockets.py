@@ -25,6 +25,13 @@ _RECEIVED_MESSAGES = MAX_GROUPS
 # Those that wait to be sent. ZeroMQ notices only in steps of half this number that some are gone,
 # so that half of it is what can be relied on: ACTIONS for each group at once, and a few others.
 _SENT_MESSAGES = 2 * (MAX_GROUPS + 8)
+# How long who says nothing is waited for: connected, and before it is.
+_SILENCE_OPTIONS = {
+    zmq.HEARTBEAT_IVL: 5_000,
+    zmq.HEARTBEAT_TIMEOUT: 12_000,
+    zmq.HEARTBEAT_TTL: 12_000,
+    zmq.HANDSHAKE_IVL: 5_000,
+}
 
 
 def bind(
@@ -46,10 +53,8 @@ def bind(
     socket.setsockopt(zmq.MAXMSGSIZE, largest_frame_bytes)
     socket.setsockopt(zmq.RCVHWM, _RECEIVED_MESSAGES)
     socket.setsockopt(zmq.SNDHWM, _SENT_MESSAGES)
-    socket.setsockopt(zmq.HEARTBEAT_IVL, 5_000)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 12_000)
-    socket.setsockopt(zmq.HEARTBEAT_TTL, 12_000)
-    socket.setsockopt(zmq.HANDSHAKE_IVL, 5_000)
+    for option, value_ms in _SILENCE_OPTIONS.items():
+        socket.setsockopt(option, value_ms)
     socket.setsockopt(zmq.BACKLOG, 4_096)
     socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
     socket.setsockopt(zmq.LINGER, 0)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import socket as tcp
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import envservers.connection
 from envservers.connection import Connection, Denied, Keys
 from seed.wire import codec, messages
 from seed.wire.keys import KeyPair
+from tools.chaos.proxy import FaultProxy
 
 HELLO = messages.Hello(1, (1,), "test")
 PATIENCE_S = 10.0
@@ -33,7 +35,9 @@ def connection(router: zmq.Socket[bytes]) -> Iterator[Connection]:
 
 
 def next_change(connection: Connection) -> bool:
+    deadline_s = time.monotonic() + PATIENCE_S
     while True:
+        assert time.monotonic() < deadline_s, "the connection did not change"
         connection.wait(PATIENCE_S)
         for change in connection.changes():
             return change
@@ -188,6 +192,53 @@ def test_a_lost_connection_is_told(router: zmq.Socket[bytes], connection: Connec
     assert next_change(connection)
     router.close()
     assert not next_change(connection)
+
+
+def test_silence_is_noticed_within_the_time_that_is_promised(connection: Connection) -> None:
+    heartbeat_ms = connection._socket.getsockopt(zmq.HEARTBEAT_IVL)
+    timeout_ms = connection._socket.getsockopt(zmq.HEARTBEAT_TIMEOUT)
+    peers_timeout_ms = connection._socket.getsockopt(zmq.HEARTBEAT_TTL)
+    assert heartbeat_ms > 0
+    # A heartbeat that comes late cuts nobody.
+    assert 2 * heartbeat_ms < timeout_ms <= 20_000 - heartbeat_ms
+    assert 2 * heartbeat_ms < peers_timeout_ms <= 20_000
+    assert connection._socket.getsockopt(zmq.HANDSHAKE_IVL) == 5_000
+
+
+def hasten(monkeypatch: pytest.MonkeyPatch, options: tuple[zmq.SocketOption, ...]) -> None:
+    """Shortens these times of connections to come to a twentieth of what is shipped."""
+    shipped = envservers.connection._SOCKET_OPTIONS
+    for option in options:
+        monkeypatch.setitem(shipped, option, shipped[option] // 20)
+
+
+def test_a_learner_that_falls_silent_is_left_and_found_again(
+    router: zmq.Socket[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hasten(monkeypatch, (zmq.HEARTBEAT_IVL, zmq.HEARTBEAT_TIMEOUT, zmq.HEARTBEAT_TTL))
+    port = int(router.get_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
+    with FaultProxy("127.0.0.1", port, count=1) as proxy:
+        (link,) = proxy.links
+        connection = Connection(link.address)
+        assert next_change(connection)
+        proxy.call(lambda: link.half_open("server"))
+        assert not next_change(connection)
+        assert next_change(connection)
+        assert len(link.noticed_s) == 1
+        connection.close()
+
+
+def test_a_learner_that_says_nothing_at_first_is_left_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    hasten(monkeypatch, (zmq.HANDSHAKE_IVL,))
+    with tcp.create_server(("127.0.0.1", 0)) as listener:
+        connection = Connection(f"tcp://127.0.0.1:{listener.getsockname()[1]}")
+        accepted, _ = listener.accept()
+        with accepted:
+            # ZeroMQ's own time is 30 s.
+            accepted.settimeout(PATIENCE_S)
+            while accepted.recv(4096):
+                pass
+        connection.close()
 
 
 def test_what_was_sent_last_still_arrives(router: zmq.Socket[bytes]) -> None:

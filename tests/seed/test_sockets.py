@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket as tcp
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +12,11 @@ import zmq
 from seed import sockets
 from seed.sockets import MOST_FRAMES, bind, drain, receive, send
 from seed.wire.limits import MAX_GROUPS
+from tools.chaos.proxy import FaultProxy
+
+PATIENCE_S = 20.0
+# What ZMTP 3 begins with: signature, version, the mechanism NULL, a client.
+GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(48)
 
 
 @pytest.fixture
@@ -118,3 +125,57 @@ def test_an_endless_message_is_thrown_away_piece_by_piece(
     message = receive(router)
     assert message is not None
     assert message[1] == [b"next"]
+
+
+def test_silence_is_noticed_within_the_time_that_is_promised() -> None:
+    router = bind("tcp://127.0.0.1:*", 1000)
+    heartbeat_ms = router.getsockopt(zmq.HEARTBEAT_IVL)
+    timeout_ms = router.getsockopt(zmq.HEARTBEAT_TIMEOUT)
+    peers_timeout_ms = router.getsockopt(zmq.HEARTBEAT_TTL)
+    assert heartbeat_ms > 0
+    # A heartbeat that comes late cuts nobody.
+    assert 2 * heartbeat_ms < timeout_ms <= 20_000 - heartbeat_ms
+    assert 2 * heartbeat_ms < peers_timeout_ms <= 20_000
+    assert router.getsockopt(zmq.HANDSHAKE_IVL) == 5_000
+    router.close(0)
+
+
+def hasten(monkeypatch: pytest.MonkeyPatch, options: tuple[zmq.SocketOption, ...]) -> None:
+    """Shortens these times of sockets to come to a twentieth of what is shipped."""
+    for option in options:
+        monkeypatch.setitem(
+            sockets._SILENCE_OPTIONS, option, sockets._SILENCE_OPTIONS[option] // 20
+        )
+
+
+def test_a_peer_that_falls_silent_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    hasten(monkeypatch, (zmq.HEARTBEAT_IVL, zmq.HEARTBEAT_TIMEOUT, zmq.HEARTBEAT_TTL))
+    router = bind("tcp://127.0.0.1:*", 1000)
+    port = int(router.get_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
+    dealer: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+    with FaultProxy("127.0.0.1", port, count=1) as proxy:
+        (link,) = proxy.links
+        dealer.connect(link.address)
+        dealer.send(b"hello")
+        assert router.poll(PATIENCE_S * 1000)
+        proxy.call(lambda: link.half_open("learner"))
+        deadline_s = time.monotonic() + PATIENCE_S
+        while not link.noticed_s:
+            assert time.monotonic() < deadline_s, "a silent peer was never cut"
+            time.sleep(0.01)
+        dealer.close(0)
+        router.close(0)
+
+
+@pytest.mark.parametrize("said", [b"", GREETING[:12], GREETING], ids=["none", "part", "greeting"])
+def test_a_stranger_who_says_nothing_is_cut(monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
+    hasten(monkeypatch, (zmq.HANDSHAKE_IVL,))
+    router = bind("tcp://127.0.0.1:*", 1000)
+    port = int(router.get_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
+    with tcp.create_connection(("127.0.0.1", port)) as stranger:
+        # ZeroMQ's own time is 30 s.
+        stranger.settimeout(PATIENCE_S)
+        stranger.sendall(said)
+        while stranger.recv(4096):
+            pass
+    router.close(0)
