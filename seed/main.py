@@ -36,6 +36,7 @@ from seed.metrics import Window, Writer
 from seed.origin import compare_origin, origin_of
 from seed.replay import Replay
 from seed.replay_files import UnfitReplay
+from seed.run_lock import hold_run
 from seed.serving import make_agent, make_inference, make_store, plan_store, queue_limit
 from seed.signals import Signals
 from seed.sources import QueueSource, Source
@@ -91,7 +92,9 @@ def main(argv: list[str] | None = None, signals: Signals | None = None) -> int:
         if command.dry_run:
             print(_dry_run(command.config))
             return EXIT_DONE
-        return _train(command.config, signals)
+        # Before a checkpoint is looked for: another learner may be about to write the newest.
+        with hold_run(Path(command.config.run_dir)):
+            return _train(command.config, signals)
     except (ConfigError, InvalidEnvironment, LocalServerError) as error:
         print(f"seed-learner: {error}", file=sys.stderr)
         return EXIT_REFUSED

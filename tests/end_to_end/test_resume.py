@@ -81,6 +81,27 @@ def test_terminate_exits_with_75(start: Start, tmp_path: Path) -> None:
     assert list((run_dir / "checkpoints").glob("frames-*"))
 
 
+def test_a_second_learner_waits_for_the_first_to_end(start: Start, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    first = _start_endless(start, run_dir)
+    arguments = ("seed-learner", CONFIG, "--run-dir", run_dir, "--total-env-frames", 10**9,
+                 "--inference.address", "tcp://127.0.0.1:*")  # fmt: skip
+    second, third = start(*arguments), start(*arguments)
+    for waiting in (second, third):
+        waiting.wait_for(f"another learner works in {run_dir}; waiting for it to end")
+    third.process.send_signal(signal.SIGTERM)
+    assert third.wait(30) == 75
+    assert "stopped before the training began" in third.text
+    assert "listening on" not in second.text
+    first.process.send_signal(signal.SIGTERM)
+    assert first.wait(30) == 75, first.text
+    # Its checkpoint was not there yet when the second one was started.
+    second.wait_for("going on from")
+    second.wait_for("listening on")
+    second.process.send_signal(signal.SIGTERM)
+    assert second.wait(30) == 75, second.text
+
+
 def test_a_run_goes_on_with_its_replay(start: Start, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     arguments = ("seed-learner", "configs/memory_chain_r2d2.toml", "--run-dir", run_dir,

@@ -22,6 +22,7 @@ from seed.contract import load_algorithm_config
 from seed.divergence import Diverged
 from seed.local_servers import LocalServerError
 from seed.main import Run
+from seed.run_lock import hold_run
 from seed.signals import SIGNALS, Signals
 
 FILE = """
@@ -261,6 +262,19 @@ def test_says_what_differs_from_the_run_that_it_goes_on_with(
     main._assemble(replace(config, seed=9), loaded)
     assert caplog.text.count("going on from 0 frames") == 2
     assert caplog.text.count("settings that differ") == 1
+
+
+def test_a_run_that_another_learner_works_on_is_refused(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("seed.run_lock._PATIENCE_S", 0.0)
+    monkeypatch.setattr(main, "_train", lambda config, signals: 0)
+    with hold_run(file.parent / "run"):
+        assert learn(file) == 2
+        assert "another learner works there" in capsys.readouterr().err
+        # What only looks is not held up.
+        assert start_of(file, capsys) == "the first frame on"
+    assert learn(file) == 0
 
 
 @pytest.mark.parametrize(
