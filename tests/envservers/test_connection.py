@@ -195,9 +195,9 @@ def test_a_lost_connection_is_told(router: zmq.Socket[bytes], connection: Connec
 
 
 def test_silence_is_noticed_within_the_time_that_is_promised(connection: Connection) -> None:
-    heartbeat_ms = connection._socket.getsockopt(zmq.HEARTBEAT_IVL)
-    timeout_ms = connection._socket.getsockopt(zmq.HEARTBEAT_TIMEOUT)
-    peers_timeout_ms = connection._socket.getsockopt(zmq.HEARTBEAT_TTL)
+    heartbeat_ms = int(connection._socket.getsockopt(zmq.HEARTBEAT_IVL))
+    timeout_ms = int(connection._socket.getsockopt(zmq.HEARTBEAT_TIMEOUT))
+    peers_timeout_ms = int(connection._socket.getsockopt(zmq.HEARTBEAT_TTL))
     assert heartbeat_ms > 0
     # A heartbeat that comes late cuts nobody.
     assert 2 * heartbeat_ms < timeout_ms <= 20_000 - heartbeat_ms

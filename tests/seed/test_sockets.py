@@ -129,9 +129,9 @@ def test_an_endless_message_is_thrown_away_piece_by_piece(
 
 def test_silence_is_noticed_within_the_time_that_is_promised() -> None:
     router = bind("tcp://127.0.0.1:*", 1000)
-    heartbeat_ms = router.getsockopt(zmq.HEARTBEAT_IVL)
-    timeout_ms = router.getsockopt(zmq.HEARTBEAT_TIMEOUT)
-    peers_timeout_ms = router.getsockopt(zmq.HEARTBEAT_TTL)
+    heartbeat_ms = int(router.getsockopt(zmq.HEARTBEAT_IVL))
+    timeout_ms = int(router.getsockopt(zmq.HEARTBEAT_TIMEOUT))
+    peers_timeout_ms = int(router.getsockopt(zmq.HEARTBEAT_TTL))
     assert heartbeat_ms > 0
     # A heartbeat that comes late cuts nobody.
     assert 2 * heartbeat_ms < timeout_ms <= 20_000 - heartbeat_ms
