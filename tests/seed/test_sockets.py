@@ -14,7 +14,7 @@ from seed.sockets import MOST_FRAMES, bind, drain, receive, send
 from seed.wire.limits import MAX_GROUPS
 from tools.chaos.proxy import FaultProxy
 
-PATIENCE_S = 20.0
+PATIENCE_S = 20
 # What ZMTP 3 begins with: signature, version, the mechanism NULL, a client.
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(48)
 
