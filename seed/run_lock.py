@@ -45,8 +45,8 @@ def _wait_for_lock(run_dir: Path) -> int:
     while (descriptor := _try_lock(run_dir)) is None:
         if time.monotonic() >= deadline_s:
             raise ConfigError(
-                f"run_dir = {str(run_dir)!r}: another learner works there, after "
-                f"{_PATIENCE_S:g} s still; stop it, or choose another run_dir"
+                f"run_dir = {str(run_dir)!r}: another learner still works there after "
+                f"{_PATIENCE_S:g} s; stop it, or choose another run_dir"
             )
         if not said:
             log.warning("another learner works in %s; waiting for it to end", run_dir)

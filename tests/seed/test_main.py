@@ -271,7 +271,7 @@ def test_a_run_that_another_learner_works_on_is_refused(
     monkeypatch.setattr(main, "_train", lambda config, signals: 0)
     with hold_run(file.parent / "run"):
         assert learn(file) == 2
-        assert "another learner works there" in capsys.readouterr().err
+        assert "another learner still works there" in capsys.readouterr().err
         # What only looks is not held up.
         assert start_of(file, capsys) == "the first frame on"
     assert learn(file) == 0

@@ -72,7 +72,7 @@ def test_a_learner_that_stays_is_left_alone(
     monkeypatch.setattr(run_lock, "_PATIENCE_S", 0.3)
     with (
         hold_run(tmp_path),
-        pytest.raises(ConfigError, match=r"another learner works there, after 0.3 s still; stop"),
+        pytest.raises(ConfigError, match=r"another learner still works there after 0\.3 s; stop"),
         hold_run(tmp_path),
     ):
         pass
