@@ -102,15 +102,13 @@ def test_a_folder_that_cannot_be_read_is_not_taken_for_an_empty_one(
         checkpoint.load_newest(tmp_path)
 
 
-@pytest.mark.parametrize("what", ["file", "link", "pipe"])
+@pytest.mark.parametrize("what", ["file", "link"])
 def test_what_is_no_folder_is_not_taken_for_an_empty_one(tmp_path: Path, what: str) -> None:
     folder = tmp_path / "checkpoints"
     if what == "file":
         folder.touch()
-    elif what == "link":
-        folder.symlink_to(tmp_path / "missing disk")
     else:
-        os.mkfifo(folder)
+        folder.symlink_to(tmp_path / "missing disk")
     with pytest.raises(CheckpointError, match=r"checkpoints: expected a folder, found a file, or"):
         checkpoint.names(folder)
     # What is wrong with the folder around it is for others to say.

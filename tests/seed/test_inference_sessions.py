@@ -239,7 +239,7 @@ def test_says_goodbye_with_its_farewell() -> None:
 
 # What has not gone out yet goes no more where a connection is closed with unread messages.
 def test_a_goodbye_waits_until_messages_under_way_are_read() -> None:
-    with central(farewell_ms=200) as served:
+    with central(farewell_ms=1000) as served:
         # It takes little at a time, so that most of what it gets is still on the learner's side.
         dealer = served.connect(options=((zmq.RCVHWM, 1), (zmq.RCVBUF, 16_384)))
         dealer.hello(1)

@@ -162,7 +162,7 @@ def test_a_file_in_the_place_of_the_checkpoints_is_an_error(
     folder = file.parent / "run" / "checkpoints"
     folder.parent.mkdir()
     folder.write_text("mine")
-    code, message = refusal(file, capsys, "--resume", resume)
+    code, message = refusal(file, capsys, "--resume", resume, "--dry-run")
     assert code == 78
     assert f"{folder}: expected a folder, found a file" in message
     assert folder.read_text() == "mine"
