@@ -23,6 +23,8 @@ def learner() -> int:
         return main(signals=signals)
     except ModuleNotFoundError as error:
         return _refuse("seed-learner", error)
+    finally:
+        signals.over()
 
 
 def evaluation() -> int:

@@ -168,7 +168,8 @@ def _train(config: Config, signals: Signals) -> int:
         _supervise(run, signals, servers)
     finally:
         servers.stop(timeout_s=5.0)
-    return signals.exit_code
+    # A request that comes once all is done asks for nothing that would be left to do.
+    return EXIT_DONE if run.learner.complete else signals.exit_code
 
 
 def _write_config(config: Config, run_dir: Path) -> None:
@@ -329,10 +330,9 @@ def _supervise(run: Run, signals: Signals, servers: LocalServers) -> None:
     display = Display(config.total_env_frames, run.env_frames())
 
     def farewell() -> str:
-        if signals.asked:
-            return "the learner was stopped"
-        complete = run.env_frames() >= config.total_env_frames
-        return "the training is complete" if complete else "the learner failed"
+        if run.learner.complete:
+            return "the training is complete"
+        return "the learner was stopped" if signals.asked else "the learner failed"
 
     def log_line() -> None:
         line = window.close(run.progress(), run.inference, run.learner, run.store)
@@ -361,6 +361,8 @@ def _supervise(run: Run, signals: Signals, servers: LocalServers) -> None:
             if time.monotonic() >= next_line_s:
                 next_line_s += config.log_interval_s
                 log_line()
+        if signals.asked and not run.learner.complete:
+            log.info("stopping; a checkpoint is being written")
     finally:
         try:
             crew.join(watchdog.check)
