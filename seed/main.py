@@ -29,6 +29,7 @@ from seed.devices import keep_freed_memory, resolve_device, spare_collector
 from seed.display import CONSOLE, Display
 from seed.divergence import Diverged
 from seed.file_limits import connections_within, raise_limit
+from seed.hints import Beginning, what_comes_next
 from seed.inference import Inference
 from seed.learner import Learner, Progress
 from seed.local_servers import LocalServerError, LocalServers, server_command, server_count
@@ -87,14 +88,18 @@ def main(argv: list[str] | None = None, signals: Signals | None = None) -> int:
         level=logging.INFO, format="%(message)s", handlers=[_log_handler()], force=True
     )
     keep_freed_memory()
+    arguments = sys.argv[1:] if argv is None else argv
     try:
-        command = parse_command_line(sys.argv[1:] if argv is None else argv, load_algorithm_config)
+        command = parse_command_line(arguments, load_algorithm_config)
         if command.dry_run:
             print(_dry_run(command.config))
             return EXIT_DONE
         # Before a checkpoint is looked for: another learner may be about to write the newest.
         with hold_run(Path(command.config.run_dir)):
-            return _train(command.config, signals)
+            code = _train(command.config, signals)
+        for line in what_comes_next(command.config, arguments, complete=code == EXIT_DONE):
+            log.info("%s", line)
+        return code
     except (ConfigError, InvalidEnvironment, LocalServerError) as error:
         print(f"seed-learner: {error}", file=sys.stderr)
         return EXIT_REFUSED
@@ -158,6 +163,8 @@ def _train(config: Config, signals: Signals) -> int:
     run = _assemble(config, loaded)
     _write_config(config, run_dir)
     log.info("listening on %s, run in %s", run.inference.endpoint, run_dir)
+    if config.note:
+        log.info("%s", config.note)
     authentication = run.inference.authentication
     key_files = hand_over(authentication) if authentication else ()
     command = server_command(config.local, run.inference.endpoint, key_files)
@@ -328,6 +335,7 @@ def _supervise(run: Run, signals: Signals, servers: LocalServers) -> None:
     window = Window(config.environment.frames_per_env_step, run.progress())
     writer = Writer(Path(config.run_dir))
     display = Display(config.total_env_frames, run.env_frames())
+    beginning = Beginning(config, run.inference.endpoint, server_count(config))
 
     def farewell() -> str:
         if run.learner.complete:
@@ -358,6 +366,7 @@ def _supervise(run: Run, signals: Signals, servers: LocalServers) -> None:
             learning.join(_TICK_S)
             watchdog.check()
             servers.check(connected=run.inference.num_envs > 0)
+            beginning.check(run.inference.num_envs, run.inference.env_steps)
             if time.monotonic() >= next_line_s:
                 next_line_s += config.log_interval_s
                 log_line()

@@ -37,7 +37,7 @@ class Ending:
         records: Any = SimpleNamespace(qsize=lambda: 0)
         inference: Any = SimpleNamespace(
             env_steps=0, records=records, num_envs=0, messages_refused=0, messages_dropped=0,
-            paused_s=0.0, phases=Phases(), faults=FaultLog(), authentication=None,
+            paused_s=0.0, phases=Phases(), faults=FaultLog(), authentication=None, endpoint="tcp://x:1",
             run=self.serve,
         )  # fmt: skip
         self.inference = inference
@@ -83,6 +83,27 @@ def test_a_complete_run_says_so_and_leaves_a_last_line(tmp_path: Path) -> None:
     assert line["time_s"] >= 60
 
 
+def test_a_run_without_a_terminal_says_in_its_log_how_it_begins_and_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+
+    def learn(stop: threading.Event) -> None:
+        # As on a machine that takes long to make environments.
+        while "making environments" not in caplog.messages:
+            assert not stop.wait(0.01)
+        ending.inference.env_steps = 20
+        ending.complete()
+
+    ending = Ending(tmp_path / "run", learn)
+    ending.inference.num_envs = 8
+    ending.supervise()
+    beginning, line, end = caplog.messages
+    assert beginning == "making environments"
+    assert line.startswith("100 frames (100%), ")
+    assert end == "the training is complete after 100 frames"
+
+
 def test_a_failed_learner_ends_the_run_with_its_error(tmp_path: Path) -> None:
     def learn(stop: threading.Event) -> None:
         raise Diverged("the loss is nan")
@@ -124,7 +145,6 @@ def test_the_exit_code_is_that_of_a_signal_unless_the_run_is_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, complete: bool, code: int
 ) -> None:
     ending = Ending(tmp_path / "run", lambda stop: None)
-    ending.inference.endpoint = "tcp://127.0.0.1:1"
     ending.servers.stop = lambda timeout_s: None
 
     def supervise(*_: object) -> None:
