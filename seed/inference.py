@@ -19,7 +19,7 @@ import zmq
 
 from seed.authentication import Authentication
 from seed.config import InferenceConfig
-from seed.faults import FaultLog, printable
+from seed.faults import FaultLog
 from seed.file_limits import Listener
 from seed.fleet import tell_missing_evaluation
 from seed.forward import ForwardPass, GroupStep, InferenceBatch
@@ -32,6 +32,7 @@ from seed.unrolls import UnrollStore
 from seed.weights import WeightSlot
 from seed.wire import codec, messages
 from seed.wire.checks import WireError
+from seed.wire.terminal import printable
 
 log = logging.getLogger(__name__)
 
