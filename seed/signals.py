@@ -5,11 +5,12 @@ Imports nothing that takes long: a request may come while torch is still being i
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import time
 from types import FrameType
+
+from seed.wire.terminal import print_at_once
 
 EXIT_PREEMPTED, EXIT_INTERRUPTED = 75, 130
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
@@ -70,8 +71,5 @@ def _leave(words: str, exit_code: int) -> None:
     """Ends the process from within a signal handler."""
     # Neither by an exception, which whatever runs now could swallow, nor by the signal itself,
     # which does nothing to the first process of a container.
-    try:
-        with contextlib.suppress(OSError):
-            os.write(2, f"seed-learner: {words}\n".encode())
-    finally:
-        os._exit(exit_code)
+    print_at_once(f"seed-learner: {words}\n")
+    os._exit(exit_code)

@@ -100,7 +100,7 @@ def test_nothing_changes_an_exit_code_that_is_decided() -> None:
     assert signals.exit_code == 75
 
 
-# Here: standard error is on a full disk, or nobody reads it any more.
+# Standard error is on a full disk, or nobody reads it any more.
 def test_a_process_that_cannot_print_leaves_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(descriptor: int, text: bytes) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
