@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import logging
 import sys
 import time
@@ -51,6 +52,7 @@ log = logging.getLogger(__name__)
 
 # Others are where they are decided: seed/signals.py and seed/watchdog.py.
 EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, EXIT_DIVERGED, EXIT_NO_CHECKPOINT = 0, 1, 2, 77, 78
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 _TICK_S = 0.1
 
 
@@ -102,7 +104,7 @@ def main(argv: list[str] | None = None, signals: Signals | None = None) -> int:
         return code
     except (ConfigError, InvalidEnvironment, LocalServerError) as error:
         print(f"seed-learner: {error}", file=sys.stderr)
-        return EXIT_REFUSED
+        return _code_of_refusal(error)
     except CheckpointError as error:
         print(f"seed-learner: {error}", file=sys.stderr)
         return EXIT_NO_CHECKPOINT
@@ -112,6 +114,13 @@ def main(argv: list[str] | None = None, signals: Signals | None = None) -> int:
     except SaveFailed as error:
         print(f"seed-learner: {error}", file=sys.stderr)
         return EXIT_FAILED
+
+
+def _code_of_refusal(error: Exception) -> int:
+    """Another code where a disk is the reason: starting again helps once there is room."""
+    reason = error.__cause__ or error.__context__
+    disk = isinstance(reason, OSError) and reason.errno in _DISK_ERRORS
+    return EXIT_FAILED if disk else EXIT_REFUSED
 
 
 def _log_handler() -> logging.Handler:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import signal
 import threading
 import tomllib
@@ -329,6 +331,24 @@ def test_what_is_normal_is_said_at_the_start(
     monkeypatch.setattr(main, "LocalServers", refuse)
     assert learn(file, "--note", "Flat for a while.") == 2
     assert "Flat for a while." in caplog.messages
+
+
+# Starting a run again helps once there is room, or the disk answers.
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(errno.ENOSPC, 1), (errno.EDQUOT, 1), (errno.EIO, 1), (errno.EACCES, 2), (errno.EROFS, 2)],
+)
+@pytest.mark.parametrize("failing", ["pathlib.Path.mkdir", "pathlib.Path.write_text"])
+def test_a_disk_without_room_is_no_refused_configuration(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    assembled: None, failing: str, number: int, code: int,
+) -> None:  # fmt: skip
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(failing, fail)
+    assert learn(file) == code
+    assert f"cannot be written ({os.strerror(number)})" in capsys.readouterr().err
 
 
 # Were it "never" or a path, the same file could not go on with its own run.
