@@ -16,6 +16,7 @@ from seed.wire.keys import (
     read_public,
     write_pair,
 )
+from seed.wire.terminal import shield_output
 
 EXIT_DONE, EXIT_FAULTY, EXIT_REFUSED = 0, 1, 2
 _DESCRIPTION = """\
@@ -30,6 +31,7 @@ there already or cannot be written
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command with `argv` (by default the process's); returns its exit code."""
+    shield_output()
     arguments = _parse(argv)
     try:
         if arguments.command == "new":

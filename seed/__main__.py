@@ -6,6 +6,7 @@ import os
 import sys
 
 from seed.signals import Signals
+from seed.wire.terminal import shield_output
 
 # Modules that `pip install seed-rl` leaves out and `pip install "seed-rl[learner]"` brings.
 _LEARNER_MODULES = ("torch", "tyro", "rich", "tensorboard", "safetensors", "tomli_w")
@@ -16,6 +17,7 @@ def learner() -> int:
     """Runs `seed-learner`; returns its exit code."""
     # Before torch is imported, which takes seconds.
     signals = Signals()
+    shield_output()
     _see_working_directory()
     try:
         from seed.main import main
@@ -23,10 +25,13 @@ def learner() -> int:
         return main(signals=signals)
     except ModuleNotFoundError as error:
         return _refuse("seed-learner", error)
+    finally:
+        signals.over()
 
 
 def evaluation() -> int:
     """Runs `seed-eval`; returns its exit code."""
+    shield_output()
     _see_working_directory()
     try:
         from seed.evaluate import main

@@ -231,6 +231,8 @@ class Config:
     local_envservers: int | Literal["auto"] = "auto"
     """Environment servers started beside the learner; "auto": one per core, 0: none. They
     have a lower priority than the learner: one per core has work whenever it leaves cores idle."""
+    note: str = ""
+    """Said when the run starts: what is normal for it, so that nobody wonders."""
     environment: EnvironmentConfig = EnvironmentConfig()
     network: NetworkConfig = NetworkConfig()
     inference: InferenceConfig = InferenceConfig()

@@ -66,8 +66,9 @@ class UpdateRecord(NamedTuple):
 class Learner:
     """Owns the learning network and its optimizer.
 
-    Other threads may read `learner_steps`, `updates_skipped`, `checkpoints_failed`, `phases` and
-    the queue `records`. The phase "waiting" includes inserting into replay what has come meanwhile.
+    Other threads may read `learner_steps`, `updates_skipped`, `checkpoints_failed`, `complete`,
+    `phases` and the queue `records`. It is complete once a checkpoint has all frames of the run.
+    The phase "waiting" includes inserting into replay what has come meanwhile.
     On a GPU, phases are of the host: work that it does not wait for counts where it waits next.
 
     Checkpoints are written between updates, by this thread, so that they are of one moment. One
@@ -100,6 +101,7 @@ class Learner:
         """
         self.learner_steps = 0
         self.checkpoints_failed = 0
+        self.complete = False
         self.records: queue.SimpleQueue[UpdateRecord] = queue.SimpleQueue()
         self.phases = Phases()
         self._config = config
@@ -250,7 +252,7 @@ class Learner:
             "optimizer": self._config.optimizer.kind,
             "env_frames": env_frames,
         }
-        return checkpoint.save(
+        path = checkpoint.save(
             self._checkpoints,
             checkpoint.name_of(env_frames, self.learner_steps),
             checkpoint.Checkpoint(packed, state),
@@ -258,6 +260,8 @@ class Learner:
             save_replay=self._save_replay,
             sign=self.phases.sign,
         )
+        self.complete = env_frames >= self._config.total_env_frames
+        return path
 
 
 def _copy(agent: nn.Module) -> nn.Module:

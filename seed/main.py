@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import logging
 import sys
 import time
@@ -29,6 +30,7 @@ from seed.devices import keep_freed_memory, resolve_device, spare_collector
 from seed.display import CONSOLE, Display
 from seed.divergence import Diverged
 from seed.file_limits import connections_within, raise_limit
+from seed.hints import Beginning, what_comes_next
 from seed.inference import Inference
 from seed.learner import Learner, Progress
 from seed.local_servers import LocalServerError, LocalServers, server_command, server_count
@@ -50,6 +52,7 @@ log = logging.getLogger(__name__)
 
 # Others are where they are decided: seed/signals.py and seed/watchdog.py.
 EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, EXIT_DIVERGED, EXIT_NO_CHECKPOINT = 0, 1, 2, 77, 78
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 _TICK_S = 0.1
 
 
@@ -87,17 +90,21 @@ def main(argv: list[str] | None = None, signals: Signals | None = None) -> int:
         level=logging.INFO, format="%(message)s", handlers=[_log_handler()], force=True
     )
     keep_freed_memory()
+    arguments = sys.argv[1:] if argv is None else argv
     try:
-        command = parse_command_line(sys.argv[1:] if argv is None else argv, load_algorithm_config)
+        command = parse_command_line(arguments, load_algorithm_config)
         if command.dry_run:
             print(_dry_run(command.config))
             return EXIT_DONE
         # Before a checkpoint is looked for: another learner may be about to write the newest.
         with hold_run(Path(command.config.run_dir)):
-            return _train(command.config, signals)
+            code = _train(command.config, signals)
+        for line in what_comes_next(command.config, arguments, complete=code == EXIT_DONE):
+            log.info("%s", line)
+        return code
     except (ConfigError, InvalidEnvironment, LocalServerError) as error:
         print(f"seed-learner: {error}", file=sys.stderr)
-        return EXIT_REFUSED
+        return _code_of_refusal(error)
     except CheckpointError as error:
         print(f"seed-learner: {error}", file=sys.stderr)
         return EXIT_NO_CHECKPOINT
@@ -107,6 +114,13 @@ def main(argv: list[str] | None = None, signals: Signals | None = None) -> int:
     except SaveFailed as error:
         print(f"seed-learner: {error}", file=sys.stderr)
         return EXIT_FAILED
+
+
+def _code_of_refusal(error: Exception) -> int:
+    """Another code where a disk is the reason: starting again helps once there is room."""
+    reason = error.__cause__ or error.__context__
+    disk = isinstance(reason, OSError) and reason.errno in _DISK_ERRORS
+    return EXIT_FAILED if disk else EXIT_REFUSED
 
 
 def _log_handler() -> logging.Handler:
@@ -158,6 +172,8 @@ def _train(config: Config, signals: Signals) -> int:
     run = _assemble(config, loaded)
     _write_config(config, run_dir)
     log.info("listening on %s, run in %s", run.inference.endpoint, run_dir)
+    if config.note:
+        log.info("%s", config.note)
     authentication = run.inference.authentication
     key_files = hand_over(authentication) if authentication else ()
     command = server_command(config.local, run.inference.endpoint, key_files)
@@ -168,7 +184,8 @@ def _train(config: Config, signals: Signals) -> int:
         _supervise(run, signals, servers)
     finally:
         servers.stop(timeout_s=5.0)
-    return signals.exit_code
+    # A request that comes once all is done asks for nothing that would be left to do.
+    return EXIT_DONE if run.learner.complete else signals.exit_code
 
 
 def _write_config(config: Config, run_dir: Path) -> None:
@@ -327,12 +344,12 @@ def _supervise(run: Run, signals: Signals, servers: LocalServers) -> None:
     window = Window(config.environment.frames_per_env_step, run.progress())
     writer = Writer(Path(config.run_dir))
     display = Display(config.total_env_frames, run.env_frames())
+    beginning = Beginning(config, run.inference.endpoint, server_count(config))
 
     def farewell() -> str:
-        if signals.asked:
-            return "the learner was stopped"
-        complete = run.env_frames() >= config.total_env_frames
-        return "the training is complete" if complete else "the learner failed"
+        if run.learner.complete:
+            return "the training is complete"
+        return "the learner was stopped" if signals.asked else "the learner failed"
 
     def log_line() -> None:
         line = window.close(run.progress(), run.inference, run.learner, run.store)
@@ -358,9 +375,12 @@ def _supervise(run: Run, signals: Signals, servers: LocalServers) -> None:
             learning.join(_TICK_S)
             watchdog.check()
             servers.check(connected=run.inference.num_envs > 0)
+            beginning.check(run.inference.num_envs, run.inference.env_steps)
             if time.monotonic() >= next_line_s:
                 next_line_s += config.log_interval_s
                 log_line()
+        if signals.asked and not run.learner.complete:
+            log.info("stopping; a checkpoint is being written")
     finally:
         try:
             crew.join(watchdog.check)

@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import faulthandler
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 
 from seed.phases import Phases
+from seed.wire.terminal import STDERR, open_at_once, print_at_once
 
 EXIT_STALLED = 1
-_STANDARD_ERROR = 2
 _WIND_UP_S = 1.0
 # A process that was stopped and goes on has missed calls of `check`, which are nobody's silence.
 _LONGEST_TICK_S = 1.0
@@ -49,6 +48,8 @@ class Watchdog:
         self._silent_s = dict.fromkeys(watched, 0.0)
         self._checked_s = self._wound_up_s = time.monotonic()
         if limit_s:
+            # Stacks that nobody reads must not keep the process.
+            self._output = open_at_once()
             self._wind_up()
 
     def check(self) -> None:
@@ -68,9 +69,11 @@ class Watchdog:
         """Stops watching."""
         if self._limit_s:
             faulthandler.cancel_dump_traceback_later()
+            if self._output != STDERR:
+                os.close(self._output)
 
     def _wind_up(self) -> None:
-        faulthandler.dump_traceback_later(self._limit_s, exit=True, file=_STANDARD_ERROR)
+        faulthandler.dump_traceback_later(self._limit_s, exit=True, file=self._output)
 
     def _listen(self, thread: threading.Thread, phases: Phases, tick_s: float) -> None:
         signs = phases.signs
@@ -89,8 +92,8 @@ def exit_with_stacks(reason: str, clean_up: Callable[[], None]) -> None:
 
     No thread is waited for, and nothing is saved: the newest checkpoint is from before.
     """
-    print(f"seed-learner: {reason}; giving up. All threads:", file=sys.stderr, flush=True)
-    faulthandler.dump_traceback(file=_STANDARD_ERROR, all_threads=True)
+    print_at_once(f"seed-learner: {reason}; giving up. All threads:\n")
+    faulthandler.dump_traceback(file=open_at_once(), all_threads=True)
     try:
         clean_up()
     finally:

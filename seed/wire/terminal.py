@@ -9,10 +9,11 @@ import contextlib
 import io
 import os
 import select
+import stat
 import sys
 from typing import Any, TextIO
 
-_STDERR = 2
+STDERR = 2
 # How long a line waits for a reader who does not read, a terminal that is held say.
 _PATIENCE_S = 1.0
 # A pipe that takes anything takes that much at once (Linux).
@@ -43,13 +44,35 @@ def shield_output() -> None:
 
     To be called before a log is set up, as that keeps the file that it has found.
     """
-    for descriptor in range(_STDERR + 1):
+    for descriptor in range(STDERR + 1):
         _open(descriptor)
-    for descriptor, name in ((1, "stdout"), (_STDERR, "stderr")):
+    for descriptor, name in ((1, "stdout"), (STDERR, "stderr")):
         stream: TextIO | None = getattr(sys, name)
         if stream is None or _is_unshielded(stream, descriptor):
             with contextlib.suppress(OSError):
                 setattr(sys, name, _shielded(descriptor, name, stream))
+
+
+def print_at_once(text: str) -> None:
+    """Prints on standard error where nothing may wait, fail or need a lock: in a signal handler."""
+    with contextlib.suppress(OSError, ValueError):
+        if select.select([], [STDERR], [], 0)[1]:
+            os.write(STDERR, text.encode(errors="backslashreplace")[:_PIECE_BYTES])
+
+
+def open_at_once() -> int:
+    """A descriptor of standard error whose writes never wait, for C code that prints there.
+
+    Where there is none (a file, whose writes never wait either, or a terminal that may not be
+    opened again), standard error itself.
+    """
+    try:
+        if stat.S_ISREG(os.fstat(STDERR).st_mode):
+            return STDERR
+        # Opened anew: a flag of the descriptor that is there would be everybody's who has it.
+        return os.open(f"/dev/fd/{STDERR}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError:
+        return STDERR
 
 
 def _open(descriptor: int) -> None:
@@ -73,7 +96,7 @@ def _is_unshielded(stream: TextIO, descriptor: int) -> bool:
 
 def _shielded(descriptor: int, name: str, stream: TextIO | None) -> TextIO:
     # Without a buffer of bytes, which a signal handler that prints may find in use.
-    raw: Any = _Shielded(descriptor, _PATIENCE_S if descriptor == _STDERR else None)
+    raw: Any = _Shielded(descriptor, _PATIENCE_S if descriptor == STDERR else None)
     raw.name = f"<{name}>"
     if stream is not None:
         with contextlib.suppress(OSError, ValueError):
@@ -82,7 +105,7 @@ def _shielded(descriptor: int, name: str, stream: TextIO | None) -> TextIO:
         raw,
         encoding=stream.encoding if stream is not None else "utf-8",
         errors="backslashreplace",
-        line_buffering=descriptor == _STDERR or raw.isatty(),
+        line_buffering=descriptor == STDERR or raw.isatty(),
     )
 
 

@@ -60,3 +60,12 @@ def test_says_what_is_wrong_with_the_keys_of_a_folder(
 def test_needs_no_torch() -> None:
     code = "import sys, envservers.keys\nsys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("redirection", [">/dev/full 2>&1", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(("arguments", "code"), [("--help", 0), ("list /nowhere", 2), ("new", 2)])
+def test_keys_that_cannot_be_printed_change_no_exit_code(
+    redirection: str, arguments: str, code: int
+) -> None:
+    command = f"exec '{sys.executable}' -m envservers.keys {arguments} {redirection}"
+    assert subprocess.run(["sh", "-c", command], timeout=60, check=False).returncode == code

@@ -1,9 +1,10 @@
-"""The live line: all there in a terminal of 80 columns, nothing anywhere else."""
+"""The live line, all there in a terminal of 80 columns, and the lines of the log elsewhere."""
 
 from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from seed.display import Display
 from seed.metrics import Line
 
 LINE: Line = {
+    "time_s": 0.0,
     "env_frames": 250,
     "fps": 1234567.8,
     "episode_return_mean": -20.25,
@@ -48,12 +50,46 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Screen:
     )  # fmt: skip
 
 
-def test_writes_nothing_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def log_of(caplog: pytest.LogCaptureFixture, *shown: Line) -> list[str]:
+    """The log's lines of a run of a million frames."""
+    caplog.set_level("INFO")
+    display_ = Display(1_000_000, 0)
+    for line in shown:
+        display_.update(line)
+    display_.close()
+    return caplog.messages
+
+
+@pytest.fixture
+def no_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A file or a process manager reads; the live line writes nothing."""
     screen = Screen(monkeypatch, force_terminal=False)
-    shown = Display(1000, 0)
-    shown.update(LINE)
-    shown.close()
+    yield
     assert screen.written.getvalue() == ""
+
+
+def test_without_a_terminal_every_line_goes_into_the_log(
+    no_terminal: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    later = {**LINE, "time_s": 60.0, "env_frames": 123_456, "episode_return_mean": -17.0}
+    evaluated = {**later, "env_frames": 900_000, "evaluation_return_mean": 18.7}
+    last = {**evaluated, "time_s": 240.0, "env_frames": 10**6, "evaluation_return_mean": 19.7}
+    assert log_of(caplog, LINE, later, evaluated, last) == [
+        "250 frames (0%), 1,234,568 fps, return -20.25, lag 1.3",
+        "123,456 frames (12%), 1,234,568 fps, return -17.00 (-20.25 60 s ago), lag 1.3",
+        "900,000 frames (90%), 1,234,568 fps, return -17.00, evaluation 18.70, lag 1.3",
+        "1,000,000 frames (100%), 1,234,568 fps, return -17.00, evaluation 19.70 (18.70 3 min "
+        "ago), lag 1.3",
+    ]
+
+
+# A learner that waits for days for environment servers fills no disk.
+def test_without_a_terminal_a_run_that_stands_still_is_told_once(
+    no_terminal: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    still: Line = {**LINE, "fps": 0.0}
+    said = log_of(caplog, still, LINE, still, still, still, LINE)
+    assert [line.split(", ")[1] for line in said] == ["1,234,568 fps", "0 fps", "1,234,568 fps"]
 
 
 def test_the_line_has_every_figure(terminal: Screen) -> None:
@@ -64,25 +100,39 @@ def test_the_line_has_every_figure(terminal: Screen) -> None:
     shown.close()
     # 750 of 1000 frames in 30 s: the last quarter takes 10 s more.
     assert terminal.last_line().split() == [
-        "75%", "0:00:10", "left", "1,234,568", "fps", "return", "-20.25", "lag", "1.3", "batch",
-        "32",
+        "75%", "0:00:10", "left", "1,234,568", "fps", "return", "-20.25", "→", "-20.25",
+        "lag", "1.3", "batch", "32",
     ]  # fmt: skip
 
 
-def test_the_return_of_evaluation_environments_takes_the_place_of_the_batch(
+def test_the_return_of_evaluation_environments_takes_the_place_of_lag_and_batch(
     terminal: Screen,
 ) -> None:
     shown = Display(1000, 0)
-    shown.update({**LINE, "evaluation_return_mean": 18.7})
+    for evaluation in (None, 3.0, 18.7):
+        shown.update({**LINE, "evaluation_return_mean": evaluation})
     shown.close()
-    assert terminal.last_line().rstrip().endswith("return -20.25  evaluation 18.70  lag 1.3")
+    assert terminal.last_line().rstrip().endswith("return -20.25  evaluation 3.00 → 18.70")
+
+
+@pytest.mark.parametrize(
+    ("minutes", "before"), [([0, 1], "0.00"), ([0, 9, 10], "0.00"), ([0, 5, 9, 16], "5.00")]
+)
+def test_a_return_is_shown_with_the_one_of_ten_minutes_before(
+    terminal: Screen, minutes: list[int], before: str
+) -> None:
+    shown = Display(1000, 0)
+    for minute in minutes:
+        shown.update({**LINE, "time_s": 60.0 * minute, "episode_return_mean": float(minute)})
+    shown.close()
+    assert f"return {before} → {minutes[-1]:.2f}" in terminal.last_line()
 
 
 # Lines as long as they get: nothing may be cut off or wrapped.
 @pytest.mark.parametrize(
     ("evaluation", "end"),
-    [(None, "return 999999  lag 999.9  batch 4096"),
-     (999_999.4, "return 999999  evaluation 999999  lag 999.9")],
+    [(None, "return 999999 → 999999  lag 999.9  batch 4096"),
+     (999_999.4, "return 999999  evaluation 999999 → 999999")],
 )  # fmt: skip
 def test_the_longest_lines_fit(terminal: Screen, evaluation: float | None, end: str) -> None:
     shown = Display(10**12, 0)

@@ -124,12 +124,21 @@ def test_leaves_a_checkpoint_when_it_is_stopped(tmp_path: Path) -> None:
     stop = threading.Event()
     stop.set()
     setup.learner.run(stop)
+    assert not setup.learner.complete
     assert checkpoint.names(setup.checkpoints) == ["frames-00000000000140-updates-0000000000"]
     state = loaded_newest(setup).state
     assert state == {
         "spaces": "kept", "env_steps": 70, "env_frames": 140, "learner_steps": 0, "time_s": 1.5,
         "optimizer": "adam",
     }  # fmt: skip
+
+
+# What decides is not how far the environments are by now, but what a checkpoint holds.
+def test_a_run_is_complete_once_a_checkpoint_has_all_its_frames(tmp_path: Path) -> None:
+    setup = Setup(tmp_path, total(make_config(), 140), env_steps=70)
+    assert not setup.learner.complete
+    run(setup)
+    assert setup.learner.complete
 
 
 def test_saves_as_often_as_it_was_told(tmp_path: Path) -> None:

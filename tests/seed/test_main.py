@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import signal
 import threading
 import tomllib
@@ -298,6 +300,55 @@ def test_every_kind_of_end_has_its_exit_code(
 
     monkeypatch.setattr(main, "_train", fail)
     assert refusal(file, capsys) == (code, f"seed-learner: {error}\n")
+
+
+@pytest.mark.parametrize(("code", "commands"), [(0, 1), (75, 2), (130, 2)])
+def test_ends_with_the_commands_that_come_next(
+    file: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, code: int,
+    commands: int,
+) -> None:  # fmt: skip
+    caplog.set_level("INFO")
+    # What it prints is another test's.
+    monkeypatch.setattr("logging.basicConfig", lambda **_: None)
+    monkeypatch.setattr(main, "_train", lambda config, signals: code)
+    assert learn(file) == code
+    run_dir = file.parent / "run"
+    both = [f"to go on: seed-learner {file} --run-dir {run_dir}",
+            f"to see it play: seed-eval {run_dir}"]  # fmt: skip
+    assert caplog.messages == both[-commands:]
+
+
+def test_what_is_normal_is_said_at_the_start(
+    file: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, assembled: None
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr("logging.basicConfig", lambda **_: None)
+    monkeypatch.setattr(main, "spare_collector", lambda: None)
+
+    def refuse(*_: object) -> None:
+        raise LocalServerError("the test ends here")
+
+    monkeypatch.setattr(main, "LocalServers", refuse)
+    assert learn(file, "--note", "Flat for a while.") == 2
+    assert "Flat for a while." in caplog.messages
+
+
+# Starting a run again helps once there is room, or the disk answers.
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(errno.ENOSPC, 1), (errno.EDQUOT, 1), (errno.EIO, 1), (errno.EACCES, 2), (errno.EROFS, 2)],
+)
+@pytest.mark.parametrize("failing", ["pathlib.Path.mkdir", "pathlib.Path.write_text"])
+def test_a_disk_without_room_is_no_refused_configuration(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    assembled: None, failing: str, number: int, code: int,
+) -> None:  # fmt: skip
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(failing, fail)
+    assert learn(file) == code
+    assert f"cannot be written ({os.strerror(number)})" in capsys.readouterr().err
 
 
 # Were it "never" or a path, the same file could not go on with its own run.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import json
+import signal
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,6 +22,7 @@ from seed.learner import Progress
 from seed.local_servers import LocalServerError
 from seed.main import Run
 from seed.phases import Phases
+from seed.signals import SIGNALS, Signals
 
 
 class Ending:
@@ -35,13 +37,13 @@ class Ending:
         records: Any = SimpleNamespace(qsize=lambda: 0)
         inference: Any = SimpleNamespace(
             env_steps=0, records=records, num_envs=0, messages_refused=0, messages_dropped=0,
-            paused_s=0.0, phases=Phases(), faults=FaultLog(), authentication=None,
+            paused_s=0.0, phases=Phases(), faults=FaultLog(), authentication=None, endpoint="tcp://x:1",
             run=self.serve,
         )  # fmt: skip
         self.inference = inference
         learner: Any = SimpleNamespace(
             learner_steps=0, records=records, phases=Phases(), run=learn,
-            updates_skipped=0, checkpoints_failed=0,
+            updates_skipped=0, checkpoints_failed=0, complete=False,
         )  # fmt: skip
         store: Any = SimpleNamespace(num_ready=0, rows_dropped=0)
         config = Config(
@@ -54,6 +56,11 @@ class Ending:
         stop.wait(20)
         self.farewells.append(farewell())
 
+    def complete(self) -> None:
+        """As after the last checkpoint of a run."""
+        learner: Any = self.run.learner
+        learner.complete = True
+
     def supervise(self) -> None:
         main._supervise(self.run, self.signals, self.servers)
 
@@ -65,6 +72,7 @@ class Ending:
 def test_a_complete_run_says_so_and_leaves_a_last_line(tmp_path: Path) -> None:
     def learn(stop: threading.Event) -> None:
         ending.inference.env_steps = 20
+        ending.complete()
 
     ending = Ending(tmp_path / "run", learn)
     ending.supervise()
@@ -73,6 +81,27 @@ def test_a_complete_run_says_so_and_leaves_a_last_line(tmp_path: Path) -> None:
     # Earlier processes of the run count, too.
     assert (line["env_steps"], line["env_frames"]) == (25, 100)
     assert line["time_s"] >= 60
+
+
+def test_a_run_without_a_terminal_says_in_its_log_how_it_begins_and_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+
+    def learn(stop: threading.Event) -> None:
+        # As on a machine that takes long to make environments.
+        while "making environments" not in caplog.messages:
+            assert not stop.wait(0.01)
+        ending.inference.env_steps = 20
+        ending.complete()
+
+    ending = Ending(tmp_path / "run", learn)
+    ending.inference.num_envs = 8
+    ending.supervise()
+    beginning, line, end = caplog.messages
+    assert beginning == "making environments"
+    assert line.startswith("100 frames (100%), ")
+    assert end == "the training is complete after 100 frames"
 
 
 def test_a_failed_learner_ends_the_run_with_its_error(tmp_path: Path) -> None:
@@ -97,6 +126,44 @@ def test_a_signal_stops_the_run(tmp_path: Path) -> None:
     ending.supervise()
     assert stopped == [True]
     assert ending.farewells == ["the learner was stopped"]
+
+
+def test_a_signal_during_the_last_save_leaves_a_complete_run(tmp_path: Path) -> None:
+    def learn(stop: threading.Event) -> None:
+        ending.signals.asked = True
+        stop.wait(20)
+        ending.complete()
+
+    ending = Ending(tmp_path / "run", learn)
+    # It says goodbye when all else is over.
+    ending.inference.run = lambda stop, farewell: None
+    ending.supervise()
+
+
+@pytest.mark.parametrize(("complete", "code"), [(True, 0), (False, 75)])
+def test_the_exit_code_is_that_of_a_signal_unless_the_run_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, complete: bool, code: int
+) -> None:
+    ending = Ending(tmp_path / "run", lambda stop: None)
+    ending.servers.stop = lambda timeout_s: None
+
+    def supervise(*_: object) -> None:
+        # Servers are still being stopped, or the last checkpoint is being written.
+        signal.raise_signal(signal.SIGTERM)
+        if complete:
+            ending.complete()
+
+    monkeypatch.setattr(main, "_assemble", lambda *_: ending.run)
+    monkeypatch.setattr(main, "LocalServers", lambda *_: ending.servers)
+    monkeypatch.setattr(main, "_write_config", lambda *_: None)
+    monkeypatch.setattr(main, "spare_collector", lambda: None)
+    monkeypatch.setattr(main, "_supervise", supervise)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        assert main._train(ending.run.config, Signals()) == code
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_servers_that_keep_failing_stop_the_run(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -32,7 +33,9 @@ def handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         signal.signal(number, handler)
 
 
-CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)]
+CODES = [
+    (signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGHUP, 75),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("number", "code"), CODES)
@@ -66,6 +69,46 @@ def test_a_second_request_ends_the_process(
     with pytest.raises(Left, match=str(128 + signal.SIGTERM)):
         signal.raise_signal(signal.SIGTERM)
     assert "by a second signal" in capfd.readouterr().err
+
+
+# Of a terminal that closes while the checkpoint is being written.
+def test_a_hangup_is_no_second_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    signals = Signals()
+    signals.began()
+    signal.raise_signal(signal.SIGINT)
+    monkeypatch.setattr(module, "_SAME_REQUEST_S", 0.0)
+    signal.raise_signal(signal.SIGHUP)
+    assert signals.exit_code == 130
+
+
+# As `nohup` starts a process.
+def test_a_hangup_that_is_ignored_stays_so() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signals = Signals()
+    signals.began()
+    signal.raise_signal(signal.SIGHUP)
+    assert not signals.asked
+
+
+def test_nothing_changes_an_exit_code_that_is_decided() -> None:
+    signals = Signals()
+    signals.began()
+    signal.raise_signal(signal.SIGTERM)
+    signals.over()
+    for number in SIGNALS:
+        signal.raise_signal(number)
+    assert signals.exit_code == 75
+
+
+# Standard error is on a full disk, or nobody reads it any more.
+def test_a_process_that_cannot_print_leaves_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(descriptor: int, text: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", fail)
+    Signals()
+    with pytest.raises(Left, match="75"):
+        signal.raise_signal(signal.SIGTERM)
 
 
 # What it imports takes seconds, and requests come meanwhile.

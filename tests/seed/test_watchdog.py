@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -31,6 +34,7 @@ class Bench:
             thread.name = name
             thread.start()
         monkeypatch.setattr(time, "monotonic", lambda: self.now_s)
+        monkeypatch.setattr(watchdog, "open_at_once", lambda: 2)
         monkeypatch.setattr(faulthandler, "dump_traceback_later", self._arm)
         monkeypatch.setattr(faulthandler, "cancel_dump_traceback_later", self._cancel)
         watched = dict(zip(self.threads, self.phases, strict=True))
@@ -126,6 +130,29 @@ def test_zero_is_no_watchdog(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (bench.reasons, bench.armed, bench.cancelled) == ([], [], 0)
     for end in bench.ends:
         end.set()
+
+
+# A held terminal, or a pipe whose reader has stopped: whoever writes there waits for ever.
+@pytest.mark.parametrize(
+    "end", ["time.sleep(1000)", "watchdog.exit_with_stacks('it hangs', lambda: None)"]
+)
+def test_stacks_that_nobody_reads_do_not_keep_the_process(end: str) -> None:
+    program = (
+        f"import time; from seed import watchdog; guard = watchdog.Watchdog(1, {{}}, print); {end}"
+    )
+    reader, writer = os.pipe()
+    try:
+        os.set_blocking(writer, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writer, bytes(4096))
+        # A flag of the pipe's end, which the process has too.
+        os.set_blocking(writer, True)
+        command = [sys.executable, "-c", program]
+        assert subprocess.run(command, stderr=writer, timeout=60, check=False).returncode == 1
+    finally:
+        os.close(reader)
+        os.close(writer)
 
 
 def test_giving_up_prints_stacks_cleans_up_and_leaves(
