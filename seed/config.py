@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from seed.addresses import is_address, is_local
+from seed.wire import ipc
 
 Scalar = bool | int | float | str
 _SEEDS = 2**62
@@ -351,6 +352,8 @@ def _check_address(inference: InferenceConfig) -> None:
         raise ConfigError(
             f"inference.address = {inference.address!r}: expected tcp://HOST:PORT or ipc://PATH"
         )
+    if complaint := ipc.complaint(inference.address):
+        raise ConfigError(f"inference.address = {inference.address!r}: {complaint}")
     if bool(inference.secret_key) != bool(inference.allowed_keys):
         there, missing = ("secret_key", "allowed_keys")[:: 1 if inference.secret_key else -1]
         raise ConfigError(

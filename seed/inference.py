@@ -27,6 +27,7 @@ from seed.pages import PageLinks
 from seed.reception import Offer, Reception
 from seed.records import BatchRecord, EpisodeRecord
 from seed.sessions import NoRoom, Refused, Session, SessionTable
+from seed.socket_files import SocketFile
 from seed.sockets import MOST_FRAMES, bind, drain, receive, send
 from seed.unrolls import UnrollStore
 from seed.weights import WeightSlot
@@ -117,6 +118,7 @@ class Inference:
         self._draining = False
         self.endpoint = self._socket.get_string(zmq.LAST_ENDPOINT)
         self._listener = Listener(self.endpoint)
+        self._socket_file = SocketFile(self.endpoint)
 
     @property
     def num_envs(self) -> int:
@@ -149,6 +151,7 @@ class Inference:
             self._say_goodbye(farewell())
             self._listener.close()
             self._socket.close(linger=_FAREWELL_MS)
+            self._socket_file.remove()
 
     def _say_goodbye(self, reason: str) -> None:
         for session in self._sessions:
@@ -384,6 +387,7 @@ class Inference:
             return
         self._next_housekeeping_s = now_s + _HOUSEKEEPING_S
         self.faults.tell_rest(now_s)
+        self._socket_file.check(now_s)
         self._reception.keep_house(now_s)
         lease_s = self._config.lease_s
         if self._room_wanted:
