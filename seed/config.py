@@ -230,8 +230,9 @@ class Config:
     keep_checkpoints: int = 3
     """Checkpoints kept; older ones are deleted."""
     local_envservers: int | Literal["auto"] = "auto"
-    """Environment servers started beside the learner; "auto": one per core, 0: none. They
-    have a lower priority than the learner: one per core has work whenever it leaves cores idle."""
+    """Environment servers started beside the learner; "auto": one for each core that this
+    process, or its container, may use; 0: none. They have a lower priority than the learner: one
+    per core has work whenever it leaves cores idle."""
     environment: EnvironmentConfig = EnvironmentConfig()
     network: NetworkConfig = NetworkConfig()
     inference: InferenceConfig = InferenceConfig()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seed.config import Config, ConfigError, LocalConfig
+from seed.cores import usable_cores
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ def server_count(config: Config) -> int:
     """Processes to start; raises ConfigError where they have more environments than may connect."""
     each, most = config.local.envs_per_server, config.inference.max_envs
     if config.local_envservers == "auto":
-        count = max(1, min(_usable_cores(), most // each))
+        count = max(1, min(usable_cores(), most // each))
     else:
         count = config.local_envservers
     if count * each > most:
@@ -46,12 +47,6 @@ def server_count(config: Config) -> int:
             f"inference.max_envs = {most} environments in all"
         )
     return count
-
-
-def _usable_cores() -> int:
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def server_command(

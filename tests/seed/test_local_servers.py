@@ -338,7 +338,7 @@ def test_more_environments_than_may_connect_are_refused() -> None:
 def test_automatic_count_has_a_server_for_each_core(
     monkeypatch: pytest.MonkeyPatch, cores: int, max_envs: int, expected: int
 ) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(cores)))
+    monkeypatch.setattr("seed.local_servers.usable_cores", lambda: cores)
     assert server_count(fleet("auto", max_envs)) == expected
 
 
