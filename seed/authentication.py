@@ -161,7 +161,7 @@ class AllowList:
             return ""
         return (
             f"everyone on this machine may add keys to it (mode {stat.S_IMODE(mode):04o}): "
-            f"chmod 755 {self._folder}"
+            f"chmod 755 {self._folder}; in a mount of Kubernetes name {self._folder / '..data'}"
         )
 
     def _files(self) -> list[Path]:

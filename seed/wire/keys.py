@@ -63,7 +63,8 @@ def read_pair(path: Path) -> KeyPair:
     """The pair of the secret key in a file.
 
     Raises:
-        KeyFileError: where there is none, or where others than the file's owner may read it.
+        KeyFileError: where there is none, or where others than the file's owner may read it, but
+            for a secret that Kubernetes has mounted for a group.
     """
     secret = _read(path, "secret")
     return KeyPair(zmq.curve_public(secret.encode()).decode(), secret)
@@ -97,15 +98,38 @@ def write_pair(base: Path, pair: KeyPair) -> tuple[Path, Path]:
     return secret_path, public_path
 
 
-def _complaint(path: Path, kind: Literal["secret", "public"], mode: int) -> str:
-    """What is wrong with a file's mode; empty where nothing is."""
+def _complaint(
+    path: Path, kind: Literal["secret", "public"], form: os.stat_result, *, read_only: bool
+) -> str:
+    """What is wrong with a file's mode; empty where nothing is.
+
+    Args:
+        path: The file's.
+        kind: What it holds.
+        form: Its mode, owner and group.
+        read_only: Whether nobody can write there, as the mount does not let them.
+    """
+    mode = form.st_mode
     if kind == "secret" and mode & (stat.S_IRWXG | stat.S_IRWXO):
-        return f"others than its owner may use it (mode {stat.S_IMODE(mode):04o}): chmod 600 {path}"
+        if read_only and _is_for_own_group(form):
+            return ""
+        text = f"others than its owner may use it (mode {stat.S_IMODE(mode):04o}): chmod 600 {path}"
+        return f"{text}, or a copy of it where that cannot be, as in a mount of Kubernetes"
     if mode & stat.S_IWOTH:
         return f"everyone may put a key of theirs there (mode {stat.S_IMODE(mode):04o}): " + (
             f"look at the key in it, then chmod 644 {path}"
         )
     return ""
+
+
+def _is_for_own_group(form: os.stat_result) -> bool:
+    """Whether root lets this process's group read a file, and nobody else.
+
+    So Kubernetes mounts a Secret in a pod with `fsGroup`, whatever its `defaultMode`.
+    """
+    mode = stat.S_IMODE(form.st_mode) & (stat.S_IRWXG | stat.S_IRWXO)
+    groups = {os.getegid(), *os.getgroups()}
+    return mode == stat.S_IRGRP and form.st_uid == 0 and form.st_gid in groups
 
 
 def _create(path: Path, text: str, mode: int) -> None:
@@ -128,7 +152,7 @@ def _create(path: Path, text: str, mode: int) -> None:
 
 def _read(path: Path, kind: Literal["secret", "public"]) -> str:
     try:
-        mode, content = _read_regular(path)
+        form, read_only, content = _read_regular(path)
     except OSError as error:
         raise KeyFileError(f"{path}: cannot be read ({error.strerror})", error.errno) from None
     if content is None:
@@ -139,7 +163,7 @@ def _read(path: Path, kind: Literal["secret", "public"]) -> str:
         raise KeyFileError(f"{path}: expected a {kind} key of seed-keys, found no key there")
     if found[0][1] != kind:
         raise KeyFileError(f"{path}: expected a {kind} key, found a {found[0][1]} one")
-    if complaint := _complaint(path, kind, mode):
+    if complaint := _complaint(path, kind, form, read_only=read_only):
         raise KeyFileError(f"{path}: {complaint}")
     key = found[0][2]
     if not _stands_for_bytes(key):
@@ -147,16 +171,19 @@ def _read(path: Path, kind: Literal["secret", "public"]) -> str:
     return key
 
 
-def _read_regular(path: Path) -> tuple[int, bytes | None]:
-    """A file's mode and the beginning of what it holds; None where it is no regular file.
+def _read_regular(path: Path) -> tuple[os.stat_result, bool, bytes | None]:
+    """A file's form, whether its mount is read-only, and the beginning of what it holds.
+
+    That is None where it is no regular file.
 
     Never waits, as opening or reading a pipe would until somebody writes to it.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        mode = os.fstat(descriptor).st_mode
-        regular = stat.S_ISREG(mode)
-        return mode, os.read(descriptor, _LONGEST_FILE_BYTES) if regular else None
+        form = os.fstat(descriptor)
+        read_only = bool(os.fstatvfs(descriptor).f_flag & os.ST_RDONLY)
+        regular = stat.S_ISREG(form.st_mode)
+        return form, read_only, os.read(descriptor, _LONGEST_FILE_BYTES) if regular else None
     finally:
         os.close(descriptor)
 

@@ -63,6 +63,25 @@ def test_a_key_that_is_replaced_in_place_is_noticed(folder: Path) -> None:
     assert allowed.names == {STRANGER.public: "good", OTHER.public: "other"}
 
 
+# Kubernetes mounts a folder that everyone may write to, and in it links to another, which it
+# exchanges for a new one.
+def test_a_mount_of_kubernetes_is_followed(folder: Path) -> None:
+    mount = folder / "mount"
+    for name, key in (("..1", "good.pub"), ("..2", "other.pub")):
+        (mount / name).mkdir(parents=True)
+        (folder / key).rename(mount / name / key)
+    (mount / "..data").symlink_to("..1")
+    mount.chmod(0o1777)
+    with pytest.raises(ConfigError, match=rf"mount of Kubernetes name {mount}/\.\.data"):
+        AllowList(mount)
+    allowed = AllowList(mount / "..data")
+    assert allowed.names == {GOOD.public: "good"}
+    (mount / "..new").symlink_to("..2")
+    (mount / "..new").rename(mount / "..data")
+    allowed.refresh()
+    assert allowed.names == {OTHER.public: "other"}
+
+
 # A symbolic link to nowhere looks like a file that is deleted between two looks at it.
 @pytest.mark.parametrize("target", ["nowhere", "odd.pub", "."], ids=["gone", "loop", "folder"])
 def test_a_file_that_is_none_takes_no_key_with_it(
