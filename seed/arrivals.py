@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 
-from seed.faults import printable
 from seed.rates import RateLimit
+from seed.wire.terminal import printable
 
 log = logging.getLogger(__name__)
 

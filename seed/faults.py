@@ -12,22 +12,13 @@ from collections.abc import Iterable
 
 from seed.rates import RateLimit
 from seed.wire.messages import Fault
+from seed.wire.terminal import printable
 
 log = logging.getLogger(__name__)
 
 _TRACEBACK_INTERVAL_S = 10.0
 _LINE_INTERVAL_S = 1.0
 _SILENCE_S = 10.0
-
-
-def printable(text: str, *, lines: bool = False) -> str:
-    """The text with all that a terminal would not just print escaped; `lines` keeps line ends."""
-    return "".join(
-        letter
-        if letter.isprintable() or (lines and letter == "\n")
-        else letter.encode("unicode_escape", "surrogatepass").decode("ascii")
-        for letter in text
-    )
 
 
 class FaultLog:

@@ -14,12 +14,12 @@ import numpy.typing as npt
 
 from seed.authentication import AllowList
 from seed.config import ConfigError
-from seed.faults import printable
 from seed.rates import LimitedLog, RateLimit
 from seed.wire import codec, messages
 from seed.wire.checks import WireError
 from seed.wire.limits import MAX_GROUPS
 from seed.wire.spaces import SpaceSpec
+from seed.wire.terminal import printable
 
 log = logging.getLogger(__name__)
 

@@ -4,10 +4,8 @@ import logging
 import re
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from seed.faults import FaultLog, printable
+from seed.faults import FaultLog
 from seed.wire.messages import Fault
 
 TRACEBACK = "Traceback (most recent call last):\n  in step\nRuntimeError: it fell over\n"
@@ -28,18 +26,6 @@ def all_levels(caplog: pytest.LogCaptureFixture) -> None:
 def untold_in(message: str) -> int:
     found = re.search(r"not shown since: (\d+)", message)
     return int(found[1]) if found else 0
-
-
-@given(st.text())
-def test_printable_text_has_no_control_characters(text: str) -> None:
-    assert printable(text).isprintable()
-    assert all(line.isprintable() for line in printable(text, lines=True).split("\n"))
-
-
-def test_printable_text_stays_as_it_is() -> None:
-    assert printable("Zürich: 5 × π") == "Zürich: 5 × π"
-    assert printable("\x1b[2J\u202e\r\ud800\n") == r"\x1b[2J\u202e\r\ud800\n"
-    assert printable("a\nb\tc", lines=True) == "a\nb\\tc"
 
 
 def test_a_fault_is_told_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,145 @@
+"""Real processes whose output goes nowhere: what they print may be lost, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seed.wire.terminal import printable, shield_output
+
+DEADLINE_S = 30.0
+# Prints on both, more than any buffer holds, and chooses an exit code.
+PROGRAM = """
+import sys
+from seed.wire.terminal import shield_output
+shield_output()
+for stream in (sys.stdout, sys.stderr):
+    for _ in range(50):
+        print("a line\\u2192\\ud800" * 100, file=stream)
+    stream.flush()
+    stream.close()
+    print("not closed", file=stream)
+sys.exit(77)
+"""
+
+
+def run(redirection: str, program: str = PROGRAM, **variables: str) -> subprocess.Popen[bytes]:
+    """Runs the program as a shell would, with the redirection."""
+    return subprocess.Popen(
+        ["sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-c", program],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **variables},
+    )  # fmt: skip
+
+
+@given(st.text())
+def test_printable_text_has_no_control_characters(text: str) -> None:
+    assert printable(text).isprintable()
+    assert all(line.isprintable() for line in printable(text, lines=True).split("\n"))
+
+
+def test_printable_text_stays_as_it_is() -> None:
+    assert printable("Zürich: 5 × π") == "Zürich: 5 × π"
+    assert printable("\x1b[2J\u202e\r\ud800\n") == r"\x1b[2J\u202e\r\ud800\n"
+    assert printable("a\nb\tc", lines=True) == "a\nb\\tc"
+
+
+@pytest.mark.parametrize(
+    "redirection",
+    ["", ">/dev/full 2>&1", ">/dev/full", "2>/dev/full", ">&-", "2>&-", "<&- >&- 2>&-",
+     "</dev/null >&0 2>&0"],
+)  # fmt: skip
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii:strict"])
+def test_what_cannot_be_printed_changes_no_exit_code(redirection: str, encoding: str) -> None:
+    process = run(redirection, PYTHONIOENCODING=encoding)
+    process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 77
+
+
+def test_a_file_that_may_not_grow_changes_no_exit_code(tmp_path: Path) -> None:
+    program = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))" + PROGRAM
+    process = run(f">'{tmp_path / 'output'}' 2>&1", program)
+    process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 77
+
+
+def test_a_pipe_that_nobody_reads_any_more_changes_no_exit_code() -> None:
+    process = run("")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    process.stderr.close()
+    assert process.wait(DEADLINE_S) == 77
+
+
+def test_standard_error_waits_for_no_reader() -> None:
+    program = PROGRAM.replace("range(50)", "range(1000)").replace("(sys.stdout, sys.stderr)",
+                                                                  "(sys.stderr,)")  # fmt: skip
+    process = run("", program)
+    # More than a pipe holds, and nobody reads.
+    assert process.wait(DEADLINE_S) == 77
+    _, errors = process.communicate()
+    assert len(errors) > 4096
+
+
+def test_standard_output_arrives_whole_however_late_it_is_read() -> None:
+    program = (
+        "import sys; from seed.wire.terminal import shield_output; shield_output()\n"
+        "print('begin', file=sys.stderr); print('x' * 1_000_000)"
+    )
+    process = run("", program)
+    assert process.stderr is not None
+    assert process.stderr.readline() == b"begin\n"
+    output, _ = process.communicate(timeout=DEADLINE_S)
+    assert output == b"x" * 1_000_000 + b"\n"
+    assert process.returncode == 0
+
+
+def test_closed_descriptors_are_not_given_to_other_files() -> None:
+    program = (
+        "import os, sys; from seed.wire.terminal import shield_output; shield_output()\n"
+        "sys.exit(min(os.open('/dev/null', os.O_RDONLY), *os.pipe()))"
+    )
+    process = run("<&- >&- 2>&-", program)
+    process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 3
+
+
+def test_a_signal_handler_may_print_while_something_is_printed() -> None:
+    program = (
+        "import signal, sys; from seed.wire.terminal import shield_output; shield_output()\n"
+        "def handle(*_): print('handled', file=sys.stderr)\n"
+        "signal.signal(signal.SIGALRM, handle)\n"
+        "signal.setitimer(signal.ITIMER_REAL, 1e-4, 1e-4)\n"
+        "for _ in range(3000): print('x' * 300, file=sys.stderr)\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0)"
+    )
+    process = run("", program)
+    _, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0
+    assert b"Traceback" not in errors
+    assert b"handled" in errors
+
+
+def test_streams_that_are_no_descriptors_stay_as_they_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    streams = sys.stdout, sys.stderr
+    shield_output()
+    assert (sys.stdout, sys.stderr) == streams
+
+
+def test_shielded_twice_is_shielded_once() -> None:
+    program = (
+        "import sys; from seed.wire.terminal import shield_output; shield_output()\n"
+        "once = sys.stdout, sys.stderr; shield_output()\n"
+        "sys.exit(once != (sys.stdout, sys.stderr))"
+    )
+    process = run("", program)
+    process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0
