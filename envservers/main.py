@@ -17,6 +17,7 @@ from envservers.supervision import Supervision
 from envservers.supervisor import supervise
 from seed.wire import ipc
 from seed.wire.limits import MAX_ENVS_PER_SERVER, MAX_GROUPS
+from seed.wire.terminal import printable
 
 if TYPE_CHECKING:
     from envservers.connection import Keys
@@ -63,7 +64,7 @@ def _work(arguments: argparse.Namespace, supervision: Supervision) -> int:
             keys=_keys(arguments),
         )
     except (UnusableAddress, KeyFileError) as error:
-        print(f"seed-envserver: {error}", file=sys.stderr)
+        print(f"seed-envserver: {printable(str(error))}", file=sys.stderr)
         return EXIT_REFUSED
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -163,7 +164,7 @@ def _check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> No
 
 def _address(text: str) -> str:
     tcp = re.fullmatch(r"tcp://([^\s:/*]+|\[[0-9A-Fa-f:.%\w]+\]):(\d{1,5})", text)
-    if tcp and 1 <= int(tcp[2]) <= 65_535:
+    if tcp and 1 <= int(tcp[2]) <= 65_535 and text.isprintable():
         return text
     if ipc.path_of(text) is not None:
         if complaint := ipc.complaint(text):

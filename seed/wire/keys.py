@@ -16,6 +16,8 @@ from typing import Literal
 
 import zmq
 
+from seed.wire.terminal import printable
+
 SECRET_SUFFIX, PUBLIC_SUFFIX = ".key", ".pub"
 _SECRET_MODE, _PUBLIC_MODE = 0o600, 0o644
 _LONGEST_FILE_BYTES = 4096
@@ -31,7 +33,7 @@ class KeyFileError(ValueError):
     """
 
     def __init__(self, text: str, errno: int | None = None) -> None:
-        super().__init__(text)
+        super().__init__(printable(text))
         self.errno = errno
 
 
@@ -56,7 +58,7 @@ class KeyPair:
 
 def public_text(key: str, name: str) -> str:
     """What a public key's file holds."""
-    return f"# Public key of seed-rl: {name}\npublic {key}\n"
+    return f"# Public key of seed-rl: {printable(name)}\npublic {key}\n"
 
 
 def read_pair(path: Path) -> KeyPair:
@@ -140,7 +142,7 @@ def _create(path: Path, text: str, mode: int) -> None:
     except OSError as error:
         raise KeyFileError(f"{path}: cannot be written ({error.strerror})") from None
     try:
-        with os.fdopen(descriptor, "w") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

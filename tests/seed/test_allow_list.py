@@ -54,6 +54,23 @@ def test_the_allow_list_follows_its_folder(folder: Path, caplog: pytest.LogCaptu
     assert GOOD.public in allowed.names
 
 
+def test_the_log_has_a_few_of_the_names_and_escapes_them(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    for number in range(30):
+        secret, _ = write_pair(folder / f"\x1b{number:02}\udcff", KeyPair.new())
+        secret.unlink()
+    allowed = AllowList(folder)
+    for path in folder.glob("*.pub"):
+        path.unlink()
+    allowed.refresh()
+    text = caplog.messages[-1]
+    assert text.startswith(r"keys revoked: \x1b00\udcff, \x1b01\udcff, ")
+    assert text.endswith(" and 12 more")
+    assert text.isprintable()
+
+
 def test_a_key_that_is_replaced_in_place_is_noticed(folder: Path) -> None:
     allowed = AllowList(folder)
     path = folder / "good.pub"

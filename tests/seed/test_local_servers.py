@@ -278,7 +278,8 @@ def print_and_refuse(text: str, log_file: Path) -> LocalServers:
 @pytest.mark.parametrize(
     ("printed", "quoted"),
     [("one\nseed-envserver: no such game\n\n", "no such game"), ("alone", "alone"),
-     ("", "it said nothing"), (" \n\n", "it said nothing")],
+     ("", "it said nothing"), (" \n\n", "it said nothing"),
+     ("\x1b[2J\u202eno", r"\x1b[2J\u202eno"), ("x" * 600, "x" * 500)],
 )  # fmt: skip
 def test_the_last_words_of_a_server_are_quoted(tmp_path: Path, printed: str, quoted: str) -> None:
     log_file = tmp_path / "servers.log"
