@@ -110,7 +110,7 @@ class Connection:
             self.close()
             raise UnusableAddress(
                 f"--connect {address}: cannot be used ({error.strerror}); expected "
-                "tcp://HOST:PORT, or ipc://PATH with a path of at most 100 bytes"
+                "tcp://HOST:PORT or ipc://PATH"
             ) from None
 
     def wait(self, timeout_s: float) -> None:

@@ -16,7 +16,7 @@ from seed.wire.keys import (
     read_public,
     write_pair,
 )
-from seed.wire.terminal import shield_output
+from seed.wire.terminal import printable, shield_output
 
 EXIT_DONE, EXIT_FAULTY, EXIT_REFUSED = 0, 1, 2
 _DESCRIPTION = """\
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _new(arguments.path)
         return _list(arguments.folder)
     except (KeyFileError, OSError) as error:
-        print(f"seed-keys: {error}", file=sys.stderr)
+        print(f"seed-keys: {printable(str(error))}", file=sys.stderr)
         return EXIT_REFUSED
 
 
@@ -46,7 +46,8 @@ def _new(base: Path) -> int:
     if not base.name or base.suffix in (SECRET_SUFFIX, PUBLIC_SUFFIX):
         raise KeyFileError(f"{base}: expected a name without {SECRET_SUFFIX} or {PUBLIC_SUFFIX}")
     secret_path, public_path = write_pair(base, KeyPair.new())
-    print(f"{secret_path}: secret, stays here\n{public_path}: public, for the other side")
+    print(f"{printable(str(secret_path))}: secret, stays here")
+    print(f"{printable(str(public_path))}: public, for the other side")
     return EXIT_DONE
 
 
@@ -62,7 +63,7 @@ def _list(folder: Path) -> int:
         except KeyFileError as error:
             complaints.append(str(error))
             continue
-        print(f"{key}  {path.stem}  {'secret' if secret else 'public'}")
+        print(f"{key}  {printable(path.stem)}  {'secret' if secret else 'public'}")
     for complaint in complaints:
         print(f"seed-keys: {complaint}", file=sys.stderr)
     return EXIT_FAULTY if complaints else EXIT_DONE

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 
 from envservers.supervision import Supervision
 from envservers.supervisor import supervise
+from seed.wire import ipc
 from seed.wire.limits import MAX_ENVS_PER_SERVER, MAX_GROUPS
+from seed.wire.terminal import printable
 
 if TYPE_CHECKING:
     from envservers.connection import Keys
@@ -62,7 +64,7 @@ def _work(arguments: argparse.Namespace, supervision: Supervision) -> int:
             keys=_keys(arguments),
         )
     except (UnusableAddress, KeyFileError) as error:
-        print(f"seed-envserver: {error}", file=sys.stderr)
+        print(f"seed-envserver: {printable(str(error))}", file=sys.stderr)
         return EXIT_REFUSED
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -162,8 +164,13 @@ def _check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> No
 
 def _address(text: str) -> str:
     tcp = re.fullmatch(r"tcp://([^\s:/*]+|\[[0-9A-Fa-f:.%\w]+\]):(\d{1,5})", text)
-    if (tcp and 1 <= int(tcp[2]) <= 65_535) or re.fullmatch(r"ipc://\S+", text):
+    if tcp and 1 <= int(tcp[2]) <= 65_535 and text.isprintable():
         return text
+    if ipc.path_of(text) is not None:
+        if complaint := ipc.complaint(text):
+            raise argparse.ArgumentTypeError(f"{text!r}: {complaint}")
+        # Environments may change the folder, and the socket connects more than once.
+        return ipc.absolute(text)
     raise argparse.ArgumentTypeError(
         f"expected tcp://HOST:PORT with a port of 1 to 65535, or ipc://PATH, got {text!r}"
     )

@@ -20,6 +20,7 @@ from envservers.supervision import Supervision
 from seed.wire.checks import WireError
 from seed.wire.codec import decode
 from seed.wire.messages import Actions, Fault, Frame, Goodbye, Hello, Ping, Refusal, Step, Welcome
+from seed.wire.terminal import printable
 
 EXIT_DONE, EXIT_CRASH, EXIT_REFUSED, EXIT_DENIED = 0, 1, 2, 76
 _CONNECT_PATIENCE_S = 1.0
@@ -119,7 +120,7 @@ class EnvServer:
         if self._is_orphaned():
             self._leave(EXIT_DONE, "the process that started this one has ended")
         if self._session is None and time.monotonic() >= self._waiting_since_s + self._wait_s:
-            reason = f": {self._last_refusal}" if self._last_refusal else ""
+            reason = f": {printable(self._last_refusal)}" if self._last_refusal else ""
             self._say(
                 f"no session with a learner at {self._address} within {self._wait_s:g} s{reason}"
             )
@@ -214,7 +215,7 @@ class EnvServer:
             case Refusal():
                 self._refused(message)
             case Goodbye() if self._session is None or message.session == self._session.number:
-                self._say(f"the learner says goodbye: {message.reason}")
+                self._say(f"the learner says goodbye: {printable(message.reason)}")
                 self._forget_session()
                 if self._once:
                     self._exit_code = EXIT_DONE
@@ -298,7 +299,7 @@ class EnvServer:
             self.dropped_messages += 1
             return
         if not refusal.retry:
-            self._say(f"refused by the learner: {refusal.reason}")
+            self._say(f"refused by the learner: {printable(refusal.reason)}")
             self._exit_code = EXIT_REFUSED
             return
         if self._session is None and not self._hello_sent:
@@ -307,7 +308,7 @@ class EnvServer:
             return
         if refusal.reason != self._last_refusal:
             self._last_refusal = refusal.reason
-            self._say(f"the learner asks for another attempt: {refusal.reason}")
+            self._say(f"the learner asks for another attempt: {printable(refusal.reason)}")
         self._forget_session()
 
     def _start_over(self, reason: str) -> None:
@@ -343,4 +344,4 @@ def _name(fault: Fault) -> str:
 
 
 def _say_on_stderr(line: str) -> None:
-    print(f"seed-envserver: {line}", file=sys.stderr, flush=True)
+    print(f"seed-envserver: {printable(line, lines=True)}", file=sys.stderr, flush=True)

@@ -18,6 +18,7 @@ from io import FileIO
 
 from envservers.recovery import FORGIVEN_AFTER_S, MAX_FAULTS, backoff_s, jitter
 from envservers.supervision import NOBODY, Casualty, Notes, StepTimer, Supervision
+from seed.wire.terminal import printable
 
 _EXIT_STOPPED, _EXIT_CRASH = 0, 1
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -247,4 +248,4 @@ def _signal_name(number: int) -> str:
 def _say(line: str) -> None:
     # Nobody may be there to read it, and the disk may be full: it goes on all the same.
     with contextlib.suppress(OSError):
-        print(f"seed-envserver: {line}", file=sys.stderr, flush=True)
+        print(f"seed-envserver: {printable(line, lines=True)}", file=sys.stderr, flush=True)

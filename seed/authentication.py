@@ -22,6 +22,7 @@ from seed.config import ConfigError, InferenceConfig
 from seed.phases import Phases
 from seed.rates import LimitedLog
 from seed.wire.keys import PUBLIC_SUFFIX, KeyFileError, KeyPair, public_text, read_pair, read_public
+from seed.wire.terminal import printable
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ _DOMAIN = "seed-rl"
 _POLL_MS = 200
 _REFRESH_S = 1.0
 _LOCAL_NAME = "local"
+_NAMES_TOLD = 20
 # What is not there, or is not for this process; any other error may pass.
 _SETTLED = frozenset({
     errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENXIO,
@@ -144,7 +146,10 @@ class AllowList:
             other = self.names if keys is names else names
             changed = sorted(name for key, name in keys.items() if key not in other)
             if changed:
-                log.info("keys %s: %s", what, ", ".join(changed))
+                more = len(changed) - _NAMES_TOLD
+                rest = f" and {more} more" if more > 0 else ""
+                names_told = ", ".join(map(printable, changed[:_NAMES_TOLD]))
+                log.info("keys %s: %s%s", what, names_told, rest)
         self.names = names
 
     def callback(self, domain: str, key: bytes) -> bool:
@@ -161,7 +166,7 @@ class AllowList:
             return ""
         return (
             f"everyone on this machine may add keys to it (mode {stat.S_IMODE(mode):04o}): "
-            f"chmod 755 {self._folder}"
+            f"chmod 755 {self._folder}; in a mount of Kubernetes name {self._folder / '..data'}"
         )
 
     def _files(self) -> list[Path]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from seed.addresses import is_address, is_local
+from seed.wire import ipc
 
 Scalar = bool | int | float | str
 _SEEDS = 2**62
@@ -229,8 +230,9 @@ class Config:
     keep_checkpoints: int = 3
     """Checkpoints kept; older ones are deleted."""
     local_envservers: int | Literal["auto"] = "auto"
-    """Environment servers started beside the learner; "auto": one per core, 0: none. They
-    have a lower priority than the learner: one per core has work whenever it leaves cores idle."""
+    """Environment servers started beside the learner; "auto": one for each core that this
+    process, or its container, may use; 0: none. They have a lower priority than the learner: one
+    per core has work whenever it leaves cores idle."""
     note: str = ""
     """Said when the run starts: what is normal for it, so that nobody wonders."""
     environment: EnvironmentConfig = EnvironmentConfig()
@@ -353,6 +355,8 @@ def _check_address(inference: InferenceConfig) -> None:
         raise ConfigError(
             f"inference.address = {inference.address!r}: expected tcp://HOST:PORT or ipc://PATH"
         )
+    if complaint := ipc.complaint(inference.address):
+        raise ConfigError(f"inference.address = {inference.address!r}: {complaint}")
     if bool(inference.secret_key) != bool(inference.allowed_keys):
         there, missing = ("secret_key", "allowed_keys")[:: 1 if inference.secret_key else -1]
         raise ConfigError(

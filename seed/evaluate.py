@@ -23,11 +23,13 @@ from seed.contract import load_algorithm, load_algorithm_config
 from seed.devices import resolve_device
 from seed.inference import Inference
 from seed.local_servers import LocalServerError, LocalServers, server_command
+from seed.logs import PlainFormatter
 from seed.records import EpisodeRecord
 from seed.serving import make_agent, make_inference, make_store
 from seed.spaces import Spaces
 from seed.threads import Crew
 from seed.weights import WeightSlot
+from seed.wire.terminal import printable
 
 _TICK_S = 0.05
 _EVALUATION_SEED = 2**31
@@ -58,15 +60,17 @@ class Result:
 
 def main(argv: list[str] | None = None) -> int:
     """The `seed-eval` command; returns its exit code."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
+    handler = logging.StreamHandler()
+    handler.setFormatter(PlainFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     arguments = _parse(argv)
     try:
         result = evaluate(arguments.run, arguments.episodes, arguments.envs, arguments.greedy)
     except (ConfigError, LocalServerError) as error:
-        print(f"seed-eval: {error}", file=sys.stderr)
+        print(f"seed-eval: {printable(str(error), lines=True)}", file=sys.stderr)
         return 2
     except CheckpointError as error:
-        print(f"seed-eval: {error}", file=sys.stderr)
+        print(f"seed-eval: {printable(str(error), lines=True)}", file=sys.stderr)
         return 78
     if arguments.json:
         print(json.dumps(dataclasses.asdict(result)))

@@ -6,7 +6,6 @@ Work-conserving: whenever the device is free, every row that has arrived goes in
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
 import time
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import zmq
 
+from seed.arrivals import ArrivalLog
 from seed.authentication import Authentication
 from seed.config import InferenceConfig
 from seed.faults import FaultLog
@@ -27,14 +27,13 @@ from seed.pages import PageLinks
 from seed.reception import Offer, Reception
 from seed.records import BatchRecord, EpisodeRecord
 from seed.sessions import NoRoom, Refused, Session, SessionTable
+from seed.socket_files import SocketFile
 from seed.sockets import MOST_FRAMES, bind, drain, receive, send
 from seed.unrolls import UnrollStore
 from seed.weights import WeightSlot
 from seed.wire import codec, messages
 from seed.wire.checks import WireError
 from seed.wire.terminal import printable
-
-log = logging.getLogger(__name__)
 
 _IDLE_POLL_MS = 20
 _HOUSEKEEPING_S = 1.0
@@ -104,8 +103,8 @@ class Inference:
         self._queue_limit = queue_limit
         self._publish = publish
         self._sessions = SessionTable(config.max_envs, config.max_batch, config.max_envs_per_key)
-        allowed = authentication.allowed if authentication else None
-        self._reception = Reception(allowed)
+        self._reception = Reception(authentication and authentication.allowed)
+        self._arrivals = ArrivalLog()
         self._sessions_opened = 0
         self._pending: dict[tuple[int, int], _Pending] = {}
         self._pending_rows = 0
@@ -117,7 +116,7 @@ class Inference:
         self._keyed = authentication is not None
         self._draining = False
         self.endpoint = self._socket.get_string(zmq.LAST_ENDPOINT)
-        self._listener = Listener(self.endpoint)
+        self._listener, self._socket_file = Listener(self.endpoint), SocketFile(self.endpoint)
 
     @property
     def num_envs(self) -> int:
@@ -150,6 +149,7 @@ class Inference:
             self._say_goodbye(farewell())
             self._listener.close()
             self._socket.close(linger=_FAREWELL_MS)
+            self._socket_file.remove()
 
     def _say_goodbye(self, reason: str) -> None:
         for session in self._sessions:
@@ -257,9 +257,8 @@ class Inference:
         seeds = self._offer.draw_seeds(hello.num_envs, self._sessions_opened)
         welcome = self._offer.welcome(session.number, session.all_env_ids, seeds)
         if self._send(identity, welcome):
-            with_key = f" and the key {self._reception.name_of(key)!r}" if key else ""
-            name = printable(hello.name)
-            log.info("%s connected with %d environments%s", name, hello.num_envs, with_key)
+            key_name = self._reception.name_of(key)
+            self._arrivals.connected(hello.name, hello.num_envs, key_name, session.heard_s)
             if self._sessions_opened == 1:
                 tell_missing_evaluation(hello.num_envs, self._store.evaluation)
         else:
@@ -371,7 +370,7 @@ class Inference:
         self._sessions.close(session)
         self.faults.forget(session.number)
         self._forward.set_connected(self._sessions.env_ids)
-        log.info("%s left: %s", printable(session.hello.name), printable(reason))
+        self._arrivals.left(session.hello.name, reason, time.monotonic())
 
     def _dismiss(self, session: Session, reason: str) -> None:
         """Ends a session from this side, and tells its server."""
@@ -385,6 +384,8 @@ class Inference:
             return
         self._next_housekeeping_s = now_s + _HOUSEKEEPING_S
         self.faults.tell_rest(now_s)
+        self._arrivals.tell_rest(now_s)
+        self._socket_file.check(now_s)
         self._reception.keep_house(now_s)
         lease_s = self._config.lease_s
         if self._room_wanted:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seed.config import Config, ConfigError, LocalConfig
+from seed.cores import usable_cores
+from seed.wire.terminal import printable
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +27,7 @@ _NICENESS = 10
 _NOBODY_S = 10.0
 # How long somebody must be connected to show that environments can be made here.
 _PROVEN_S = 10.0
-_LAST_WORDS_BYTES = 65_536
+_LAST_WORDS_BYTES, _LONGEST_WORDS = 65_536, 500
 _EXIT_GIVEN_UP, _EXIT_REFUSED = 1, 2
 
 
@@ -37,7 +39,7 @@ def server_count(config: Config) -> int:
     """Processes to start; raises ConfigError where they have more environments than may connect."""
     each, most = config.local.envs_per_server, config.inference.max_envs
     if config.local_envservers == "auto":
-        count = max(1, min(_usable_cores(), most // each))
+        count = max(1, min(usable_cores(), most // each))
     else:
         count = config.local_envservers
     if count * each > most:
@@ -46,12 +48,6 @@ def server_count(config: Config) -> int:
             f"inference.max_envs = {most} environments in all"
         )
     return count
-
-
-def _usable_cores() -> int:
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def server_command(
@@ -198,7 +194,8 @@ class LocalServers:
         except OSError as error:
             return f"{self._log_file} cannot be read: {error.strerror}"
         last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
-        return f"{last.removeprefix('seed-envserver: ')} (more in {self._log_file})"
+        last = printable(last.removeprefix("seed-envserver: ")[:_LONGEST_WORDS])
+        return f"{last} (more in {self._log_file})"
 
     def stop(self, timeout_s: float) -> None:
         """Waits for the servers to leave by themselves, then ends those that have not."""

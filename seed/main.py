@@ -34,6 +34,7 @@ from seed.hints import Beginning, what_comes_next
 from seed.inference import Inference
 from seed.learner import Learner, Progress
 from seed.local_servers import LocalServerError, LocalServers, server_command, server_count
+from seed.logs import PlainFormatter
 from seed.metrics import Window, Writer
 from seed.origin import compare_origin, origin_of
 from seed.replay import Replay
@@ -47,6 +48,7 @@ from seed.threads import Crew
 from seed.unrolls import UnrollStore
 from seed.watchdog import Watchdog, exit_with_stacks
 from seed.weights import WeightSlot
+from seed.wire.terminal import printable
 
 log = logging.getLogger(__name__)
 
@@ -103,16 +105,16 @@ def main(argv: list[str] | None = None, signals: Signals | None = None) -> int:
             log.info("%s", line)
         return code
     except (ConfigError, InvalidEnvironment, LocalServerError) as error:
-        print(f"seed-learner: {error}", file=sys.stderr)
+        print(f"seed-learner: {printable(str(error), lines=True)}", file=sys.stderr)
         return _code_of_refusal(error)
     except CheckpointError as error:
-        print(f"seed-learner: {error}", file=sys.stderr)
+        print(f"seed-learner: {printable(str(error), lines=True)}", file=sys.stderr)
         return EXIT_NO_CHECKPOINT
     except Diverged as error:
-        print(f"seed-learner: {error}", file=sys.stderr)
+        print(f"seed-learner: {printable(str(error), lines=True)}", file=sys.stderr)
         return EXIT_DIVERGED
     except SaveFailed as error:
-        print(f"seed-learner: {error}", file=sys.stderr)
+        print(f"seed-learner: {printable(str(error), lines=True)}", file=sys.stderr)
         return EXIT_FAILED
 
 
@@ -126,9 +128,11 @@ def _code_of_refusal(error: Exception) -> int:
 def _log_handler() -> logging.Handler:
     """In a terminal, a handler that leaves the progress line in its place."""
     if CONSOLE.is_terminal:
-        return RichHandler(console=CONSOLE, show_path=False)
+        rich = RichHandler(console=CONSOLE, show_path=False)
+        rich.setFormatter(PlainFormatter())
+        return rich
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(message)s"))
     return handler
 
 

@@ -8,6 +8,8 @@ import zmq
 
 from seed.authentication import Authentication
 from seed.config import ConfigError
+from seed.socket_files import listen
+from seed.wire import ipc
 from seed.wire.limits import MAX_GROUPS
 from seed.wire.messages import Frame
 
@@ -44,6 +46,8 @@ def bind(
     Raises:
         ConfigError: where the address cannot be bound.
     """
+    address = ipc.absolute(address)
+    listening = listen(address)
     context = authentication.context if authentication else zmq.Context.instance()
     socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
     if authentication:
@@ -58,7 +62,9 @@ def bind(
     socket.setsockopt(zmq.BACKLOG, 4_096)
     socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
     socket.setsockopt(zmq.LINGER, 0)
-    socket.setsockopt(zmq.IPV6, 1 if "[" in address else 0)
+    socket.setsockopt(zmq.IPV6, 1 if address.startswith("tcp://[") else 0)
+    if listening is not None:
+        socket.setsockopt(zmq.USE_FD, listening)
     try:
         socket.bind(address)
     except zmq.ZMQError as error:

@@ -16,6 +16,8 @@ from typing import Literal
 
 import zmq
 
+from seed.wire.terminal import printable
+
 SECRET_SUFFIX, PUBLIC_SUFFIX = ".key", ".pub"
 _SECRET_MODE, _PUBLIC_MODE = 0o600, 0o644
 _LONGEST_FILE_BYTES = 4096
@@ -31,7 +33,7 @@ class KeyFileError(ValueError):
     """
 
     def __init__(self, text: str, errno: int | None = None) -> None:
-        super().__init__(text)
+        super().__init__(printable(text))
         self.errno = errno
 
 
@@ -56,14 +58,15 @@ class KeyPair:
 
 def public_text(key: str, name: str) -> str:
     """What a public key's file holds."""
-    return f"# Public key of seed-rl: {name}\npublic {key}\n"
+    return f"# Public key of seed-rl: {printable(name)}\npublic {key}\n"
 
 
 def read_pair(path: Path) -> KeyPair:
     """The pair of the secret key in a file.
 
     Raises:
-        KeyFileError: where there is none, or where others than the file's owner may read it.
+        KeyFileError: where there is none, or where others than the file's owner may read it, but
+            for a secret that Kubernetes has mounted for a group.
     """
     secret = _read(path, "secret")
     return KeyPair(zmq.curve_public(secret.encode()).decode(), secret)
@@ -97,15 +100,38 @@ def write_pair(base: Path, pair: KeyPair) -> tuple[Path, Path]:
     return secret_path, public_path
 
 
-def _complaint(path: Path, kind: Literal["secret", "public"], mode: int) -> str:
-    """What is wrong with a file's mode; empty where nothing is."""
+def _complaint(
+    path: Path, kind: Literal["secret", "public"], form: os.stat_result, *, read_only: bool
+) -> str:
+    """What is wrong with a file's mode; empty where nothing is.
+
+    Args:
+        path: The file's.
+        kind: What it holds.
+        form: Its mode, owner and group.
+        read_only: Whether nobody can write there, as the mount does not let them.
+    """
+    mode = form.st_mode
     if kind == "secret" and mode & (stat.S_IRWXG | stat.S_IRWXO):
-        return f"others than its owner may use it (mode {stat.S_IMODE(mode):04o}): chmod 600 {path}"
+        if read_only and _is_for_own_group(form):
+            return ""
+        text = f"others than its owner may use it (mode {stat.S_IMODE(mode):04o}): chmod 600 {path}"
+        return f"{text}, or a copy of it where that cannot be, as in a mount of Kubernetes"
     if mode & stat.S_IWOTH:
         return f"everyone may put a key of theirs there (mode {stat.S_IMODE(mode):04o}): " + (
             f"look at the key in it, then chmod 644 {path}"
         )
     return ""
+
+
+def _is_for_own_group(form: os.stat_result) -> bool:
+    """Whether root lets this process's group read a file, and nobody else.
+
+    So Kubernetes mounts a Secret in a pod with `fsGroup`, whatever its `defaultMode`.
+    """
+    mode = stat.S_IMODE(form.st_mode) & (stat.S_IRWXG | stat.S_IRWXO)
+    groups = {os.getegid(), *os.getgroups()}
+    return mode == stat.S_IRGRP and form.st_uid == 0 and form.st_gid in groups
 
 
 def _create(path: Path, text: str, mode: int) -> None:
@@ -116,7 +142,7 @@ def _create(path: Path, text: str, mode: int) -> None:
     except OSError as error:
         raise KeyFileError(f"{path}: cannot be written ({error.strerror})") from None
     try:
-        with os.fdopen(descriptor, "w") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -128,7 +154,7 @@ def _create(path: Path, text: str, mode: int) -> None:
 
 def _read(path: Path, kind: Literal["secret", "public"]) -> str:
     try:
-        mode, content = _read_regular(path)
+        form, read_only, content = _read_regular(path)
     except OSError as error:
         raise KeyFileError(f"{path}: cannot be read ({error.strerror})", error.errno) from None
     if content is None:
@@ -139,7 +165,7 @@ def _read(path: Path, kind: Literal["secret", "public"]) -> str:
         raise KeyFileError(f"{path}: expected a {kind} key of seed-keys, found no key there")
     if found[0][1] != kind:
         raise KeyFileError(f"{path}: expected a {kind} key, found a {found[0][1]} one")
-    if complaint := _complaint(path, kind, mode):
+    if complaint := _complaint(path, kind, form, read_only=read_only):
         raise KeyFileError(f"{path}: {complaint}")
     key = found[0][2]
     if not _stands_for_bytes(key):
@@ -147,16 +173,19 @@ def _read(path: Path, kind: Literal["secret", "public"]) -> str:
     return key
 
 
-def _read_regular(path: Path) -> tuple[int, bytes | None]:
-    """A file's mode and the beginning of what it holds; None where it is no regular file.
+def _read_regular(path: Path) -> tuple[os.stat_result, bool, bytes | None]:
+    """A file's form, whether its mount is read-only, and the beginning of what it holds.
+
+    That is None where it is no regular file.
 
     Never waits, as opening or reading a pipe would until somebody writes to it.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        mode = os.fstat(descriptor).st_mode
-        regular = stat.S_ISREG(mode)
-        return mode, os.read(descriptor, _LONGEST_FILE_BYTES) if regular else None
+        form = os.fstat(descriptor)
+        read_only = bool(os.fstatvfs(descriptor).f_flag & os.ST_RDONLY)
+        regular = stat.S_ISREG(form.st_mode)
+        return form, read_only, os.read(descriptor, _LONGEST_FILE_BYTES) if regular else None
     finally:
         os.close(descriptor)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,21 @@ def test_says_what_is_wrong_with_the_keys_of_a_folder(
     assert f"chmod 600 {tmp_path / 'open.key'}" in err
     assert "torn.pub: expected a public key" in err
     assert main(["list", str(tmp_path / "nowhere")]) == 2
+
+
+# A name of a file can be anything, and whoever brings a public key chooses it.
+def test_names_of_files_are_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in (b"\x1b[2J", b"bad\xff", "\u202edne\u200b\x9b".encode()):
+        path = tmp_path / os.fsdecode(name)
+        main(["new", str(path)])
+        path.with_name(path.name + "-torn.pub").write_text("public abc")
+    main(["list", str(tmp_path)])
+    out, err = capsys.readouterr()
+    assert (out + err).replace("\n", "").isprintable()
+    for name in (r"\x1b[2J", r"bad\udcff", r"\u202edne\u200b\x9b"):
+        assert f"{name}.key: secret" in out
+        assert f"  {name}  secret\n" in out
+        assert f"{name}-torn.pub: expected a public key" in err
 
 
 def test_needs_no_torch() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envservers.main import group_sizes, main
+from envservers.main import _parse, group_sizes, main
 from seed.wire.keys import KeyPair, write_pair
 
 
@@ -30,6 +30,9 @@ def test_groups_are_as_even_as_can_be(num_envs: int, data: st.DataObject) -> Non
      (["--connect", "tcp://localhost:0", "--num-envs", "1"], "1 to 65535"),
      (["--connect", "tcp://localhost:65536", "--num-envs", "1"], "1 to 65535"),
      (["--connect", "tcp://*:5000", "--num-envs", "1"], "tcp://HOST:PORT"),
+     (["--connect", "ipc://*", "--num-envs", "1"], "ipc://PATH"),
+     (["--connect", "ipc:///" + "a" * 107, "--num-envs", "1"], "has 108 bytes"),
+     (["--connect", "ipc:///tmp/a\x1b[2J", "--num-envs", "1"], "can be printed"),
      (["--connect", "tcp://a:1", "--num-envs", "0"], "--num-envs: expected 1 to 65536, got 0"),
      (["--connect", "tcp://a:1", "--num-envs", "2", "--groups", "3"], "expected 1 to 2"),
      (["--connect", "tcp://a:1", "--num-envs", "99", "--groups", "65"], "expected 1 to 64"),
@@ -47,6 +50,15 @@ def test_wrong_arguments_exit_with_2_and_a_reason(
         main(arguments)
     assert exit_.value.code == 2
     assert reason in capsys.readouterr().err
+
+
+# The socket may connect anew after an environment has changed the folder.
+def test_an_address_is_of_the_folder_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = _parse(["--connect", "ipc://a b.sock", "--num-envs", "1"])
+    assert arguments.connect == f"ipc://{tmp_path}/a b.sock"
 
 
 def test_keys_that_cannot_be_used_exit_with_2(tmp_path: Path) -> None:

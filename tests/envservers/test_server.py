@@ -337,6 +337,26 @@ def test_a_learner_that_never_stops_talking_does_not_keep_the_server(
         running.stop()
 
 
+# A learner is trusted with what is run here, but its text may come from elsewhere.
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        (Goodbye(11, "\x1b[2J\n"), r"the learner says goodbye: \x1b[2J\n"),
+        (Refusal("\u202eno\nforged", False, 0), r"refused by the learner: \u202eno\nforged"),
+    ],
+)
+def test_what_the_learner_says_is_escaped(
+    monkeypatch: pytest.MonkeyPatch, message: Message, line: str
+) -> None:
+    lines: list[str] = []
+    server = EnvServer("ipc:///nonexistent/nobody", [1], say=lines.append)
+    monkeypatch.setattr(server._connection, "messages", lambda: iter([[*encode(message)]]))
+    server._connected = True
+    server._receive()
+    assert lines == [line]
+    server._connection.close()
+
+
 # It would say HELLO to nobody, and a server of one learner would not say why it leaves.
 def test_all_messages_come_before_the_end_of_their_connection(
     monkeypatch: pytest.MonkeyPatch,

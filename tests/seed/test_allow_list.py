@@ -54,6 +54,23 @@ def test_the_allow_list_follows_its_folder(folder: Path, caplog: pytest.LogCaptu
     assert GOOD.public in allowed.names
 
 
+def test_the_log_has_a_few_of_the_names_and_escapes_them(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    for number in range(30):
+        secret, _ = write_pair(folder / f"\x1b{number:02}\udcff", KeyPair.new())
+        secret.unlink()
+    allowed = AllowList(folder)
+    for path in folder.glob("*.pub"):
+        path.unlink()
+    allowed.refresh()
+    text = caplog.messages[-1]
+    assert text.startswith(r"keys revoked: \x1b00\udcff, \x1b01\udcff, ")
+    assert text.endswith(" and 12 more")
+    assert text.isprintable()
+
+
 def test_a_key_that_is_replaced_in_place_is_noticed(folder: Path) -> None:
     allowed = AllowList(folder)
     path = folder / "good.pub"
@@ -61,6 +78,25 @@ def test_a_key_that_is_replaced_in_place_is_noticed(folder: Path) -> None:
     os.utime(path, ns=(1, 1))
     allowed.refresh()
     assert allowed.names == {STRANGER.public: "good", OTHER.public: "other"}
+
+
+# Kubernetes mounts a folder that everyone may write to, and in it links to another, which it
+# exchanges for a new one.
+def test_a_mount_of_kubernetes_is_followed(folder: Path) -> None:
+    mount = folder / "mount"
+    for name, key in (("..1", "good.pub"), ("..2", "other.pub")):
+        (mount / name).mkdir(parents=True)
+        (folder / key).rename(mount / name / key)
+    (mount / "..data").symlink_to("..1")
+    mount.chmod(0o1777)
+    with pytest.raises(ConfigError, match=rf"mount of Kubernetes name {mount}/\.\.data"):
+        AllowList(mount)
+    allowed = AllowList(mount / "..data")
+    assert allowed.names == {GOOD.public: "good"}
+    (mount / "..new").symlink_to("..2")
+    (mount / "..new").rename(mount / "..data")
+    allowed.refresh()
+    assert allowed.names == {OTHER.public: "other"}
 
 
 # A symbolic link to nowhere looks like a file that is deleted between two looks at it.

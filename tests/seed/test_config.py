@@ -204,6 +204,11 @@ def test_refuses_what_is_no_address(address: str) -> None:
         check(change(Config(), "inference.address", address))
 
 
+def test_refuses_a_path_that_no_socket_can_have() -> None:
+    with pytest.raises(ConfigError, match=r"inference.address = .* takes 107 at most; choose"):
+        check(change(Config(), "inference.address", "ipc:///" + "a" * 107))
+
+
 # A name only looks like an address of the loopback network here.
 def test_a_name_that_starts_like_loopback_is_not_loopback() -> None:
     with pytest.raises(ConfigError, match="other machines could reach it"):

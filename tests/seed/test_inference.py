@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,6 +32,14 @@ def test_a_step_is_answered_with_its_actions() -> None:
         assert dealer.actions(0, group=1) == [9]
         dealer.step(1, [10, 20])
         assert dealer.actions(1) == [13, 24]
+
+
+def test_a_sockets_file_goes_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with central(address="ipc://learner.sock") as served:
+        served.connect().hello(1)
+        assert Path("learner.sock").is_socket()
+    assert not Path("learner.sock").exists()
 
 
 def test_a_double_is_ignored() -> None:

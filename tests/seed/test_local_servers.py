@@ -278,7 +278,8 @@ def print_and_refuse(text: str, log_file: Path) -> LocalServers:
 @pytest.mark.parametrize(
     ("printed", "quoted"),
     [("one\nseed-envserver: no such game\n\n", "no such game"), ("alone", "alone"),
-     ("", "it said nothing"), (" \n\n", "it said nothing")],
+     ("", "it said nothing"), (" \n\n", "it said nothing"),
+     ("\x1b[2J\u202eno", r"\x1b[2J\u202eno"), ("x" * 600, "x" * 500)],
 )  # fmt: skip
 def test_the_last_words_of_a_server_are_quoted(tmp_path: Path, printed: str, quoted: str) -> None:
     log_file = tmp_path / "servers.log"
@@ -338,7 +339,7 @@ def test_more_environments_than_may_connect_are_refused() -> None:
 def test_automatic_count_has_a_server_for_each_core(
     monkeypatch: pytest.MonkeyPatch, cores: int, max_envs: int, expected: int
 ) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(cores)))
+    monkeypatch.setattr("seed.local_servers.usable_cores", lambda: cores)
     assert server_count(fleet("auto", max_envs)) == expected
 
 

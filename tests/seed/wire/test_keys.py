@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from seed.wire.keys import KeyFileError, KeyPair, public_text, read_pair, read_public, write_pair
+from seed.wire.keys import (
+    KeyFileError,
+    KeyPair,
+    _complaint,
+    public_text,
+    read_pair,
+    read_public,
+    write_pair,
+)
 from tests.seed.pipes import idle_pipe
 
 
@@ -65,6 +73,30 @@ def test_a_secret_that_others_can_use_is_refused(tmp_path: Path, bits: int) -> N
         read_pair(secret)
     secret.chmod(0o400)
     read_pair(secret)
+
+
+# So a Secret is mounted in a pod with fsGroup, where nobody can change its mode.
+@pytest.mark.parametrize(
+    ("bits", "owner", "in_group", "read_only", "fine"),
+    [
+        (0o440, 0, True, True, True),
+        (0o640, 0, True, True, True),
+        (0o440, 0, True, False, False),
+        (0o440, 0, False, True, False),
+        (0o440, 1234, True, True, False),
+        (0o444, 0, True, True, False),
+        (0o460, 0, True, True, False),
+        (0o644, 0, True, True, False),
+    ],
+)
+def test_a_secret_for_the_own_group_on_a_read_only_mount(
+    bits: int, owner: int, in_group: bool, read_only: bool, fine: bool
+) -> None:
+    group = os.getegid() if in_group else max([os.getegid(), *os.getgroups()]) + 1
+    form = os.stat_result((stat.S_IFREG | bits, 0, 0, 1, owner, group, 0, 0, 0, 0))
+    complaint = _complaint(Path("a.key"), "secret", form, read_only=read_only)
+    assert (complaint == "") is fine
+    assert fine or "chmod 600 a.key, or a copy of it where that cannot be" in complaint
 
 
 # Who may write to it may let themselves in under its name.
