@@ -11,10 +11,11 @@ from gymnasium.spaces import Box, Discrete
 
 from envservers.groups import Array, InvalidEnvironment
 from seed.wire.checks import WireError
-from seed.wire.spaces import DTYPES, SpaceSpec
+from seed.wire.spaces import DTYPES, MOST_LARGEST, SpaceSpec
 
 Convert: TypeAlias = Callable[[Array], Array]
 
+_LARGEST_PIXEL = 255
 _REMEDY = (
     "wrap the environment, in a function of yours, with one of Gymnasium's wrappers "
     "(FlattenObservation, say)"
@@ -36,12 +37,31 @@ def observation_codec(space: gymnasium.Space[object]) -> tuple[SpaceSpec, Conver
     if isinstance(space, Box):
         dtype = "float32" if space.dtype == np.float64 else str(space.dtype)
         if dtype in DTYPES:
-            spec = _checked(SpaceSpec(dtype, tuple(space.shape)), space)
-            return spec, lambda values: np.array(values, dtype, order="C")
+            spec = SpaceSpec(dtype, tuple(space.shape), largest=_largest(space))
+            return _checked(spec, space), lambda values: np.array(values, dtype, order="C")
     raise InvalidEnvironment(
         f"observation space {space} is not supported: expected Discrete, or Box of "
         f"{', '.join(DTYPES)}; {_REMEDY}"
     )
+
+
+def _largest(space: Box) -> tuple[int, ...] | None:
+    """`SpaceSpec.largest` of a Box of integers, or of floats that are declared as pixels.
+
+    Bounds of other floats are mostly limits of a simulation, far from the values that occur.
+    """
+    low, high = space.low, space.high
+    if space.dtype is None or space.dtype.kind == "f":
+        pixels = bool((low == 0).all() and (high == _LARGEST_PIXEL).all())
+        return (_LARGEST_PIXEL,) if pixels else None
+    # float64: there is no magnitude of the lowest integer among integers. [*shape]
+    magnitudes = np.maximum(np.abs(low.astype(np.float64)), np.abs(high.astype(np.float64)))
+    magnitudes = np.minimum(magnitudes, 2.0**62)
+    if magnitudes.ndim and 1 < magnitudes.shape[-1] <= MOST_LARGEST:
+        columns = magnitudes.reshape(-1, magnitudes.shape[-1])
+        if (columns == columns[0]).all() and (columns[0] != columns[0, 0]).any():
+            return tuple(columns[0].astype(np.int64).tolist())
+    return (int(magnitudes.max()),)
 
 
 def action_codec(space: gymnasium.Space[object]) -> tuple[SpaceSpec, Convert]:

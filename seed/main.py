@@ -40,7 +40,14 @@ from seed.origin import compare_origin, origin_of
 from seed.replay import Replay
 from seed.replay_files import UnfitReplay
 from seed.run_lock import hold_run
-from seed.serving import make_agent, make_inference, make_store, plan_store, queue_limit
+from seed.serving import (
+    describe_bodies,
+    make_agent,
+    make_inference,
+    make_store,
+    plan_store,
+    queue_limit,
+)
 from seed.signals import Signals
 from seed.sources import QueueSource, Source
 from seed.spaces import Spaces
@@ -139,7 +146,7 @@ def _log_handler() -> logging.Handler:
 def _dry_run(config: Config) -> str:
     """The resolved configuration, then as TOML comments what a run would start."""
     loaded = _find_checkpoint(config)
-    spaces = _describe(config)
+    spaces = _spaces(config, loaded)
     acting = resolve_device(config.inference.device, "inference.device")
     learning = resolve_device(config.learner.device, "learner.device")
     algorithm = _load_algorithm(config)
@@ -151,6 +158,7 @@ def _dry_run(config: Config) -> str:
         f"observations: {spaces.observation}",
         f"actions: {spaces.action}",
         f"agent: {type(agent).__name__} with {weights:,} weights",
+        *describe_bodies(agent),
         f"acting on {acting}, learning on {learning}",
         f"from {loaded.state['env_frames']:,} frames on" if loaded else "from the first frame on",
         f"a queue of {queue_limit(config)} unrolls of {config.learner.unroll_length} steps",
@@ -164,6 +172,17 @@ def _dry_run(config: Config) -> str:
 
 def _describe(config: Config) -> Spaces:
     return Spaces(*describe(dataclasses.asdict(config.environment)))
+
+
+def _spaces(config: Config, loaded: Checkpoint | None) -> Spaces:
+    """The environment's spaces; with a checkpoint, its own if they are no others.
+
+    What was learned fits the scale of observations that was in use then.
+    """
+    spaces = _describe(config)
+    kept = loaded.state.get("spaces") if loaded else None
+    trained = Spaces.from_map(kept) if kept else spaces
+    return trained if trained == spaces else spaces
 
 
 def _train(config: Config, signals: Signals) -> int:
@@ -256,10 +275,12 @@ def _check_environment(config: Config, loaded: Checkpoint) -> None:
 def _assemble(config: Config, loaded: Checkpoint | None) -> Run:
     """Everything but threads and processes; the socket is bound."""
     algorithm = _load_algorithm(config)
-    spaces = _describe(config)
+    spaces = _spaces(config, loaded)
     acting_device = resolve_device(config.inference.device, "inference.device")
     learning_device = resolve_device(config.learner.device, "learner.device")
     agent = make_agent(algorithm, config, spaces, learning_device)
+    for line in describe_bodies(agent):
+        log.info("%s", line)
     acting = make_agent(algorithm, config, spaces, acting_device)
     store = make_store(
         algorithm, config, spaces, agent, _store_device(algorithm, config, acting_device),

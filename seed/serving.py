@@ -176,6 +176,11 @@ def prepare_to_act(agent: nn.Module) -> None:
             module.round_weights()
 
 
+def describe_bodies(agent: nn.Module) -> list[str]:
+    """A line for each body in the agent: its torso, and what becomes of observations."""
+    return [module.description for module in agent.modules() if isinstance(module, Body)]
+
+
 def queue_limit(config: Config) -> int:
     """Whole unrolls in the queue at which inference pauses."""
     return math.ceil(config.learner.queue_batches * config.learner.batch_size)

@@ -1,16 +1,21 @@
 """Torsos for images: [N, C, H, W] in, features [N, output_size] float32 out.
 
-uint8 images are taken as value / 255, float images as they are. C counts the stacked frames'
-channels: frame_stack times the channels of one frame.
+C counts the stacked frames' channels: frame_stack times the channels of one frame. Images are
+multiplied by `scale`, one number or one for each channel `[C]`; without it uint8 images are taken
+as value / 255, all others as they are.
 """
 
 from __future__ import annotations
+
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from seed.networks.mlp import orthogonal
+from seed.networks.scaling import LARGEST_PIXEL, keep_scale
 
 # (output channels, kernel, stride) of each convolution; none is padded.
 Convolutions = tuple[tuple[int, int, int], ...]
@@ -29,11 +34,13 @@ class NatureTorso(nn.Module):
 
     output_size = 512
 
-    def __init__(self, channels: int, height: int, width: int) -> None:
+    def __init__(
+        self, channels: int, height: int, width: int, scale: float | Tensor | None = None
+    ) -> None:
         """Reads images [N, channels, height, width], channels of all stacked frames together."""
         super().__init__()
         self.layers = _convolutional_layers(
-            "nature", NATURE, self.output_size, (channels, height, width)
+            "nature", NATURE, self.output_size, (channels, height, width), scale
         )
 
     def forward(self, images: Tensor) -> Tensor:
@@ -51,11 +58,13 @@ class ImpalaShallowTorso(nn.Module):
 
     output_size = 256
 
-    def __init__(self, channels: int, height: int, width: int) -> None:
+    def __init__(
+        self, channels: int, height: int, width: int, scale: float | Tensor | None = None
+    ) -> None:
         """Reads images [N, channels, height, width], channels of all stacked frames together."""
         super().__init__()
         self.layers = _convolutional_layers(
-            "impala_shallow", IMPALA_SHALLOW, self.output_size, (channels, height, width)
+            "impala_shallow", IMPALA_SHALLOW, self.output_size, (channels, height, width), scale
         )
 
     def forward(self, images: Tensor) -> Tensor:
@@ -74,13 +83,15 @@ class ImpalaDeepTorso(nn.Module):
 
     output_size = 256
 
-    def __init__(self, channels: int, height: int, width: int) -> None:
+    def __init__(
+        self, channels: int, height: int, width: int, scale: float | Tensor | None = None
+    ) -> None:
         """Reads images [N, channels, height, width], channels of all stacked frames together."""
         super().__init__()
-        _check_image_size("impala_deep", height, width, smallest=1)
+        _check_image_size("impala_deep", height, width)
         layers: list[nn.Module] = []
         for section, section_channels in enumerate(IMPALA_DEEP_SECTIONS):
-            convolution = ScaledConv2d if section == 0 else nn.Conv2d
+            convolution = partial(ScaledConv2d, scale=scale) if section == 0 else nn.Conv2d
             layers += [
                 convolution(channels, section_channels, 3, padding=1),
                 nn.MaxPool2d(3, stride=2, padding=1),
@@ -117,12 +128,23 @@ class ResidualBlock(nn.Module):
 
 
 class ScaledConv2d(nn.Conv2d):
-    """A first layer: a convolution that takes uint8 images as value / 255."""
+    """A first layer: a convolution of scaled images; see the top of this file."""
+
+    def __init__(self, *args: Any, scale: float | Tensor | None = None, **kwargs: Any) -> None:
+        """Takes torch's arguments, and the scale."""
+        super().__init__(*args, **kwargs)
+        if isinstance(scale, Tensor):
+            scale = scale.view(-1, 1, 1)  # [C, 1, 1] float32
+        self.scale: float | Tensor | None
+        keep_scale(self, scale)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the convolution [N, C', H', W'] float32 of `input` [N, C, H, W]."""
         # Scaling the small weight spares a pass over the large images.
-        weight = self.weight * (1 / 255) if input.dtype == torch.uint8 else self.weight
+        scale = self.scale
+        if scale is None:
+            scale = 1 / LARGEST_PIXEL if input.dtype == torch.uint8 else 1.0
+        weight = self.weight if isinstance(scale, float) and scale == 1 else self.weight * scale
         kind = input.device.type
         if torch.is_autocast_enabled(kind):
             # At once to what the convolution computes in: no pass over large float32 images.
@@ -144,13 +166,17 @@ def smallest_image_size(convolutions: Convolutions) -> int:
 
 
 def _convolutional_layers(
-    torso: str, convolutions: Convolutions, output_size: int, image_shape: tuple[int, int, int]
+    torso: str,
+    convolutions: Convolutions,
+    output_size: int,
+    image_shape: tuple[int, int, int],
+    scale: float | Tensor | None,
 ) -> nn.Sequential:
     channels, height, width = image_shape
-    _check_image_size(torso, height, width, smallest_image_size(convolutions))
+    _check_image_size(torso, height, width)
     layers: list[nn.Module] = []
     for position, (output_channels, kernel, stride) in enumerate(convolutions):
-        convolution = ScaledConv2d if position == 0 else nn.Conv2d
+        convolution = partial(ScaledConv2d, scale=scale) if position == 0 else nn.Conv2d
         layers += [orthogonal(convolution(channels, output_channels, kernel, stride)), nn.ReLU()]
         channels = output_channels
         height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
@@ -158,9 +184,19 @@ def _convolutional_layers(
     return nn.Sequential(*layers, nn.Flatten(), dense, nn.ReLU())
 
 
-def _check_image_size(torso: str, height: int, width: int, smallest: int) -> None:
-    if min(height, width) < smallest:
+SMALLEST_IMAGES = {
+    "nature": smallest_image_size(NATURE),
+    "impala_shallow": smallest_image_size(IMPALA_SHALLOW),
+    "impala_deep": 1,
+}
+"""Least height and width, in pixels, that each torso takes."""
+
+
+def _check_image_size(torso: str, height: int, width: int) -> None:
+    size, smallest = min(height, width), SMALLEST_IMAGES[torso]
+    if size < smallest:
+        fitting = [f'"{name}"' for name, least in SMALLEST_IMAGES.items() if least <= size]
         raise ValueError(
             f'torso "{torso}" needs images of at least {smallest}x{smallest} pixels, got '
-            f'{height}x{width}; use torso "mlp" or a larger image'
+            f"{height}x{width}; use torso {', '.join(fitting)} or \"mlp\", or larger images"
         )

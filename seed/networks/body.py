@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from seed.networks.atari import (
-    NATURE,
+    SMALLEST_IMAGES,
     ImpalaDeepTorso,
     ImpalaShallowTorso,
     NatureTorso,
-    smallest_image_size,
 )
+from seed.networks.images import ImageLayout, image_layout
 from seed.networks.mlp import MlpTorso, one_hot
 from seed.networks.recurrent import LstmCore
+from seed.networks.scaling import describe_scale, observation_scale
 
 if TYPE_CHECKING:
     from seed.config import NetworkConfig
@@ -27,34 +28,6 @@ IMAGE_TORSOS: dict[str, type[NatureTorso | ImpalaShallowTorso | ImpalaDeepTorso]
     "impala_shallow": ImpalaShallowTorso,
     "impala_deep": ImpalaDeepTorso,
 }
-IMAGE_CHANNELS = (1, 3, 4)
-
-
-class ImageLayout(NamedTuple):
-    """Where one frame keeps its channels: `order` is "hw", "hwc" or "chw"; sizes in pixels."""
-
-    channels: int
-    height: int
-    width: int
-    order: Literal["hw", "hwc", "chw"]
-
-
-def image_layout(observation: SpaceSpec) -> ImageLayout | None:
-    """Return how `observation` is laid out as an image, or None where it is not one.
-
-    Images have shape (H, W), (H, W, C) or (C, H, W), with C of 1, 3 or 4; where both ends could
-    be C, the last one is.
-    """
-    shape = observation.shape
-    if observation.n is not None:
-        return None
-    if len(shape) == 2:
-        return ImageLayout(1, shape[0], shape[1], "hw")
-    if len(shape) == 3 and shape[2] in IMAGE_CHANNELS:
-        return ImageLayout(shape[2], shape[0], shape[1], "hwc")
-    if len(shape) == 3 and shape[0] in IMAGE_CHANNELS:
-        return ImageLayout(shape[0], shape[1], shape[2], "chw")
-    return None
 
 
 class Body(nn.Module):
@@ -68,7 +41,8 @@ class Body(nn.Module):
     features and state are float32 all the same. "auto" must have been resolved before.
 
     output_size: the size of the features. state_size: the size of the recurrent state, 0
-    without LSTM.
+    without LSTM. description: in words, the torso, why it was chosen, and what becomes of the
+    values.
 
     Raises ValueError when the torso cannot read the observation.
     """
@@ -89,7 +63,12 @@ class Body(nn.Module):
         else:
             self._layout = _require_image(layout, name, observation)
             channels, height, width, _ = self._layout
-            self.torso = IMAGE_TORSOS[name](config.frame_stack * channels, height, width)
+            scale = self._layout.scale_of_channels(
+                observation_scale(observation), observation.shape, config.frame_stack
+            )
+            self.torso = IMAGE_TORSOS[name](config.frame_stack * channels, height, width, scale)
+        why = _reason(layout, observation, name) if config.torso == "auto" else "as configured"
+        self.description = f'torso "{name}", {why}; {describe_scale(observation)}'
         self.core: LstmCore | None = None
         self.output_size: int = self.torso.output_size
         self.state_size = 0
@@ -108,7 +87,9 @@ class Body(nn.Module):
         rounding. What is learned must not be rounded: small changes would be lost.
         """
         if self._bfloat16:
-            self.torso.to(torch.bfloat16)
+            for parameter in self.torso.parameters():
+                # Not its buffers: the scale of observations is no weight.
+                parameter.data = parameter.data.to(torch.bfloat16)
 
     def initial_state(self, batch_size: int, device: torch.device | str | None = None) -> Tensor:
         """Return the state before any row: zeros [batch_size, state_size] float32."""
@@ -147,11 +128,7 @@ class Body(nn.Module):
             return rows
         # A row without stack is a stack of one.
         frames = rows.reshape(-1, self._frame_stack, *self._observation_shape)
-        if self._layout.order == "hw":
-            return frames
-        if self._layout.order == "hwc":
-            frames = frames.permute(0, 1, 4, 2, 3)
-        return frames.flatten(1, 2)
+        return self._layout.to_channels_first(frames)
 
     def _encode_previous(
         self, previous_actions: Tensor, previous_rewards: Tensor, first: Tensor
@@ -166,9 +143,23 @@ class Body(nn.Module):
 
 
 def _automatic_torso(layout: ImageLayout | None) -> str:
-    if layout is None or min(layout.height, layout.width) < smallest_image_size(NATURE):
+    if layout is None or min(layout.height, layout.width) < SMALLEST_IMAGES["nature"]:
         return "mlp"
     return "nature"
+
+
+def _reason(layout: ImageLayout | None, observation: SpaceSpec, torso: str) -> str:
+    """Return in words why `_automatic_torso` has chosen as it has."""
+    if layout is None:
+        return f"as the shape {observation.shape} is not that of an image"
+    picture = f"an image of {layout.height}x{layout.width} pixels, {layout.channels} channels"
+    if torso == "nature":
+        return f"for {picture}"
+    size = SMALLEST_IMAGES["nature"]
+    return (
+        f'for {picture}, which is too small for "nature" ({size}x{size}); "impala_deep" takes '
+        "images of any size"
+    )
 
 
 def _require_image(layout: ImageLayout | None, torso: str, observation: SpaceSpec) -> ImageLayout:
@@ -178,7 +169,7 @@ def _require_image(layout: ImageLayout | None, torso: str, observation: SpaceSpe
         )
     if layout is None:
         raise ValueError(
-            f'torso "{torso}" reads images of shape (H, W), (H, W, C) or (C, H, W) with C of '
-            f'1, 3 or 4, got shape {observation.shape}; use torso "mlp" or "auto"'
+            f'torso "{torso}" reads images of shape (H, W), (H, W, C), (C, H, W), or stacks of '
+            f'them, (S, H, W, C) say; got shape {observation.shape}; use torso "mlp" or "auto"'
         )
     return layout

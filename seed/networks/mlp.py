@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor, nn
 
+from seed.networks.scaling import keep_scale, observation_scale
+
 if TYPE_CHECKING:
     from seed.wire.spaces import SpaceSpec
 
@@ -35,8 +37,8 @@ def orthogonal(layer: Layer, gain: float = math.sqrt(2)) -> Layer:
 class MlpTorso(nn.Module):
     """Flattens an observation, then one Linear and tanh per hidden size.
 
-    uint8 observations are divided by 255, Discrete ones are one-hot encoded, all others are
-    taken as they are. Initialisation: orthogonal with gain sqrt(2), biases zero.
+    Discrete observations are one-hot encoded, all others scaled by `observation_scale`.
+    Initialisation: orthogonal with gain sqrt(2), biases zero.
 
     output_size: the last hidden size, or the flat observation's size without hidden sizes.
     """
@@ -47,7 +49,8 @@ class MlpTorso(nn.Module):
         """Reads `frame_stack` observations at a time; has a layer for each of `hidden_sizes`."""
         super().__init__()
         self._num_values = observation.n
-        self._scale = 1 / 255 if observation.dtype == "uint8" else 1.0
+        self.scale: float | Tensor
+        keep_scale(self, observation_scale(observation))
         size = frame_stack * math.prod(observation.shape) * (observation.n or 1)
         layers: list[nn.Module] = []
         for hidden_size in hidden_sizes:
@@ -61,7 +64,7 @@ class MlpTorso(nn.Module):
         if self._num_values is not None:
             inputs = one_hot(observations, self._num_values)
         else:
-            inputs = observations.to(torch.float32) * self._scale
+            inputs = observations.to(torch.float32) * self.scale
         # The rows are counted here, because a scalar observation has no axis to flatten.
         features: Tensor = self.layers(inputs.reshape(observations.shape[0], -1))
         return features

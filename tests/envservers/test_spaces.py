@@ -17,6 +17,32 @@ def test_boxes_keep_their_dtype(dtype: str) -> None:
     assert encode(np.ones((4, 2, 3), dtype)).dtype == dtype
 
 
+@pytest.mark.parametrize(
+    ("space", "largest"),
+    [
+        (Box(0, 255, (4, 4), np.uint8), (255,)),
+        (Box(0, 1, (3,), np.uint8), (1,)),
+        (Box(0, 1, (3,), np.bool_), (1,)),  # type: ignore[arg-type]
+        (Box(-9, 4, (3,), np.int32), (9,)),
+        (Box(-(2**63), 2**63 - 1, (3,), np.int64), (2**62,)),
+        (Box(np.zeros(3), np.array([1, 4, 255]), dtype=np.uint8), (1, 4, 255)),
+        (Box(np.zeros((2, 2)), np.array([[1, 4], [1, 4]]), dtype=np.uint8), (1, 4)),
+        # Not along the last axis alone: what is true of all.
+        (Box(np.zeros((2, 2)), np.array([[1, 4], [1, 5]]), dtype=np.uint8), (5,)),
+        (Box(np.zeros(65), np.arange(65), dtype=np.uint8), (64,)),
+        (Box(0, 3, (), np.uint8), (3,)),
+        (Box(0, 255, (4, 4), np.float32), (255,)),
+        (Box(0, 255, (4, 4), np.float64), (255,)),
+        (Box(-1, 255, (4, 4), np.float32), None),
+        (Box(-np.inf, np.inf, (4,), np.float32), None),
+    ],
+)
+def test_a_spec_has_the_largest_magnitude(
+    space: Box, largest: tuple[int, ...] | None
+) -> None:
+    assert observation_codec(space)[0].largest == largest
+
+
 def test_float64_observations_travel_as_float32() -> None:
     spec, encode = observation_codec(Box(-1, 1, (3,), np.float64))
     assert spec == SpaceSpec("float32", (3,))

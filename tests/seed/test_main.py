@@ -26,6 +26,8 @@ from seed.local_servers import LocalServerError
 from seed.main import Run
 from seed.run_lock import hold_run
 from seed.signals import SIGNALS, Signals
+from seed.spaces import Spaces
+from seed.wire.spaces import SpaceSpec
 
 FILE = """
 local_envservers = 1
@@ -65,8 +67,8 @@ def learn(file: Path, *arguments: object) -> int:
     return main.main([str(word) for word in words])
 
 
-def save(run_dir: Path, env_frames: int) -> Path:
-    state = {"env_frames": env_frames, "learner_steps": 0}
+def save(run_dir: Path, env_frames: int, **more: object) -> Path:
+    state = {"env_frames": env_frames, "learner_steps": 0, **more}
     kept = Checkpoint({"agent.weight": torch.zeros(1)}, state)
     return checkpoint.save(run_dir / "checkpoints", checkpoint.name_of(env_frames, 0), kept, keep=9)
 
@@ -101,6 +103,35 @@ def test_goes_on_from_the_newest_checkpoint_unless_told_otherwise(
     for env_frames in (900, 12_000):
         save(file.parent / "run", env_frames)
     assert start_of(file, capsys) == "12,000 frames on"
+
+
+@pytest.mark.parametrize(
+    ("shape", "kept", "words"),
+    [
+        ((10, 5), (4,), "values divided by 4"),
+        ((10, 5), None, "values divided by 255"),
+        # Other spaces than today's: the refusal to load them comes later.
+        ((9, 5), (4,), "values taken as they are"),
+    ],
+)
+def test_a_checkpoint_keeps_the_scale_that_it_was_learned_with(
+    file: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    shape: tuple[int, int],
+    kept: tuple[int, ...] | None,
+    words: str,
+) -> None:
+    """Earlier versions kept no bounds, and divided all uint8 by 255."""
+    actions = SpaceSpec("int64", (), 3)
+    declared = SpaceSpec("uint8", (10, 5), largest=(1,))
+    monkeypatch.setattr(main, "describe", lambda environment: (declared, actions))
+    assert learn(file, "--dry-run") == 0
+    assert "values taken as they are" in capsys.readouterr().out
+    trained = Spaces(SpaceSpec("uint8", shape, largest=kept), actions)
+    save(file.parent / "run", 900, spaces=trained.to_map())
+    assert learn(file, "--dry-run") == 0
+    assert words in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("mode", [(), ("--dry-run",)])

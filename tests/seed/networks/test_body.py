@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Literal
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from seed.config import NetworkConfig
 from seed.networks.atari import ImpalaDeepTorso, ImpalaShallowTorso, NatureTorso
-from seed.networks.body import Body, image_layout
+from seed.networks.body import Body
 from seed.networks.mlp import MlpTorso
 from seed.wire.spaces import SpaceSpec
 
@@ -29,29 +30,17 @@ def discrete_rows(length: int, batch: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("space", "expected"),
-    [
-        (SpaceSpec("uint8", (84, 90)), (1, 84, 90, "hw")),
-        (SpaceSpec("uint8", (84, 90, 3)), (3, 84, 90, "hwc")),
-        (SpaceSpec("uint8", (84, 90, 1)), (1, 84, 90, "hwc")),
-        (SpaceSpec("uint8", (4, 84, 90)), (4, 84, 90, "chw")),
-        (SpaceSpec("float32", (4,)), None),
-        (SpaceSpec("float32", (10, 10, 6)), None),
-        (SpaceSpec("int64", (), 9), None),
-        (SpaceSpec("float32", (2, 3, 4, 1)), None),
-    ],
-)
-def test_image_layout(space: SpaceSpec, expected: tuple[int, int, int, str] | None) -> None:
-    assert image_layout(space) == expected
-
-
-@pytest.mark.parametrize(
     ("torso", "shape", "kind"),
     [
         ("auto", (84, 84), NatureTorso),
         ("auto", (36, 36), NatureTorso),
         ("auto", (36, 35), MlpTorso),
         ("auto", (10, 10, 4), MlpTorso),
+        ("auto", (84, 84, 2), NatureTorso),
+        ("auto", (84, 84, 12), NatureTorso),
+        ("auto", (17, 64, 64), NatureTorso),
+        ("auto", (4, 84, 84, 3), NatureTorso),
+        ("auto", (50, 40, 60), MlpTorso),
         ("auto", (4,), MlpTorso),
         ("nature", (84, 84), NatureTorso),
         ("impala_shallow", (84, 84), ImpalaShallowTorso),
@@ -68,8 +57,15 @@ def test_torso_by_name_and_shape(torso: str, shape: tuple[int, ...], kind: type)
     ("torso", "shape", "text"),
     [
         ("nature", (4,), r'torso "nature" reads images .* got shape \(4,\)'),
-        ("impala_deep", (10, 10, 6), r'torso "impala_deep" .* got shape \(10, 10, 6\)'),
-        ("nature", (10, 5), r'torso "nature" needs images of at least 36x36 .* got 10x5'),
+        ("impala_deep", (50, 40, 60), r'torso "impala_deep" .* got shape \(50, 40, 60\)'),
+        (
+            "nature", (10, 5),
+            'at least 36x36 .* got 10x5; use torso "impala_deep" or "mlp", or larger images',
+        ),
+        (
+            "nature", (24, 30),
+            'got 24x30; use torso "impala_shallow", "impala_deep" or "mlp"',
+        ),
         ("resnet", (84, 84), 'torso must be .* got "resnet"'),
     ],
 )
@@ -77,6 +73,47 @@ def test_refuses_a_torso_that_cannot_read(torso: str, shape: tuple[int, ...], te
     config = replace(PLAIN, torso=torso)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=text):
         Body(SpaceSpec("uint8", shape), DISCRETE, config)
+
+
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        (SpaceSpec("uint8", (84, 84, 6)), '"nature", for an image of 84x84 pixels, 6 channels; '
+         "values divided by 255"),
+        (SpaceSpec("uint8", (10, 10, 4)), '"mlp", .* too small for "nature" .*"impala_deep" takes'),
+        (SpaceSpec("float32", (4,)), r'"mlp", as the shape \(4,\) .* values taken as they are'),
+        (SpaceSpec("int64", (), 9), "one-hot codes of 9 values"),
+        (SpaceSpec("uint8", (3,), largest=(1, 9, 300)), "values divided by 1, 9, 1 along the last"),
+    ],
+)  # fmt: skip
+def test_says_what_it_has_chosen_and_why(space: SpaceSpec, words: str) -> None:
+    assert re.search(words, Body(space, DISCRETE, PLAIN).description)
+
+
+def test_a_configured_torso_is_said_to_be() -> None:
+    body = Body(SpaceSpec("uint8", (84, 84)), DISCRETE, replace(PLAIN, torso="mlp"))
+    assert body.description.startswith('torso "mlp", as configured')
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("torso", ["mlp", "impala_deep"])
+def test_observations_are_scaled_by_what_their_space_declares(
+    torso: Literal["mlp", "impala_deep"], precision: Literal["float32", "bfloat16"]
+) -> None:
+    """The same pictures as uint8 with bounds and as float32 from 0 to 1 give the same features."""
+    config = replace(PLAIN, torso=torso, frame_stack=2, precision=precision)
+    largest = (1, 7, 255)
+    bounded = Body(SpaceSpec("uint8", (8, 9, 3), largest=largest), DISCRETE, config)
+    plain = Body(SpaceSpec("float32", (8, 9, 3)), DISCRETE, config)
+    plain.load_state_dict(bounded.state_dict())
+    for body in (bounded, plain):
+        body.round_weights()
+    pictures = torch.stack([torch.randint(n + 1, (3, 4, 2, 8, 9)) for n in largest], dim=-1)
+    rows = discrete_rows(3, 4)
+    features, _ = bounded(pictures.to(torch.uint8), *rows, bounded.initial_state(4))
+    expected, _ = plain(pictures / torch.tensor(largest), *rows, plain.initial_state(4))
+    tolerance = 1e-5 if precision == "float32" else 0.03
+    torch.testing.assert_close(features, expected, atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize("stack", [1, 4])

@@ -24,8 +24,27 @@ def test_specs_come_back_as_they_went(spec: SpaceSpec) -> None:
     "changes",
     [{"dtype": "object"}, {"dtype": "float16"}, {"dtype": None}, {"shape": [0]}, {"shape": [-1]},
      {"shape": [1] * 9}, {"shape": [2**62, 4]}, {"shape": "4"}, {"n": 0}, {"n": 1.5},
-     {"shape": [16 * 1024 * 1024 + 1]}],
+     {"shape": [16 * 1024 * 1024 + 1]}, {"largest": 5}, {"largest": []}, {"largest": [1, 2, 3]},
+     {"largest": [-1]}, {"largest": [1.5]}, {"largest": [True]}, {"largest": [2**64]},
+     {"shape": [65], "largest": [1] * 65}],
 )  # fmt: skip
 def test_wrong_specs_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(WireError, match=r"^space"):
         SpaceSpec.from_map({"dtype": "uint8", "shape": [2], "n": None, **changes})
+
+
+@pytest.mark.parametrize("largest", [None, (255,), (1, 7)])
+def test_the_largest_magnitude_comes_back(largest: tuple[int, ...] | None) -> None:
+    spec = SpaceSpec("uint8", (3, 2), largest=largest)
+    assert SpaceSpec.from_map(spec.to_map()).largest == largest
+
+
+def test_a_map_of_an_older_version_has_none() -> None:
+    assert SpaceSpec.from_map({"dtype": "uint8", "shape": [2], "n": None}).largest is None
+
+
+def test_bounds_alone_do_not_tell_spaces_apart() -> None:
+    """What another machine declares may differ by its version of an environment."""
+    one, other = SpaceSpec("uint8", (2,), largest=(1,)), SpaceSpec("uint8", (2,), largest=(255,))
+    assert one == other
+    assert hash(one) == hash(other)
