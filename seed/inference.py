@@ -33,7 +33,6 @@ from seed.unrolls import UnrollStore
 from seed.weights import WeightSlot
 from seed.wire import codec, messages
 from seed.wire.checks import WireError
-from seed.wire.terminal import printable
 
 _IDLE_POLL_MS = 20
 _HOUSEKEEPING_S = 1.0
