@@ -102,7 +102,7 @@ class Inference:
         self._queue_limit = queue_limit
         self._publish = publish
         self._sessions = SessionTable(config.max_envs, config.max_batch, config.max_envs_per_key)
-        self._reception = Reception(authentication and authentication.allowed)
+        self._reception = Reception(authentication.allowed if authentication else None)
         self._arrivals = ArrivalLog()
         self._sessions_opened = 0
         self._pending: dict[tuple[int, int], _Pending] = {}

@@ -6,7 +6,7 @@ import fcntl
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -85,12 +85,13 @@ def test_a_dead_learners_socket_makes_way(folder: Path) -> None:
 @pytest.mark.parametrize("kind", ["file", "folder", "link", "pipe"])
 def test_what_is_no_socket_stays(folder: Path, kind: str) -> None:
     path = folder / "precious"
-    {
+    make: dict[str, Callable[[], object]] = {
         "file": lambda: path.write_text("text"),
         "folder": path.mkdir,
         "link": lambda: path.symlink_to("nowhere"),
         "pipe": lambda: os.mkfifo(path),
-    }[kind]()
+    }
+    make[kind]()
     before = os.lstat(path)
     with pytest.raises(ConfigError, match="no socket is there; choose another path"):
         listen("ipc://precious")

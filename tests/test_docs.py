@@ -1,0 +1,147 @@
+"""What the documents name is there: fields, options, files, headings, modules, metrics."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib.util
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seed.config import Config
+from seed.contract import load_algorithm_config
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SOURCES = [
+    path
+    for folder in ("seed", "envservers", "tools", "tests/fuzz")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+]
+# Of pip and TensorBoard, and what parsers of commands add by themselves.
+OTHERS_OPTIONS = {"--no-deps", "--logdir", "--help", "--dry-run"}
+
+
+def texts() -> list[Any]:
+    return [pytest.param(path, id=str(path.relative_to(ROOT))) for path in DOCUMENTS]
+
+
+def code_spans(text: str) -> Iterator[str]:
+    """What stands between single backticks, outside of blocks."""
+    yield from re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.S))
+
+
+def fields() -> set[str]:
+    """All fields of the configuration as documents name them: "table.field"."""
+    config = Config()
+    names: set[str] = {"algorithm.name"}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            names |= {f"{field.name}.{name}" for name in vars(value)}
+    names |= {f"environment.atari.{name}" for name in vars(config.environment.atari)}
+    for algorithm in ("vtrace", "r2d2"):
+        kind = load_algorithm_config(algorithm)
+        names |= {f"algorithm.{field.name}" for field in dataclasses.fields(kind)}
+    return names
+
+
+def top_level() -> set[str]:
+    return {field.name for field in dataclasses.fields(Config)}
+
+
+def literals(paths: list[Path]) -> set[str]:
+    """All strings in these sources."""
+    nodes = (node for path in paths for node in ast.walk(ast.parse(path.read_text())))
+    return {node.value for node in nodes if isinstance(node, ast.Constant)
+            and isinstance(node.value, str)}  # fmt: skip
+
+
+@pytest.mark.parametrize("document", texts())
+def test_fields_are_there(document: Path) -> None:
+    known = fields()
+    tables = {name.rpartition(".")[0] for name in known}
+    named = {
+        f"{table}.{field}"
+        for span in code_spans(document.read_text())
+        for table, field in re.findall(r"(?<![\w./-])([a-z_.]+)\.([a-z_0-9]+)(?![\w.(/*])", span)
+        if table in tables and field != "py"
+    }
+    assert named - known == set()
+
+
+@pytest.mark.parametrize("document", texts())
+def test_examples_of_configurations_are_taken(document: Path) -> None:
+    known, top = fields(), top_level()
+    for block in re.findall(r"```toml\n(.*?)```", document.read_text(), flags=re.S):
+        for table, values in tomllib.loads(block).items():
+            assert table in top
+            for name in values if isinstance(values, dict) else ():
+                # Another algorithm than those that ship has fields of its own.
+                assert f"{table}.{name}" in known or table == "algorithm"
+
+
+@pytest.mark.parametrize("document", texts())
+def test_options_are_there(document: Path) -> None:
+    flags = {f"--{name.replace('_', '-')}" for name in fields() | top_level()}
+    known = flags | literals(SOURCES) | OTHERS_OPTIONS
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z.-]*[a-z]", document.read_text()))
+    assert named - known == set()
+
+
+@pytest.mark.parametrize("document", texts())
+def test_files_are_there(document: Path) -> None:
+    files = {path.name for path in (ROOT / "tests").rglob("*.py")}
+    missing: list[str] = []
+    for span in code_spans(document.read_text()):
+        if re.fullmatch(r"(seed|envservers|configs|tests|tools|docs)/[\w./-]*", span):
+            missing += [] if (ROOT / span).exists() else [span]
+        elif re.fullmatch(r"test_\w+\.py", span):
+            missing += [] if span in files else [span]
+    assert missing == []
+
+
+@pytest.mark.parametrize("document", texts())
+def test_links_lead_somewhere(document: Path) -> None:
+    missing: list[str] = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+        name, _, heading = target.partition("#")
+        if "://" in target:
+            continue
+        path = document.parent / name if name else document
+        if not path.exists() or (heading and heading not in headings(path)):
+            missing.append(target)
+    assert missing == []
+
+
+def headings(document: Path) -> set[str]:
+    """The names that links to a document's headings have."""
+    lines = re.findall(r"^#+ (.*)$", document.read_text(), flags=re.M)
+    return {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in lines}
+
+
+@pytest.mark.parametrize("document", texts())
+def test_commands_of_modules_are_there(document: Path) -> None:
+    own = r"python -m ((?:tools|tests|seed|envservers)\b[\w.]*)"
+    for module in re.findall(own, document.read_text()):
+        assert importlib.util.find_spec(module.rstrip(".")) is not None, module
+
+
+def test_every_field_of_a_line_of_metrics_is_explained_and_no_other() -> None:
+    table = (ROOT / "README.md").read_text().partition("Each line of `metrics.jsonl`")[2]
+    rows = re.findall(r"^\| (`.*?) \|", table.partition("\n## ")[0], flags=re.M)
+    explained = {name for row in rows for name in re.findall(r"`([a-z0-9_*]+)`", row)}
+    window = ast.parse((ROOT / "seed/metrics.py").read_text())
+    written = {
+        key.value for node in ast.walk(window) if isinstance(node, ast.Dict)
+        for key in node.keys if isinstance(key, ast.Constant) and "_" in str(key.value)
+    }  # fmt: skip
+    assert {name for name in written if isinstance(name, str)} - explained - {
+        "inference", "learner"} == set()  # fmt: skip
+    made = literals(sorted((ROOT / "seed").rglob("*.py")))
+    assert {name for name in explained if not name.endswith("_share_*")} - made == set()
