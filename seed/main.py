@@ -16,6 +16,7 @@ from rich.logging import RichHandler
 
 from envservers.environments import InvalidEnvironment, describe
 from seed import checkpoint
+from seed.addresses import candidates
 from seed.authentication import hand_over, make_authentication
 from seed.checkpoint import Checkpoint, CheckpointError, SaveFailed
 from seed.config import Config, ConfigError, check_source
@@ -153,7 +154,7 @@ def _dry_run(config: Config) -> str:
         f"a store of {store.nbytes / 2**30:.3g} GiB on {storing}"
         + (f", for a replay of {store.replay_unrolls:,} unrolls" if replay else ""),
         f"{server_count(config)} local environment servers: "
-        + " ".join(server_command(config.local, config.inference.address)),
+        + " ".join(server_command(config.local, candidates(config.inference.address)[0])),
     ]
     return to_toml(config) + "\n# would start:\n" + "\n".join(f"# {line}" for line in lines)
 
