@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from envservers.work_tree import find_publishing_tree
 from seed import __version__
 from seed.wire.keys import (
     PUBLIC_SUFFIX,
@@ -48,6 +49,12 @@ def _new(base: Path) -> int:
         raise KeyFileError(f"{base}: expected a name without {SECRET_SUFFIX} or {PUBLIC_SUFFIX}")
     secret_path, public_path = write_pair(base, KeyPair.new())
     print(f"{secret_path}: secret, stays here\n{public_path}: public, for the other side")
+    if tree := find_publishing_tree(secret_path):
+        print(
+            f"seed-keys: {secret_path} is in the git work tree {tree}, and nothing there ignores "
+            f"it: `git add .` would publish it; add *{SECRET_SUFFIX} to {tree / '.gitignore'}",
+            file=sys.stderr,
+        )
     return EXIT_DONE
 
 
