@@ -28,7 +28,7 @@ from seed.contract import (
     load_algorithm_config,
 )
 from seed.devices import keep_freed_memory, resolve_device, spare_collector
-from seed.display import CONSOLE, Display
+from seed.display import CONSOLE, Display, tell
 from seed.divergence import Diverged
 from seed.file_limits import connections_within, raise_limit
 from seed.hints import Beginning, what_comes_next
@@ -101,7 +101,7 @@ def main(argv: list[str] | None = None, signals: Signals | None = None) -> int:
         with hold_run(Path(command.config.run_dir)):
             code = _train(command.config, signals)
         for line in what_comes_next(command.config, arguments, complete=code == EXIT_DONE):
-            log.info("%s", line)
+            tell(line)
         return code
     except (ConfigError, InvalidEnvironment, LocalServerError) as error:
         print(f"seed-learner: {error}", file=sys.stderr)
@@ -345,7 +345,7 @@ def _supervise(run: Run, signals: Signals, servers: LocalServers) -> None:
     window = Window(config.environment.frames_per_env_step, run.progress())
     writer = Writer(Path(config.run_dir))
     display = Display(config.total_env_frames, run.env_frames())
-    beginning = Beginning(config, run.inference.endpoint, server_count(config))
+    beginning = Beginning(config, run.inference.endpoint, server_count(config), tell)
 
     def farewell() -> str:
         if run.learner.complete:
