@@ -13,11 +13,20 @@ DEV_STAMP := .venv/.installed-dev
 .NOTPARALLEL:
 .PHONY: help train test lint types imports unit clean
 
+# A run that was stopped (75, 130) is no error of make's. Signals are the learner's to answer: the
+# shell waits for it, and hands on what came for make alone.
+define train
+$(BIN)/seed-learner $(CONFIG) $(ARGS) <&0 & learner=$$!; \
+trap : INT; trap 'kill -TERM $$learner' TERM; trap 'kill -HUP $$learner' HUP; \
+while wait $$learner; code=$$?; kill -0 $$learner 2>/dev/null; do :; done; \
+case $$code in 75|130) exit 0;; *) exit $$code;; esac
+endef
+
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z.]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 train: $(TRAIN_STAMP) ## train; CONFIG=configs/NAME.toml, ARGS="--seed 2 ..." to override fields
-	$(BIN)/seed-learner $(CONFIG) $(ARGS)
+	@$(info $(BIN)/seed-learner $(CONFIG) $(ARGS))$(train)
 
 test: lint types imports unit ## everything that must pass before a change lands
 

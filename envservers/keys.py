@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from envservers.work_tree import find_publishing_tree
+from seed import __version__
 from seed.wire.keys import (
     PUBLIC_SUFFIX,
     SECRET_SUFFIX,
@@ -48,6 +50,13 @@ def _new(base: Path) -> int:
     secret_path, public_path = write_pair(base, KeyPair.new())
     print(f"{printable(str(secret_path))}: secret, stays here")
     print(f"{printable(str(public_path))}: public, for the other side")
+    if tree := find_publishing_tree(secret_path):
+        secret, folder = printable(str(secret_path)), printable(str(tree))
+        print(
+            f"seed-keys: {secret} is in the git work tree {folder}, and nothing there ignores "
+            f"it: `git add .` would publish it; add *{SECRET_SUFFIX} to {folder}/.gitignore",
+            file=sys.stderr,
+        )
     return EXIT_DONE
 
 
@@ -74,6 +83,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="seed-keys", description=_DESCRIPTION, epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     new = commands.add_parser("new", help="make a pair: PATH.key (mode 0600) and PATH.pub")
     new.add_argument("path", type=Path, metavar="PATH", help="folder and name, say keys/learner")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from envservers.supervision import Supervision
 from envservers.supervisor import supervise
+from seed import __version__
 from seed.wire import ipc
 from seed.wire.limits import MAX_ENVS_PER_SERVER, MAX_GROUPS
 from seed.wire.terminal import printable
@@ -134,6 +135,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--learner-key", type=Path, metavar="FILE", help="the learner's public key"
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     arguments = parser.parse_args(argv)
     if arguments.groups is None:
         arguments.groups = min(2, arguments.num_envs)

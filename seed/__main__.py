@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sys
 
+from seed import __version__
 from seed.signals import Signals
 from seed.wire.terminal import shield_output
 
-# Modules that `pip install seed-rl` leaves out and `pip install "seed-rl[learner]"` brings.
+# Modules that an installation without the extra "learner" leaves out.
 _LEARNER_MODULES = ("torch", "tyro", "rich", "tensorboard", "safetensors", "tomli_w")
 _EXIT_INTERRUPTED = 130
 
@@ -20,6 +21,8 @@ def learner() -> int:
     shield_output()
     _see_working_directory()
     try:
+        if _prints_version("seed-learner"):
+            return 0
         from seed.main import main
 
         return main(signals=signals)
@@ -34,6 +37,8 @@ def evaluation() -> int:
     shield_output()
     _see_working_directory()
     try:
+        if _prints_version("seed-eval"):
+            return 0
         from seed.evaluate import main
 
         return main()
@@ -41,6 +46,14 @@ def evaluation() -> int:
         return _refuse("seed-eval", error)
     except KeyboardInterrupt:
         return _EXIT_INTERRUPTED
+
+
+def _prints_version(command: str) -> bool:
+    """Whether that is all that was asked for; answered without what takes seconds to import."""
+    asked = sys.argv[1:] == ["--version"]
+    if asked:
+        print(command, __version__)
+    return asked
 
 
 def _see_working_directory() -> None:
@@ -53,7 +66,8 @@ def _refuse(command: str, error: ModuleNotFoundError) -> int:
         raise error
     print(
         f"{command}: {error.name} is not installed; this machine has the environment servers' "
-        'side only. Install the central side with: pip install "seed-rl[learner]"',
+        'side only. Install the central side with: pip install ".[learner]" in a checkout, or '
+        'pip install "seed-rl[learner]" from a package index',
         file=sys.stderr,
     )
     return 2

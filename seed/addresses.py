@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import ipaddress
 
+# In the place of an address: the usual one, or a free port where only local servers need to know.
+AUTO = "auto"
+USUAL = "tcp://127.0.0.1:5555"
 _LARGEST_PORT = 65_535
 
 
+def candidates(address: str) -> tuple[str, ...]:
+    """The addresses that an `inference.address` stands for, to be tried in this order."""
+    return (USUAL, free_port(USUAL)) if address == AUTO else (address,)
+
+
+def free_port(address: str) -> str:
+    """The same with whatever port is free, where it has a port."""
+    return address.rpartition(":")[0] + ":*" if address.startswith("tcp://") else address
+
+
 def is_address(address: str) -> bool:
-    """Whether the text has the form tcp://HOST:PORT or ipc://PATH; the port may be "*"."""
+    """Whether the text is "auto", tcp://HOST:PORT or ipc://PATH; the port may be "*"."""
+    if address == AUTO:
+        return True
     scheme, _, rest = address.partition("://")
     if scheme == "ipc":
         return bool(rest)
@@ -23,7 +38,7 @@ def is_local(address: str) -> bool:
     every form of number that is no plain IP address.
     """
     scheme, _, rest = address.partition("://")
-    if scheme == "ipc":
+    if scheme == "ipc" or address == AUTO:
         return True
     host = rest.rpartition(":")[0]
     if host == "localhost":

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from seed.addresses import is_address, is_local
+from seed.addresses import AUTO, is_address, is_local
 from seed.wire import ipc
 
 Scalar = bool | int | float | str
@@ -94,8 +94,9 @@ class NetworkConfig:
 class InferenceConfig:
     """The socket and the batched forward pass."""
 
-    address: str = "tcp://127.0.0.1:5555"
-    """Where environment servers connect; a port of "*" takes a free one and prints it."""
+    address: str = AUTO
+    """Where environment servers connect; a port of "*" takes a free one and prints it. "auto" is
+    tcp://127.0.0.1:5555 or, where that is taken and all of them are local ones, a free port."""
     insecure_no_auth: bool = False
     """Allows an address that other machines reach; anyone there can then join the run."""
     secret_key: str = ""

@@ -19,6 +19,7 @@ import tomli_w
 import tyro
 
 from seed.config import Config, ConfigError, check
+from seed.field_names import meant, names_of
 
 T = TypeVar("T")
 
@@ -45,6 +46,8 @@ def parse_command_line(arguments: Sequence[str], load_algorithm_config: Any) -> 
         SystemExit: with code 0, after help was printed.
     """
     config_file = next((Path(word) for word in arguments if word.endswith(".toml")), None)
+    if config_file is None and _is_missing(arguments):
+        raise ConfigError(f"CONFIG: expected the run's TOML file, as in {_examples()}")
     tables = read_toml(config_file) if config_file else {}
     arguments, algorithm_name = _take_option(arguments, "--algorithm.name")
     if algorithm_name is not None:
@@ -55,6 +58,18 @@ def parse_command_line(arguments: Sequence[str], load_algorithm_config: Any) -> 
         raise ConfigError(f"{parsed.config_file}: expected a file whose name ends with .toml")
     check(parsed.config)
     return CommandLine(parsed.config_file, parsed.dry_run, parsed.config)
+
+
+def _is_missing(arguments: Sequence[str]) -> bool:
+    """Whether the command line begins with none that could be meant as the file."""
+    return (not arguments or arguments[0].startswith("-")) and not {"-h", "--help"} & {*arguments}
+
+
+def _examples() -> str:
+    """A command that would do, and what else there is in the folder of configurations."""
+    example = "seed-learner configs/pong_vtrace.toml"
+    here = sorted(path.name for path in Path("configs").glob("*.toml"))
+    return f"{example}; configs/ has {', '.join(here)}" if here else example
 
 
 def _take_option(arguments: Sequence[str], option: str) -> tuple[list[str], str | None]:
@@ -83,13 +98,28 @@ def _parse(arguments: Sequence[str], default: Config) -> Any:
                 args=list(arguments),
                 prog="seed-learner",
                 description="Trains by the configuration in CONFIG; any field can be overridden. "
-                "--algorithm.name NAME chooses another algorithm.",
+                "--algorithm.name NAME chooses another algorithm; --version alone prints the "
+                "version.",
                 default=command_line_type(config_file=tyro.MISSING, dry_run=False, config=default),
             )
     except SystemExit as exit_request:
         if not exit_request.code:
             raise
-        raise ConfigError(_in_one_line(complaint.getvalue())) from None
+        said = _in_one_line(complaint.getvalue())
+        if said.startswith("Unrecognized"):
+            said = _with_hint(said, arguments, names_of(type(default)))
+        raise ConfigError(f"{said}; --help lists all fields") from None
+
+
+def _with_hint(said: str, arguments: Sequence[str], names: list[str]) -> str:
+    """The parser's words, with the options that those which do not exist may stand for."""
+    words = [word.removeprefix("--").partition("=")[0].replace("-", "_")
+             for word in arguments if word.startswith("--")]  # fmt: skip
+    found = [option for word in words if word not in names for option in meant(word, names)]
+    if not found:
+        return said
+    options = " or ".join("--" + option.replace("_", "-") for option in dict.fromkeys(found))
+    return f"{said.partition('; Perhaps')[0]}; did you mean {options}?"
 
 
 def _in_one_line(box: str) -> str:
@@ -99,7 +129,7 @@ def _in_one_line(box: str) -> str:
     sections = re.split("[─-]{4,}", " ".join(lines))
     said = [" ".join(section.strip("─- ").split()) for section in sections]
     # The first section is the box's title, the last one points to --help.
-    return "; ".join([*[text for text in said if text][1:-1], "--help lists all fields"])
+    return "; ".join([text for text in said if text][1:-1])
 
 
 @functools.lru_cache  # one type each, so that values of it are equal and match it
@@ -185,10 +215,10 @@ def build(cls: type[T], table: Mapping[str, Any], path: str) -> T:
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     for name in table:
         if name not in names:
-            close = difflib.get_close_matches(name, names, 1)
-            meant = f" (did you mean {close[0]!r}?)" if close else ""
+            close = difflib.get_close_matches(name, names, 1) or meant(name, names_of(Config))
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
             raise ConfigError(
-                f"{path}{name} = {table[name]!r}: unknown field{meant}; "
+                f"{path}{name} = {table[name]!r}: unknown field{hint}; "
                 f"expected one of {', '.join(names)}"
             )
     values = {name: _value(hints[name], value, path + name) for name, value in table.items()}

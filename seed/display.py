@@ -19,6 +19,14 @@ CONSOLE = Console(stderr=True)
 _A_WHILE_S = 600.0
 
 
+def tell(text: str) -> None:
+    """Says something with a command in it, which a terminal is given in one piece, to be copied."""
+    if CONSOLE.is_terminal:
+        CONSOLE.print(text, soft_wrap=True, highlight=False, markup=False)
+    else:
+        log.info("%s", text)
+
+
 class Display:
     """One progress line on standard error where that is a terminal; else a log line each time."""
 

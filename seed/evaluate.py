@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from seed import checkpoint
+from seed import __version__, checkpoint
 from seed.checkpoint import Checkpoint, CheckpointError
 from seed.config import Config, ConfigError, check
 from seed.config_loading import from_tables, read_toml
@@ -86,7 +86,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="seed-eval", description="Plays a checkpoint of a run and prints its returns."
+        prog="seed-eval",
+        description="Plays a checkpoint of a run and prints its returns. What environments keep "
+        "for themselves, the running means of normalizing wrappers say, is in no checkpoint and "
+        "starts anew.",
     )
     parser.add_argument(
         "run", type=Path, metavar="RUN",
@@ -98,8 +101,11 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         help="environments that play at a time (default: 8, at most one per episode)",
     )  # fmt: skip
     parser.add_argument(
-        "--greedy", action="store_true", help="take the likeliest action instead of sampling"
-    )
+        "--greedy", action="store_true",
+        help="take the policy's mode, or the action of the highest value, instead of acting as in "
+        "training; of a policy that was trained by sampling it can be far worse",
+    )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
     return parser.parse_args(argv)
 

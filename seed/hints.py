@@ -9,7 +9,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from seed.config import Config
@@ -24,14 +24,18 @@ _EVERYWHERE = ("0.0.0.0", "*", "[::]")
 class Beginning:
     """Says what a run waits for until its first rows come. Owned by the main thread."""
 
-    def __init__(self, config: Config, endpoint: str, local_servers: int) -> None:
+    def __init__(
+        self, config: Config, endpoint: str, local_servers: int, tell: Callable[[str], None]
+    ) -> None:
         """Nothing is said yet.
 
         Args:
             config: The run.
             endpoint: Where the learner listens.
             local_servers: Environment servers that have been started.
+            tell: Gets what has a command in it.
         """
+        self._tell = tell
         self._how = how_to_connect(config, endpoint)
         self._due_s: float | None = time.monotonic() + (_NOBODY_S if local_servers else 0.0)
         self._over = False
@@ -46,7 +50,7 @@ class Beginning:
                 log.info("making environments")
         elif self._due_s is not None and time.monotonic() >= self._due_s:
             self._due_s = None
-            log.info("no environment server is connected; one is started with: %s", self._how)
+            self._tell(f"no environment server is connected; one is started with: {self._how}")
 
 
 def how_to_connect(config: Config, endpoint: str) -> str:

@@ -16,6 +16,7 @@ from rich.logging import RichHandler
 
 from envservers.environments import InvalidEnvironment, describe
 from seed import checkpoint
+from seed.addresses import candidates
 from seed.authentication import hand_over, make_authentication
 from seed.checkpoint import Checkpoint, CheckpointError, SaveFailed
 from seed.config import Config, ConfigError, check_source
@@ -27,7 +28,7 @@ from seed.contract import (
     load_algorithm_config,
 )
 from seed.devices import keep_freed_memory, resolve_device, spare_collector
-from seed.display import CONSOLE, Display
+from seed.display import CONSOLE, Display, tell
 from seed.divergence import Diverged
 from seed.file_limits import connections_within, raise_limit
 from seed.hints import Beginning, what_comes_next
@@ -109,7 +110,7 @@ def main(argv: list[str] | None = None, signals: Signals | None = None) -> int:
         with hold_run(Path(command.config.run_dir)):
             code = _train(command.config, signals)
         for line in what_comes_next(command.config, arguments, complete=code == EXIT_DONE):
-            log.info("%s", line)
+            tell(line)
         return code
     except (ConfigError, InvalidEnvironment, LocalServerError) as error:
         print(f"seed-learner: {printable(str(error), lines=True)}", file=sys.stderr)
@@ -165,7 +166,7 @@ def _dry_run(config: Config) -> str:
         f"a store of {store.nbytes / 2**30:.3g} GiB on {storing}"
         + (f", for a replay of {store.replay_unrolls:,} unrolls" if replay else ""),
         f"{server_count(config)} local environment servers: "
-        + " ".join(server_command(config.local, config.inference.address)),
+        + " ".join(server_command(config.local, candidates(config.inference.address)[0])),
     ]
     return to_toml(config) + "\n# would start:\n" + "\n".join(f"# {line}" for line in lines)
 
@@ -369,7 +370,7 @@ def _supervise(run: Run, signals: Signals, servers: LocalServers) -> None:
     window = Window(config.environment.frames_per_env_step, run.progress())
     writer = Writer(Path(config.run_dir))
     display = Display(config.total_env_frames, run.env_frames())
-    beginning = Beginning(config, run.inference.endpoint, server_count(config))
+    beginning = Beginning(config, run.inference.endpoint, server_count(config), tell)
 
     def farewell() -> str:
         if run.learner.complete:

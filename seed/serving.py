@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from seed.addresses import AUTO, USUAL
 from seed.authentication import Authentication
-from seed.config import Config, ConfigError
+from seed.config import Config, ConfigError, InferenceConfig
 from seed.contract import Acted, Algorithm, Fleet
 from seed.devices import available_bytes, resolve_precision
 from seed.forward import ForwardPass
@@ -164,9 +165,17 @@ def make_inference(
     )  # fmt: skip
     offer = Offer(dataclasses.asdict(config.environment), spaces.observation, spaces.action, seed)
     return Inference(
-        config.inference, offer, forward, store, slot,
+        _with_known_address(config), offer, forward, store, slot,
         queue_limit=queue_limit(config), publish=publish, authentication=authentication,
     )  # fmt: skip
+
+
+def _with_known_address(config: Config) -> InferenceConfig:
+    """With the usual address for "auto" where environment servers must know it beforehand."""
+    inference = config.inference
+    if inference.address == AUTO and (config.local_envservers == 0 or inference.secret_key):
+        return dataclasses.replace(inference, address=USUAL)
+    return inference
 
 
 def prepare_to_act(agent: nn.Module) -> None:

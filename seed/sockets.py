@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import zmq
 
+from seed.addresses import candidates, free_port
 from seed.authentication import Authentication
 from seed.config import ConfigError
 from seed.socket_files import listen
 from seed.wire import ipc
 from seed.wire.limits import MAX_GROUPS
 from seed.wire.messages import Frame
+
+log = logging.getLogger(__name__)
 
 # Plain integers: pyzmq's flags cost more to combine than small frames to send.
 _AT_ONCE = int(zmq.NOBLOCK)
@@ -41,7 +45,8 @@ def bind(
 ) -> zmq.Socket[bytes]:
     """A ROUTER socket at the address, which cuts connections that send larger frames.
 
-    With an authentication, only those whom it knows can connect.
+    With an authentication, only those whom it knows can connect. "auto" takes a free port where the
+    usual one is in use.
 
     Raises:
         ConfigError: where the address cannot be bound.
@@ -66,14 +71,39 @@ def bind(
     if listening is not None:
         socket.setsockopt(zmq.USE_FD, listening)
     try:
-        socket.bind(address)
+        _bind_first(socket, candidates(address))
     except zmq.ZMQError as error:
         socket.close()
         raise ConfigError(
-            f"inference.address = {address!r}: cannot be bound ({error.strerror}); "
-            "is another learner running there?"
+            f"inference.address = {address!r}: cannot be bound ({error.strerror})"
+            f"{_remedy(address, error.errno)}"
         ) from None
     return socket
+
+
+def _bind_first(socket: zmq.Socket[bytes], addresses: Sequence[str]) -> None:
+    """Binds the first one that is not in use; raises ZMQError."""
+    for address in addresses[:-1]:
+        try:
+            socket.bind(address)
+            return
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EADDRINUSE:
+                raise
+            log.info(
+                "%s is in use, by another run say; taking a free port, as inference.address says "
+                "nothing else", address,
+            )  # fmt: skip
+    socket.bind(addresses[-1])
+
+
+def _remedy(address: str, number: int) -> str:
+    if number != zmq.EADDRINUSE or not (usual := candidates(address)[0]).startswith("tcp://"):
+        return ""
+    return (
+        "; another learner is running there, or something else: choose another port, or a free one "
+        f'with --inference.address "{free_port(usual)}"'
+    )
 
 
 def receive(

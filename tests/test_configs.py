@@ -35,6 +35,7 @@ def _load_by_name(name: str) -> Config:
 def test_it_is_whole_and_its_environment_exists(path: Path) -> None:
     config = _load(path)
     assert config.run_dir == f"runs/{path.stem}"
+    assert "\n" not in config.note
     observation, _ = describe(dataclasses.asdict(config.environment))
     assert observation.nbytes > 0
 
@@ -51,6 +52,12 @@ def test_atari_preprocessing_is_the_standard_one(name: str, frame_stack: int) ->
     assert (atari.screen_size, atari.grayscale, atari.max_pool) == (84, True, True)
     assert (atari.noop_max, atari.max_frames_per_episode) == (30, 108_000)
     assert config.network.frame_stack == frame_stack
+
+
+# Whoever sees a flat curve for ten minutes takes it for a fault.
+@pytest.mark.parametrize("name", ["pong_vtrace", "pong_r2d2"])
+def test_pong_says_what_is_normal(name: str) -> None:
+    assert "a random policy gets about -20.7" in _load_by_name(name).note
 
 
 def test_atari57_r2d2_is_the_published_run() -> None:

@@ -79,7 +79,9 @@ def test_needs_no_torch() -> None:
 
 
 @pytest.mark.parametrize("redirection", [">/dev/full 2>&1", "<&- >&- 2>&-"])
-@pytest.mark.parametrize(("arguments", "code"), [("--help", 0), ("list /nowhere", 2), ("new", 2)])
+@pytest.mark.parametrize(
+    ("arguments", "code"), [("--version", 0), ("list /nowhere", 2), ("new", 2)]
+)
 def test_keys_that_cannot_be_printed_change_no_exit_code(
     redirection: str, arguments: str, code: int
 ) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envservers.main import _parse, group_sizes, main
+from seed import __version__
 from seed.wire.keys import KeyPair, write_pair
 
 
@@ -86,3 +87,14 @@ def test_help_loads_neither_environments_nor_torch() -> None:
         "sys.exit(str(heavy) if heavy else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_version_loads_next_to_nothing() -> None:
+    code = (
+        "import sys, envservers.main\n"
+        "try: envservers.main.main(['--version'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "sys.exit('zmq' in sys.modules or 'numpy' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == f"seed-envserver {__version__}\n"

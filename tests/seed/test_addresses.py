@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from seed.addresses import is_address, is_local
+from seed.addresses import AUTO, USUAL, candidates, free_port, is_address, is_local
 
 
 @pytest.mark.parametrize(
     "address",
     ["tcp://127.0.0.1:5555", "tcp://127.0.0.1:*", "tcp://127.255.3.4:1", "tcp://localhost:0",
-     "tcp://[::1]:65535", "ipc:///tmp/seed.sock", "ipc://seed.sock"],
+     "tcp://[::1]:65535", "ipc:///tmp/seed.sock", "ipc://seed.sock", AUTO],
 )  # fmt: skip
 def test_of_this_machine(address: str) -> None:
     assert is_address(address)
@@ -40,3 +40,18 @@ def test_open_to_other_machines(address: str) -> None:
 )  # fmt: skip
 def test_no_addresses_at_all(address: str) -> None:
     assert not is_address(address)
+
+
+def test_auto_is_the_usual_address_or_else_any_port_of_this_machine() -> None:
+    assert candidates(AUTO) == (USUAL, "tcp://127.0.0.1:*")
+    assert all(is_local(address) for address in candidates(AUTO))
+    assert candidates("tcp://10.0.0.1:5") == ("tcp://10.0.0.1:5",)
+
+
+@pytest.mark.parametrize(
+    ("address", "free"),
+    [("tcp://127.0.0.1:5", "tcp://127.0.0.1:*"), ("tcp://[::1]:5", "tcp://[::1]:*"),
+     ("ipc://a:5", "ipc://a:5")],
+)  # fmt: skip
+def test_a_free_port_is_of_the_same_host(address: str, free: str) -> None:
+    assert free_port(address) == free

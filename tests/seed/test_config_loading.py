@@ -103,6 +103,7 @@ def test_what_the_file_leaves_out_keeps_its_default() -> None:
     [
         ("[learner]\nbatchsize = 4", r"^learner.batchsize = 4: unknown field \(did you mean "
          r"'batch_size'\?\); expected one of device, .*threads$"),
+        ("[learner]\nlearning_rate = 4", r"did you mean 'optimizer.learning_rate'\?"),
         ("zzz = 1", "^zzz = 1: unknown field; expected one of run_dir"),
         ("[learners]", "unknown field .did you mean 'learner'"),
         ("[algorithm]\ngamma = 0.9", "algorithm.gamma = 0.9: unknown field"),
@@ -218,6 +219,10 @@ ENCODINGS = pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
     [
         (("--learner.batch-size", "four"), ("--learner.batch-size", "'four'")),
         (("--nosuch", "1"), ("Unrecognized options: --nosuch",)),
+        (("--lr", "1"), ("options: --lr, 1; did you mean --optimizer.learning-rate?",)),
+        (("--learner.learning-rate=1",), ("did you mean --optimizer.learning-rate?",)),
+        (("--discount", "1"), ("did you mean --algorithm.discount?",)),
+        (("--learner.batchsize", "1"), ("did you mean --learner.batch-size?",)),
         (("--optimizer.kind", "sgd"), ("'sgd'", "--optimizer.kind", "rmsprop_tf", "adam")),
         (("--algorithm.discount", "2"), ("discount = 2.0: expected from 0 to 1",)),
     ],
@@ -235,8 +240,18 @@ def test_bad_overrides_are_refused_in_one_line(
 
 
 @ENCODINGS
-def test_the_configuration_file_is_required(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
-    assert "CONFIG" in complaint(monkeypatch, encoding, "--seed", 3)
+def test_the_configuration_file_is_required(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for arguments in ((), ("--seed", 3)):
+        assert complaint(monkeypatch, encoding, *arguments) == (
+            "CONFIG: expected the run's TOML file, as in seed-learner configs/pong_vtrace.toml"
+        )
+    # Where there are some, they are listed.
+    monkeypatch.chdir(Path(__file__).parents[2])
+    said = complaint(monkeypatch, encoding)
+    assert "; configs/ has atari57_r2d2.toml, breakout_vtrace.toml, " in said
 
 
 @pytest.mark.parametrize("form", [("--algorithm.name", "{}"), ("--algorithm.name={}",)])

@@ -179,3 +179,18 @@ def test_lines_may_be_minutes_apart(terminal: Screen) -> None:
         shown.update({**LINE, "env_frames": 25 * minutes})
     shown.close()
     assert "0:20:00 left" in terminal.last_line()
+
+
+# Broken into lines it could not be copied.
+def test_a_command_is_in_one_piece_however_narrow_the_terminal(terminal: Screen) -> None:
+    command = "to go on: seed-learner " + "--learner.batch-size 4 " * 9
+    display.tell(command)
+    assert terminal.written.getvalue() == command + "\n"
+
+
+def test_without_a_terminal_a_command_goes_into_the_log(
+    no_terminal: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    display.tell("to go on: %s")
+    assert caplog.messages == ["to go on: %s"]

@@ -18,48 +18,48 @@ LOCAL = "tcp://127.0.0.1:5555"
 HOW = "seed-envserver --connect tcp://127.0.0.1:5555 --num-envs 32"
 
 
-@pytest.fixture(autouse=True)
-def log_level(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What a person is told, not counting the log."""
     caplog.set_level("INFO")
+    return []
 
 
-def test_without_local_servers_it_is_said_at_once_how_to_start_one(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    beginning = Beginning(CONFIG, LOCAL, 0)
-    assert caplog.messages == []
+def test_without_local_servers_it_is_said_at_once_how_to_start_one(said: list[str]) -> None:
+    beginning = Beginning(CONFIG, LOCAL, 0, said.append)
+    assert said == []
     for _ in range(3):
         beginning.check(0, 0)
-    assert caplog.messages == [
-        f"no environment server is connected; one is started with: {HOW}"
-    ]
+    assert said == [f"no environment server is connected; one is started with: {HOW}"]
 
 
 def test_local_servers_have_some_time_to_connect(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Beginning(CONFIG, LOCAL, 2).check(0, 0)
-    assert caplog.messages == []
+    Beginning(CONFIG, LOCAL, 2, said.append).check(0, 0)
+    assert said == []
     monkeypatch.setattr(hints, "_NOBODY_S", 0.0)
-    Beginning(CONFIG, LOCAL, 2).check(0, 0)
-    assert len(caplog.messages) == 1
+    Beginning(CONFIG, LOCAL, 2, said.append).check(0, 0)
+    assert len(said) == 1
 
 
 def test_until_the_first_rows_come_environments_are_being_made(
-    caplog: pytest.LogCaptureFixture,
+    said: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    beginning = Beginning(CONFIG, LOCAL, 1)
+    beginning = Beginning(CONFIG, LOCAL, 1, said.append)
     for num_envs, env_steps in ((0, 0), (8, 0), (16, 0), (16, 16), (0, 16)):
         beginning.check(num_envs, env_steps)
-    assert caplog.messages == ["making environments"]
+    assert (caplog.messages, said) == (["making environments"], [])
 
 
-def test_nothing_is_said_where_rows_are_there_already(caplog: pytest.LogCaptureFixture) -> None:
-    beginning = Beginning(CONFIG, LOCAL, 0)
+def test_nothing_is_said_where_rows_are_there_already(
+    said: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    beginning = Beginning(CONFIG, LOCAL, 0, said.append)
     for _ in range(2):
         beginning.check(8, 8)
         beginning.check(0, 8)
-    assert caplog.messages == []
+    assert (caplog.messages, said) == ([], [])
 
 
 @pytest.mark.parametrize(

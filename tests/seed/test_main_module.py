@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import builtins
 import signal
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from seed import __main__
+from seed import __main__, __version__
 from seed.signals import SIGNALS, Signals
 
 
@@ -30,8 +31,23 @@ def test_a_missing_package_is_named_with_its_remedy(
     assert entry() == 2
     message = capsys.readouterr().err
     assert "torch is not installed" in message
-    assert 'pip install "seed-rl[learner]"' in message
+    assert 'pip install ".[learner]" in a checkout' in message
+    assert 'pip install "seed-rl[learner]" from a package index' in message
     assert message.count("\n") == 1
+
+
+# Within milliseconds, and where the central side is not installed.
+@pytest.mark.parametrize(
+    ("entry", "command"),
+    [(__main__.learner, "seed-learner"), (__main__.evaluation, "seed-eval")],
+)
+def test_a_version_needs_nothing_else(
+    entry: Any, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _miss(monkeypatch, "torch")
+    monkeypatch.setattr(sys, "argv", [command, "--version"])
+    assert entry() == 0
+    assert capsys.readouterr().out == f"{command} {__version__}\n"
 
 
 def test_other_missing_modules_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,15 +68,14 @@ def test_an_interrupted_evaluation_has_its_exit_code_and_no_traceback(
 
 
 def test_the_learner_takes_signals_over_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[Signals] = []
-
     def note(*, signals: Signals) -> int:
-        given.append(signals)
+        assert signal.getsignal(signal.SIGTERM) == signals._ask
         return 5
 
     monkeypatch.setattr("seed.main.main", note)
     assert __main__.learner() == 5
-    assert signal.getsignal(signal.SIGTERM) == given[0]._ask
+    # The exit code is decided: nothing may change it while the interpreter ends.
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
 
 
 def _miss(monkeypatch: pytest.MonkeyPatch, name: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from seed import serving
 from seed.config import (
     Config,
     ConfigError,
@@ -269,3 +270,23 @@ def test_an_address_in_use_is_refused(short_farewell: None) -> None:
 def short_farewell(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets the loop wait for nobody's last words."""
     monkeypatch.setattr("seed.inference._FAREWELL_MS", 5)
+
+
+@pytest.mark.parametrize(
+    ("local_envservers", "keys", "address"),
+    [("auto", {}, "auto"), (2, {}, "auto"), (0, {}, "tcp://127.0.0.1:5555"),
+     (2, {"secret_key": "a.key", "allowed_keys": "keys"}, "tcp://127.0.0.1:5555")],
+)  # fmt: skip
+def test_only_local_servers_are_told_any_port(
+    monkeypatch: pytest.MonkeyPatch, local_envservers: Any, keys: dict[str, str], address: str
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(serving, "Inference", lambda config, *_, **__: asked.append(config.address))
+    config = replace(
+        CONFIG, local_envservers=local_envservers,
+        inference=replace(CONFIG.inference, address="auto", **keys),
+    )  # fmt: skip
+    agent = make_agent(VTRACE, config, SPACES, CPU)
+    store = make_store(VTRACE, config, SPACES, agent, CPU)
+    make_inference(VTRACE, config, SPACES, store, agent, WeightSlot(), store.publish, seed=(1, 0))
+    assert asked == [address]

@@ -10,6 +10,7 @@ import pytest
 import zmq
 
 from seed import sockets
+from seed.config import ConfigError
 from seed.sockets import MOST_FRAMES, bind, drain, receive, send
 from seed.wire.limits import MAX_GROUPS
 from tools.chaos.proxy import FaultProxy
@@ -179,3 +180,46 @@ def test_a_stranger_who_says_nothing_is_cut(monkeypatch: pytest.MonkeyPatch, sai
         while stranger.recv(4096):
             pass
     router.close(0)
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The usual address, which another process has."""
+    with tcp.create_server(("127.0.0.1", 0)) as other:
+        address = f"tcp://127.0.0.1:{other.getsockname()[1]}"
+        monkeypatch.setattr("seed.addresses.USUAL", address)
+        yield address
+
+
+def test_a_second_run_on_a_machine_takes_a_free_port(
+    taken: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    with bind("auto", 1000) as router:
+        endpoint = router.get_string(zmq.LAST_ENDPOINT)
+    assert endpoint.startswith("tcp://127.0.0.1:")
+    assert endpoint != taken
+    assert [line.partition(", ")[0] for line in caplog.messages] == [f"{taken} is in use"]
+
+
+def test_alone_on_a_machine_a_run_has_the_usual_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tcp.create_server(("127.0.0.1", 0)) as other:
+        usual = f"tcp://127.0.0.1:{other.getsockname()[1]}"
+    monkeypatch.setattr("seed.addresses.USUAL", usual)
+    with bind("auto", 1000) as router:
+        assert router.get_string(zmq.LAST_ENDPOINT) == usual
+
+
+# Environment servers elsewhere connect to it, and would find another run there.
+def test_a_port_that_was_asked_for_is_never_another_one(taken: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        bind(taken, 1000)
+    said = str(refused.value)
+    assert said.startswith(f"inference.address = {taken!r}: cannot be bound (Address already in")
+    assert said.endswith('a free one with --inference.address "tcp://127.0.0.1:*"')
+
+
+def test_a_host_that_is_not_this_one_needs_no_other_port() -> None:
+    with pytest.raises(ConfigError) as refused:
+        bind("tcp://192.0.2.1:5", 1000)
+    assert "free" not in str(refused.value)
