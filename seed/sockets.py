@@ -8,8 +8,7 @@ import zmq
 
 from seed.authentication import Authentication
 from seed.config import ConfigError
-from seed.socket_files import listen
-from seed.wire import ipc
+from seed.socket_files import listen, settle
 from seed.wire.limits import MAX_GROUPS
 from seed.wire.messages import Frame
 
@@ -46,7 +45,7 @@ def bind(
     Raises:
         ConfigError: where the address cannot be bound.
     """
-    address = ipc.absolute(address)
+    address = settle(address)
     listening = listen(address)
     context = authentication.context if authentication else zmq.Context.instance()
     socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
@@ -69,9 +68,12 @@ def bind(
         socket.bind(address)
     except zmq.ZMQError as error:
         socket.close()
+        remedy = (
+            "is another learner running there?" if error.errno == zmq.EADDRINUSE
+            else "correct the host or the port"
+        )  # fmt: skip
         raise ConfigError(
-            f"inference.address = {address!r}: cannot be bound ({error.strerror}); "
-            "is another learner running there?"
+            f"inference.address = {address!r}: cannot be bound ({error.strerror}); {remedy}"
         ) from None
     return socket
 
