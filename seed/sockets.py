@@ -68,12 +68,9 @@ def bind(
         socket.bind(address)
     except zmq.ZMQError as error:
         socket.close()
-        remedy = (
-            "is another learner running there?" if error.errno == zmq.EADDRINUSE
-            else "correct the host or the port"
-        )  # fmt: skip
         raise ConfigError(
-            f"inference.address = {address!r}: cannot be bound ({error.strerror}); {remedy}"
+            f"inference.address = {address!r}: cannot be bound ({error.strerror}); "
+            "is another learner running there?"
         ) from None
     return socket
 
