@@ -165,7 +165,7 @@ def _check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> No
 
 
 def _address(text: str) -> str:
-    tcp = re.fullmatch(r"tcp://([^\s:/*]+|\[[0-9A-Fa-f:.%\w]+\]):(\d{1,5})", text)
+    tcp = re.fullmatch(r"tcp://([^\s:/*]+|\[[0-9A-Fa-f:.%\w]+\]):([0-9]{1,5})", text)
     if tcp and 1 <= int(tcp[2]) <= 65_535 and text.isprintable():
         return text
     if ipc.path_of(text) is not None:

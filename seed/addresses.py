@@ -28,7 +28,7 @@ def is_address(address: str) -> bool:
     if scheme == "ipc":
         return bool(rest)
     host, _, port = rest.rpartition(":")
-    return scheme == "tcp" and bool(host) and _is_port(port)
+    return scheme == "tcp" and bool(host) and host.isprintable() and _is_port(port)
 
 
 def is_local(address: str) -> bool:
@@ -52,4 +52,8 @@ def is_local(address: str) -> bool:
 
 
 def _is_port(port: str) -> bool:
-    return port == "*" or (port.isascii() and port.isdecimal() and int(port) <= _LARGEST_PORT)
+    if port == "*":
+        return True
+    # Python makes no number of thousands of digits.
+    is_number = port.isascii() and port.isdecimal() and len(port) <= len(str(_LARGEST_PORT))
+    return is_number and int(port) <= _LARGEST_PORT

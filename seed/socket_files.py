@@ -13,11 +13,13 @@ import logging
 import os
 import socket
 import stat
+import tempfile
 import time
 from collections.abc import Iterator
 
 from seed.config import ConfigError
 from seed.rates import RateLimit
+from seed.wire import ipc
 from seed.wire.ipc import path_of
 
 log = logging.getLogger(__name__)
@@ -26,12 +28,32 @@ _BACKLOG = 4_096
 _PATIENCE_S = 5.0
 _RETRY_S = 0.02
 _LOG_INTERVAL_S = 60.0
+_OWN_FOLDER = "seed-rl-"
 _REMEDIES = {
     errno.ENOENT: "; make its folder, or choose another path",
     errno.EACCES: "; choose a path in a folder of your own",
     errno.EPERM: "; choose a path in a folder of your own",
     errno.EADDRINUSE: "; another learner listens there: stop it, or choose another path",
 }
+
+
+def settle(address: str) -> str:
+    """The address that another process would give to mean the same: with a path that is absolute.
+
+    For "ipc://*" it makes a folder that only this user can enter.
+
+    Raises:
+        ConfigError: where there is no room for that folder.
+    """
+    if address != ipc.ANY:
+        return ipc.absolute(address)
+    try:
+        return f"ipc://{tempfile.mkdtemp(prefix=_OWN_FOLDER)}/socket"
+    except OSError as error:
+        raise ConfigError(
+            f"inference.address = {address!r}: no folder can be made for it ({error.strerror}); "
+            "give a path"
+        ) from None
 
 
 def listen(address: str) -> int | None:
@@ -76,13 +98,17 @@ class SocketFile:
             )  # fmt: skip
 
     def remove(self) -> None:
-        """Removes the file, unless it is another's by now."""
+        """Removes the file, unless it is another's by now, and the folder that `settle` made."""
         if self._path is None or self._file is None:
             return
         # Where that fails the file stays, and the next learner removes it.
         with contextlib.suppress(OSError), _only_one_in(os.path.dirname(self._path) or "."):
             if self._look() == self._file:
                 os.unlink(self._path)
+        folder = os.path.dirname(self._path)
+        if os.path.basename(folder).startswith(_OWN_FOLDER):
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
 
     def _look(self) -> tuple[int, int] | None:
         if self._path is None:

@@ -10,8 +10,7 @@ import zmq
 from seed.addresses import candidates, free_port
 from seed.authentication import Authentication
 from seed.config import ConfigError
-from seed.socket_files import listen
-from seed.wire import ipc
+from seed.socket_files import listen, settle
 from seed.wire.limits import MAX_GROUPS
 from seed.wire.messages import Frame
 
@@ -51,7 +50,7 @@ def bind(
     Raises:
         ConfigError: where the address cannot be bound.
     """
-    address = ipc.absolute(address)
+    address = settle(address)
     listening = listen(address)
     context = authentication.context if authentication else zmq.Context.instance()
     socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)

@@ -7,8 +7,8 @@ import os
 _SCHEME = "ipc://"
 # What fits into Linux's `sockaddr_un`, with the zero at its end.
 LONGEST_PATH_BYTES = 107
-# A free path, which ZeroMQ chooses.
-_ANY = "*"
+# A free path, which the learner chooses.
+ANY = "ipc://*"
 
 
 def path_of(address: str) -> str | None:
@@ -16,8 +16,9 @@ def path_of(address: str) -> str | None:
 
     A name with "@" is Linux's: of a socket without a file.
     """
-    path = address.removeprefix(_SCHEME)
-    return None if path in (address, _ANY) else path
+    if not address.startswith(_SCHEME) or address == ANY:
+        return None
+    return address.removeprefix(_SCHEME)
 
 
 def absolute(address: str) -> str:

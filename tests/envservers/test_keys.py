@@ -67,10 +67,10 @@ def test_names_of_files_are_escaped(tmp_path: Path, capsys: pytest.CaptureFixtur
     main(["list", str(tmp_path)])
     out, err = capsys.readouterr()
     assert (out + err).replace("\n", "").isprintable()
-    for name in (r"\x1b[2J", r"bad\udcff", r"\u202edne\u200b\x9b"):
-        assert f"{name}.key: secret" in out
-        assert f"  {name}  secret\n" in out
-        assert f"{name}-torn.pub: expected a public key" in err
+    for shown in (r"\x1b[2J", r"bad\udcff", r"\u202edne\u200b\x9b"):
+        assert f"{shown}.key: secret" in out
+        assert f"  {shown}  secret\n" in out
+        assert f"{shown}-torn.pub: expected a public key" in err
 
 
 def test_needs_no_torch() -> None:

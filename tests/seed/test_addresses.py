@@ -36,7 +36,8 @@ def test_open_to_other_machines(address: str) -> None:
     ["", "127.0.0.1:5555", "tcp://127.0.0.1", "tcp://:5555", "tcp://127.0.0.1:65536", "ipc://",
      "tcp://127.0.0.1:http", "tcp://127.0.0.1:-1", "udp://127.0.0.1:5555", "inproc://learner",
      "ws://127.0.0.1:5555", "pgm://eth0;239.0.0.1:1", "vmci://*:1", "TCP://127.0.0.1:1",
-     "tcp://127.0.0.1:٥٥", "tcp://127.0.0.1:²"],
+     "tcp://127.0.0.1:٥٥", "tcp://127.0.0.1:²", "tcp://127.0.0.1:" + "9" * 5000,
+     "tcp://\udcff:1", "tcp://a\x1b[2J:1"],
 )  # fmt: skip
 def test_no_addresses_at_all(address: str) -> None:
     assert not is_address(address)

@@ -123,6 +123,23 @@ def test_only_one_at_a_time_looks(folder: Path, monkeypatch: pytest.MonkeyPatch)
     os.close(other)
 
 
+def test_a_free_path_is_of_this_user_and_goes_with_the_learner() -> None:
+    router = bind("ipc://*", 1000)
+    path = Path(router.get_string(zmq.LAST_ENDPOINT).removeprefix("ipc://"))
+    assert path.is_absolute()
+    assert path.is_socket()
+    assert path.parent.stat().st_mode & 0o77 == 0
+    SocketFile(f"ipc://{path}").remove()
+    assert not path.parent.exists()
+    router.close(0)
+
+
+def test_no_room_for_a_free_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(folder / "missing"))
+    with pytest.raises(ConfigError, match=r"'ipc://\*': no folder can be made .* give a path"):
+        bind("ipc://*", 1000)
+
+
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "ipc://*"])
 def test_other_addresses_are_left_to_the_system(address: str) -> None:
     assert listen(address) is None
