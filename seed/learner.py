@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 _WAIT_TIMEOUT_S = 0.1
 # Finite gradients seldom make weights that are not: reading all of them each time costs too much.
 _CHECK_WEIGHTS_EVERY_UPDATES = 100
+# A metric that algorithms with a `reward_clip` have.
+_CLIPPED = "reward_clipped_share"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +125,7 @@ class Learner:
         self._update = Update(config, algorithm, agent, self._target, self._optimizer)
         self._frames_per_step = config.environment.frames_per_env_step
         self._guard = UpdateGuard()
+        self._told_of_clipping = False
         self._checkpoints = Path(config.run_dir) / "checkpoints"
         self._saved_s = time.monotonic()
         self._newest: Path | None = None
@@ -198,6 +201,8 @@ class Learner:
         if not self._guard.accepts(self.learner_steps + 1, scalars):
             self._update.discard()
             return {}
+        if scalars.get(_CLIPPED, 0.0) > 0:
+            self._tell_of_clipping()
         lag = self.learner_steps - scalars.pop("policy_version_mean")
         self.phases.enter("optimizer")
         self._update.apply(rate)
@@ -215,6 +220,16 @@ class Learner:
             self.phases.enter("publish")
             self.publish()
         return {"learning_rate": rate, **scalars, "policy_lag_mean": lag}
+
+    def _tell_of_clipping(self) -> None:
+        """Says once in the log that what is learned is not the true reward."""
+        if not self._told_of_clipping:
+            self._told_of_clipping = True
+            log.info(
+                "rewards beyond ±algorithm.reward_clip = %g arrive and are clipped to it; 0 learns "
+                "from them as they are (the share of them is the metric %s)",
+                self._config.algorithm.reward_clip, _CLIPPED,
+            )  # fmt: skip
 
     def _save_if_due(self) -> None:
         interval_s = self._config.checkpoint_interval_s

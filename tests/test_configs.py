@@ -60,6 +60,15 @@ def test_pong_says_what_is_normal(name: str) -> None:
     assert "a random policy gets about -20.7" in _load_by_name(name).note
 
 
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [("pong_vtrace", 1.0), ("pong_gymnasium_vtrace", 1.0), ("breakout_vtrace", 1.0),
+     ("cartpole_vtrace", 0.0), ("catch_vtrace", 0.0), ("memory_chain_vtrace", 0.0)],
+)  # fmt: skip
+def test_rewards_are_clipped_on_atari_alone(name: str, limit: float) -> None:
+    assert _load_by_name(name).algorithm.reward_clip == limit
+
+
 def test_atari57_r2d2_is_the_published_run() -> None:
     """The table of SEED's paper (Espeholt et al. 2020, appendix), not the code's defaults."""
     config = _load_by_name("atari57_r2d2")

@@ -165,6 +165,10 @@ def loss(
             "priority_mean": priorities.mean(),
             "importance_mean": unroll.importance.mean(),
         }
+        if config.reward_clip:
+            scaled = unroll.rows.rewards[start + 1 :] * config.reward_scale  # [T, B] float32
+            clipped = steps.valid & (scaled.abs() > config.reward_clip)
+            metrics["reward_clipped_share"] = clipped.sum() / count
     return LossResult((unroll.importance * per_unroll).mean(), metrics, priorities)
 
 

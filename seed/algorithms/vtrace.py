@@ -39,8 +39,8 @@ class Config:
     """Weight of the entropy bonus."""
     reward_scale: float = 1.0
     """Factor on every reward, before clipping."""
-    reward_clip: float = 1.0
-    """Rewards are clipped to plus or minus this; 0 for no clipping."""
+    reward_clip: float = 0.0
+    """Rewards are clipped to plus or minus this, as is usual on Atari; 0 for no clipping."""
     reduction: Literal["sum", "mean"] = "sum"
     """Losses of all steps are summed (IMPALA) or averaged (SEED); a learning rate fits one."""
 
@@ -158,6 +158,9 @@ def loss(agent: ActorCritic, target: None, unroll: Unroll, config: Config) -> Lo
             "rho_mean": (share * rhos).sum(),
             "rho_clipped_share": (share * (rhos > config.clip_rho)).sum(),
         }
+        if config.reward_clip:
+            clipped = (rows.rewards[1:] * config.reward_scale).abs() > config.reward_clip
+            metrics["reward_clipped_share"] = (share * clipped).sum()
     return LossResult(total, metrics)
 
 

@@ -53,6 +53,7 @@ class Setup:
         self.config = config or make_config()
         self.config = replace(self.config, run_dir=str(run_dir))
         self.env_steps = env_steps
+        self.metrics: dict[str, Tensor] = {}
         self.on_loss: Callable[[Tensor], Tensor] = lambda loss: loss
         self.agent = nn.Linear(1, 1, bias=False)
         nn.init.ones_(self.agent.weight)
@@ -64,12 +65,13 @@ class Setup:
             lambda: Progress(self.env_steps, 99, 1.5), {"spaces": "kept"},
         )  # fmt: skip
 
-    def loss(self, agent: nn.Module, target: None, unroll: Unroll, config: None) -> LossResult:
+    def loss(self, agent: nn.Module, target: None, unroll: Unroll, config: Any) -> LossResult:
         """The mean of observations times the weight: its gradient is the observations' mean."""
-        assert (target, config) == (None, None)
+        assert (target, config) == (None, self.config.algorithm)
         self.env_steps += 10
         mean = agent(unroll.rows.observations.mean()[None, None]).sum()
-        return LossResult(self.on_loss(mean), {"seen": unroll.rows.observations.mean()})
+        metrics = {"seen": unroll.rows.observations.mean(), **self.metrics}
+        return LossResult(self.on_loss(mean), metrics)
 
     def feed(self, observations: list[float], policy_version: int = 0) -> None:
         """Writes the unrolls of one update for each observation."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 from dataclasses import replace
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from seed import checkpoint
+from seed.algorithms import vtrace
 from seed.checkpoint import CheckpointError
 from seed.devices import move
 from seed.rows import Unroll
@@ -90,6 +92,19 @@ def test_policy_lag_counts_updates_since_the_rows_were_acted(tmp_path: Path) -> 
     setup.feed([1.0, 1.0], policy_version=0)
     setup.feed([1.0, 1.0], policy_version=2)
     assert [record.scalars["policy_lag_mean"] for record in run(setup)] == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(("share", "lines"), [(0.25, 1), (0.0, 0)])
+def test_clipped_rewards_are_told_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, share: float, lines: int
+) -> None:
+    config = replace(total(make_config(), 30), algorithm=vtrace.Config(reward_clip=0.5))
+    setup = Setup(tmp_path, config)
+    setup.metrics = {"reward_clipped_share": torch.tensor(share)}
+    setup.feed([1.0] * 3)
+    with caplog.at_level(logging.INFO):
+        assert len(run(setup)) == 3
+    assert caplog.text.count("beyond ±algorithm.reward_clip = 0.5") == lines
 
 
 def test_every_part_of_an_update_is_a_phase(

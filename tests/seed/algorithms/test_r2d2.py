@@ -48,8 +48,11 @@ def test_metrics_match_the_twin(network: NetworkConfig, seed: int) -> None:
     expected, metrics = twin_of(case), case.loss().metrics
     targets, errors = (np.array(list(x.values())) for x in (expected.targets, expected.errors))
     assert not any(value.requires_grad or value.dim() for value in metrics.values())
+    learned = case.unroll.rows.rewards[case.unroll.burn_in :].numpy()
+    beyond = [abs(0.5 * learned[t + 1, b]) > 1 for t, b in expected.targets]
     assert {name: value.item() for name, value in metrics.items()} == pytest.approx(
         {
+            "reward_clipped_share": np.mean(beyond),
             "q_mean": (targets - errors).mean(),
             "target_mean": targets.mean(),
             "td_error_mean": np.abs(errors).mean(),
@@ -58,6 +61,10 @@ def test_metrics_match_the_twin(network: NetworkConfig, seed: int) -> None:
         },
         rel=1e-4, abs=1e-5,
     )  # fmt: skip
+
+
+def test_without_clipping_there_is_no_metric_of_it() -> None:
+    assert "reward_clipped_share" not in make_case().loss(replace(CONFIG, reward_clip=0.0)).metrics
 
 
 # The walk above starts from the same state and runs over all rows at once: with the state of any

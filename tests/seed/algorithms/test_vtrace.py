@@ -361,6 +361,26 @@ def test_rewards_are_scaled_then_clipped(scale: float, clip: float, expected: li
     assert shape_rewards(rewards, config).tolist() == expected
 
 
+def test_rewards_are_clipped_only_where_asked() -> None:
+    rewards = torch.tensor([-4.0, 8.0])
+    assert torch.equal(shape_rewards(rewards, Config()), rewards)
+
+
+@pytest.mark.parametrize("clip", [0.7, 100.0, 0.0])
+def test_the_share_of_clipped_rewards_is_a_metric(clip: float) -> None:
+    case = make_case(seed=4)
+    config = replace(CONFIG, reward_scale=0.5, reward_clip=clip)
+    metrics = loss(case.agent, None, case.unroll, config).metrics
+    found = metrics.get("reward_clipped_share")
+    if not clip:
+        assert found is None
+        return
+    rewards = case.unroll.rows.rewards
+    beyond = [abs(0.5 * rewards[t + 1, b].item()) > clip for t, b in twin_targets(case, say(case))]
+    assert found == pytest.approx(sum(beyond) / len(beyond))
+    assert any(beyond) == (clip < 1)
+
+
 @KINDS
 def test_acting_keeps_the_policy_and_the_state(
     observation: SpaceSpec, action: SpaceSpec, network: NetworkConfig
