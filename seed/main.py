@@ -302,6 +302,8 @@ def _supervise(run: Run, signals: Signals, servers: LocalServers) -> None:
     config = run.config
     crew = Crew()
     window = Window(config.environment.frames_per_env_step, run.progress())
+    with contextlib.suppress(OSError):
+        run.hold_folder()
     writer = Writer(Path(config.run_dir), run.env_frames())
     display = Display(config.total_env_frames, run.env_frames())
 
