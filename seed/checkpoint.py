@@ -3,7 +3,8 @@
 A checkpoint is a folder `checkpoints/frames-NNN-updates-NNN` with `state.safetensors` (every
 tensor), `state.json` (everything else) and `manifest.json` (their SHA-256), and, where asked for, a
 folder `replay`. It is written under another name and renamed last, so a folder of that name is
-complete. Names sort by age: the last one is the newest, and no link has to say so.
+complete. Names sort by age: the last one is the newest, and no link has to say so. Only names of
+exactly this form count; whatever else lies there is left alone, and named in a warning.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,12 +25,22 @@ from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
+from seed.plain_files import digest, read_plain, sync, write_file
+from seed.state_form import find_fault
+
 log = logging.getLogger(__name__)
 
 TENSORS, STATE, MANIFEST = "state.safetensors", "state.json", "manifest.json"
 REPLAY = "replay"
 
-_PIECE_BYTES = 2**20
+# State and manifest are a few kilobytes.
+_MOST_TEXT_BYTES = 2**26
+_NAME = re.compile(r"frames-[0-9]{14}-updates-[0-9]{10}")
+_UNFINISHED = re.compile(rf"\.{_NAME.pattern}(\.old)?\.tmp")
+_OPTIMIZER_KEY = re.compile(r"optimizer\.([0-9]{1,9})\.(.+)")
+_ADAM_STATE = {"step", "exp_avg", "exp_avg_sq"}
+# Of what else lies beside checkpoints, so many are named.
+_MOST_NAMED = 5
 
 # Writes a replay into a folder that it makes; calls its second argument again and again meanwhile.
 SaveReplay = Callable[[Path, Callable[[], None]], None]
@@ -36,6 +48,12 @@ SaveReplay = Callable[[Path, Callable[[], None]], None]
 
 class CheckpointError(Exception):
     """No checkpoint can be loaded; the text says from where and why."""
+
+
+# What reading files of any content raises; MemoryError and RecursionError by odd JSON.
+_UNREADABLE = (
+    OSError, ValueError, KeyError, TypeError, MemoryError, RecursionError, SafetensorError,
+)  # fmt: skip
 
 
 class SaveFailed(Exception):
@@ -88,11 +106,11 @@ def save(
         if final.exists() and _is_whole(final):
             return final
         _sweep(folder)
-        if final.exists():
+        if _is_folder(final):
             _delete(final)
         _write(temporary, checkpoint, save_replay, sign)
         os.rename(temporary, final)
-        _sync(folder)
+        sync(folder)
     except (OSError, CheckpointError) as error:
         # Its room is wanted, by the next attempt if by nobody else.
         shutil.rmtree(temporary, ignore_errors=True)
@@ -105,7 +123,9 @@ def _delete_old(folder: Path, name: str, keep: int) -> None:
     """Deletes those before `name` but the newest `keep` - 1; what cannot be deleted stays."""
     try:
         # Newer ones could not be loaded when the run began, and stand for none that could.
-        older = [other for other in names(folder) if other < name]
+        older = [
+            other for other in names(folder) if other < name and _is_folder(folder / other)
+        ]
     except CheckpointError as error:
         log.warning("no old checkpoint is deleted: %s", error)
         return
@@ -137,31 +157,19 @@ def _write(
     if save_replay is not None:
         save_replay(folder / REPLAY, sign)
         for path in sorted((folder / REPLAY).rglob("*")):
-            digests[str(path.relative_to(folder))] = _digest(path, sign)
-            _sync(path)
+            digests[str(path.relative_to(folder))] = digest(path, sign)
+            sync(path)
             sign()
-        _sync(folder / REPLAY)
+        sync(folder / REPLAY)
     contents[MANIFEST] = json.dumps(digests, indent=1).encode()
     for part, content in contents.items():
-        _write_file(folder / part, content)
+        write_file(folder / part, content)
         sign()
-    _sync(folder)
+    sync(folder)
     if (folder / MANIFEST).read_bytes() != contents[MANIFEST]:
         raise CheckpointError(f"{folder / MANIFEST}: not as it was written")
     for part in (TENSORS, STATE):
         _check(folder, part, sign)
-
-
-def _write_file(path: Path, content: bytes) -> None:
-    """Writes a new file and waits until it is on the disk."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        rest = memoryview(content)
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _delete(path: Path) -> None:
@@ -173,8 +181,9 @@ def _delete(path: Path) -> None:
 
 def _sweep(folder: Path) -> None:
     """Deletes what saves and deletions that were interrupted have left."""
-    for stale in folder.glob(".frames-*.tmp"):
-        shutil.rmtree(stale, ignore_errors=True)
+    for entry in folder.glob(".frames-*.tmp"):
+        if _UNFINISHED.fullmatch(entry.name) and _is_folder(entry):
+            shutil.rmtree(entry, ignore_errors=True)
 
 
 def name_of(env_frames: int, learner_steps: int) -> str:
@@ -185,15 +194,37 @@ def name_of(env_frames: int, learner_steps: int) -> str:
 def names(folder: Path) -> list[str]:
     """Names of the complete checkpoints in a folder, oldest first; none where it is not there.
 
+    Links to folders are among them: whoever moves a checkpoint may leave one.
+
     Raises:
         CheckpointError: where the folder cannot be read, or is none, and so may hold a run.
     """
+    return sorted(
+        name for name in _entries(folder)
+        if _NAME.fullmatch(name) and os.path.isdir(folder / name)
+    )  # fmt: skip
+
+
+def warn_of_others(folder: Path) -> None:
+    """Names, in one line, what lies beside the checkpoints and is none; nobody touches it."""
+    ours = set(names(folder))
+    others = sorted(
+        name for name in _entries(folder) if name not in ours and not _UNFINISHED.fullmatch(name)
+    )
+    if others:
+        named = ", ".join(ascii(name) for name in others[:_MOST_NAMED])
+        more = f" and {len(others) - _MOST_NAMED} more" if len(others) > _MOST_NAMED else ""
+        log.warning("%s: not taken for checkpoints, and left alone: %s%s", folder, named, more)
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether it is a folder and no link to one: saves make no links, and delete none."""
+    return path.is_dir() and not path.is_symlink()
+
+
+def _entries(folder: Path) -> list[str]:
     try:
-        with os.scandir(folder) as entries:
-            return sorted(
-                entry.name for entry in entries
-                if entry.name.startswith("frames-") and entry.is_dir()
-            )  # fmt: skip
+        return os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
         # A link to a disk that is missing, or what somebody has put into its place.
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
@@ -210,14 +241,17 @@ def names(folder: Path) -> list[str]:
 
 
 def load(path: Path) -> Checkpoint:
-    """Reads one checkpoint; raises CheckpointError where any of its bytes is not as written."""
+    """Reads one checkpoint; raises CheckpointError where it is not as a save has written it."""
     try:
         for part in (TENSORS, STATE):
             _check(path, part)
-        state = json.loads((path / STATE).read_text())
+        state = json.loads(read_plain(path / STATE, _MOST_TEXT_BYTES))
+        fault = find_fault(state)
+        if fault:
+            raise CheckpointError(f"{path / STATE}: of another form ({fault})")
         return Checkpoint(load_file(path / TENSORS), state, path)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: not a readable checkpoint ({error})") from None
+    except _UNREADABLE as error:
+        raise CheckpointError(f"{path}: not a readable checkpoint ({_say(error)})") from None
 
 
 def find_replay(path: Path) -> Path | None:
@@ -230,8 +264,8 @@ def find_replay(path: Path) -> Path | None:
         parts = [part for part in _read_manifest(path) if part.startswith(f"{REPLAY}/")]
         for part in parts:
             _check(path, part)
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path / REPLAY}: not readable ({error})") from None
+    except _UNREADABLE as error:
+        raise CheckpointError(f"{path / REPLAY}: not readable ({_say(error)})") from None
     return path / REPLAY if parts else None
 
 
@@ -242,16 +276,26 @@ def load_newest(folder: Path) -> Checkpoint | None:
         CheckpointError: where there are checkpoints and none of them is whole, or where it cannot
             be seen whether there are any.
     """
+    warn_of_others(folder)
     errors = []
     for name in reversed(names(folder)):
         try:
-            return load(folder / name)
+            return _load_named(folder / name)
         except CheckpointError as error:
             log.warning("%s; trying the one before", error)
             errors.append(str(error))
     if errors:
         raise CheckpointError("no checkpoint is whole: " + "; ".join(errors))
     return None
+
+
+def _load_named(path: Path) -> Checkpoint:
+    """Loads a checkpoint whose name is to be what it holds: else its age would be a lie."""
+    loaded = load(path)
+    named = name_of(loaded.state["env_frames"], loaded.state["learner_steps"])
+    if path.name != named:
+        raise CheckpointError(f"{path}: holds what is to be named {named}; it has been renamed")
+    return loaded
 
 
 def pack(
@@ -272,32 +316,71 @@ def unpack_module(tensors: dict[str, Tensor], name: str, module: nn.Module) -> N
     """Loads what `pack` kept of a module; raises CheckpointError where it does not fit."""
     start = f"{name}."
     kept = {key.removeprefix(start): t for key, t in tensors.items() if key.startswith(start)}
-    try:
-        module.load_state_dict(kept)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"the checkpoint is of another network: {reason}") from None
+    expected, weights = module.state_dict(), dict(module.named_parameters())
+    for key in sorted(kept.keys() | expected.keys()):
+        there, here = _form(kept.get(key)), _form(expected.get(key))
+        if there != here:
+            raise CheckpointError(
+                f"the checkpoint is of another network: {start + key!a} is {there} there, "
+                f"{here} here"
+            )
+        # A buffer may be infinite, a mask say.
+        usable = torch.isfinite(kept[key]) if key in weights else ~torch.isnan(kept[key])
+        if not usable.all():
+            raise CheckpointError(f"{start + key!a} holds what is no finite number")
+    module.load_state_dict(kept)
+
+
+def _form(tensor: Tensor | None) -> str:
+    if tensor is None:
+        return "missing"
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
 def unpack_optimizer(tensors: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
-    """Loads what `pack` kept of the optimizer."""
+    """Loads what `pack` kept of the optimizer; raises CheckpointError where it does not fit."""
     state: dict[int, dict[str, Tensor]] = {}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    needed = _ADAM_STATE if isinstance(optimizer, torch.optim.Adam) else set()
     for key, tensor in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, name = key.split(".", 2)
-            state.setdefault(int(index), {})[name] = tensor
+        found = _OPTIMIZER_KEY.fullmatch(key)
+        if found is None:
+            continue
+        index, name = int(found[1]), found[2]
+        shape = parameters[index].shape if index < len(parameters) else None
+        if tensor.shape != (() if name == "step" else shape) or not tensor.is_floating_point():
+            raise _of_another_optimizer(f"{key!a} is {_form(tensor)}")
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{key!a} holds what is no finite number")
+        state.setdefault(index, {})[name] = tensor
+    for index, kept in state.items():
+        if missing := needed - kept.keys():
+            raise _of_another_optimizer(f"optimizer.{index} lacks {', '.join(sorted(missing))}")
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
+def _of_another_optimizer(why: str) -> CheckpointError:
+    return CheckpointError(f"the checkpoint is of another optimizer or network: {why}")
+
+
 def _read_manifest(path: Path) -> dict[str, str]:
-    digests: dict[str, str] = json.loads((path / MANIFEST).read_text())
+    digests = json.loads(read_plain(path / MANIFEST, _MOST_TEXT_BYTES))
+    if not isinstance(digests, dict):
+        raise CheckpointError(f"{path / MANIFEST}: of another form (expected an object)")
     return digests
 
 
 def _check(path: Path, part: str, sign: Callable[[], None] = lambda: None) -> None:
     """Raises CheckpointError where a part of the checkpoint is not as it was written."""
-    if _read_manifest(path)[part] != _digest(path / part, sign):
+    if _read_manifest(path)[part] != digest(path / part, sign):
         raise CheckpointError(f"{path / part}: not as it was written (SHA-256 differs)")
+
+
+def _say(error: Exception) -> str:
+    """An error in one line, and not at any length: it may quote what it could not read."""
+    line = " ".join(str(error).split())
+    said = "".join(letter if letter.isprintable() else "?" for letter in line)
+    return said if len(said) <= 300 else f"{said[:300]}..."
 
 
 def _is_whole(path: Path) -> bool:
@@ -306,21 +389,3 @@ def _is_whole(path: Path) -> bool:
     except CheckpointError:
         return False
     return True
-
-
-def _digest(path: Path, sign: Callable[[], None]) -> str:
-    """The SHA-256 of a file, which may be as large as a replay; calls `sign` at every piece."""
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        while piece := file.read(_PIECE_BYTES):
-            digest.update(piece)
-            sign()
-    return digest.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

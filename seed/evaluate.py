@@ -29,6 +29,7 @@ from seed.serving import make_agent, make_inference, make_store
 from seed.spaces import Spaces
 from seed.threads import Crew
 from seed.weights import WeightSlot
+from seed.wire.checks import WireError
 from seed.wire.terminal import printable
 
 _TICK_S = 0.05
@@ -181,7 +182,10 @@ def _adapt(config: Config, envs: int) -> Config:
 def _make_player(config: Config, loaded: Checkpoint, greedy: bool) -> Inference:
     """Inference that acts with the checkpoint's weights, in evaluation environments only."""
     algorithm = load_algorithm(config.algorithm_name)
-    spaces = Spaces.from_map(loaded.state["spaces"])
+    try:
+        spaces = Spaces.from_map(loaded.state["spaces"])
+    except (KeyError, TypeError, WireError) as error:
+        raise CheckpointError(f"{loaded.path}: spaces of another form ({error})") from None
     device = resolve_device(config.inference.device, "inference.device")
     agent = make_agent(algorithm, config, spaces, device)
     checkpoint.unpack_module(loaded.tensors, "agent", agent)

@@ -34,6 +34,8 @@ _WAIT_TIMEOUT_S = 0.1
 _CHECK_WEIGHTS_EVERY_UPDATES = 100
 # A metric that algorithms with a `reward_clip` have.
 _CLIPPED = "reward_clipped_share"
+# A run that is killed before its first checkpoint begins anew: that one comes early.
+_FIRST_CHECKPOINT_S = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,10 +70,10 @@ class UpdateRecord(NamedTuple):
 class Learner:
     """Owns the learning network and its optimizer.
 
-    Other threads may read `learner_steps`, `updates_skipped`, `checkpoints_failed`, `complete`,
-    `phases` and the queue `records`. It is complete once a checkpoint has all frames of the run.
-    The phase "waiting" includes inserting into replay what has come meanwhile.
-    On a GPU, phases are of the host: work that it does not wait for counts where it waits next.
+    Other threads may read `learner_steps`, `updates_skipped`, `checkpoints_failed`, `ended_at`,
+    `complete`, `phases` and the queue `records`. The phase "waiting" includes inserting into replay
+    what has come meanwhile. On a GPU, phases are of the host: work that it does not wait for counts
+    where it waits next.
 
     Checkpoints are written between updates, by this thread, so that they are of one moment. One
     that cannot be written is counted, and the next is due after the same interval; but the last one
@@ -88,6 +90,7 @@ class Learner:
         progress: Callable[[], Progress],
         kept_state: dict[str, Any],
         save_replay: SaveReplay | None = None,
+        hold: Callable[[], object] = lambda: None,
     ) -> None:
         """The agent is this object's own from here on, on the learner's device.
 
@@ -100,10 +103,13 @@ class Learner:
             progress: Steps and time so far, of this and earlier processes; thread-safe.
             kept_state: Written into every checkpoint as it is.
             save_replay: Writes the replay into a folder of every checkpoint.
+            hold: Called before each checkpoint; raises where the run's folder is no longer this
+                process's own, OSError where it cannot tell.
         """
         self.learner_steps = 0
         self.checkpoints_failed = 0
-        self.complete = False
+        # Of the checkpoint that was written at the end.
+        self.ended_at: Progress | None = None
         self.records: queue.SimpleQueue[UpdateRecord] = queue.SimpleQueue()
         self.phases = Phases()
         self._config = config
@@ -114,6 +120,7 @@ class Learner:
         self._progress = progress
         self._kept_state = kept_state
         self._save_replay = save_replay
+        self._hold = hold
         self._device = next(agent.parameters()).device
         self._optimizer = make_optimizer(
             agent.parameters(),
@@ -129,6 +136,12 @@ class Learner:
         self._checkpoints = Path(config.run_dir) / "checkpoints"
         self._saved_s = time.monotonic()
         self._newest: Path | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the checkpoint at the end has all frames of the run."""
+        ended, total = self.ended_at, self._config.total_env_frames
+        return ended is not None and ended.env_steps * self._frames_per_step >= total
 
     @property
     def updates_skipped(self) -> int:
@@ -158,6 +171,10 @@ class Learner:
         self.learner_steps = loaded.state["learner_steps"]
         self._newest = loaded.path
 
+    def forget_checkpoints(self) -> None:
+        """Those that were written are gone: the next comes as early as the first; thread-safe."""
+        self._newest = None
+
     def run(self, stop: threading.Event) -> None:
         """Learns until the run's frames are reached or `stop` is set; leaves a checkpoint.
 
@@ -169,7 +186,7 @@ class Learner:
         while not stop.is_set() and self._env_frames() < self._config.total_env_frames:
             self._learn_once()
             self._save_if_due()
-        self._save()
+        self.ended_at = self._save()
         self.phases.leave()
 
     def _env_frames(self) -> int:
@@ -233,6 +250,8 @@ class Learner:
 
     def _save_if_due(self) -> None:
         interval_s = self._config.checkpoint_interval_s
+        if self._newest is None:
+            interval_s = min(interval_s, _FIRST_CHECKPOINT_S)
         if time.monotonic() < self._saved_s + interval_s:
             return
         try:
@@ -240,25 +259,37 @@ class Learner:
         except SaveFailed as error:
             log.error("%s. Going on; the next one is due in %g s", error, interval_s)
 
-    def _save(self) -> None:
+    def _save(self) -> Progress:
+        """Writes a checkpoint; returns how far the run is in it."""
         self.phases.enter("checkpoint")
         modules = {"agent": self._agent}
         if self._target is not None:
             modules["target"] = self._target
         check_weights(modules)
         check_optimizer(self._optimizer)
+        progress = self._progress()
         try:
-            self._newest = self._write(checkpoint.pack(modules, self._optimizer))
+            self._hold_folder()
+            self._newest = self._write(checkpoint.pack(modules, self._optimizer), progress)
         except SaveFailed as error:
             self.checkpoints_failed += 1
             good = f"the newest is {self._newest}" if self._newest else "there is none yet"
             raise SaveFailed(f"{error}; {good}") from error
         finally:
             self._saved_s = time.monotonic()
+        return progress
 
-    def _write(self, packed: dict[str, Tensor]) -> Path:
+    def _hold_folder(self) -> None:
+        try:
+            self._hold()
+        except OSError as error:
+            raise SaveFailed(
+                f"{self._checkpoints}: nothing is written, as the run's lock cannot be seen or had "
+                f"({error})"
+            ) from error
+
+    def _write(self, packed: dict[str, Tensor], progress: Progress) -> Path:
         """Writes these tensors with everything else that belongs to this moment."""
-        progress = self._progress()
         env_frames = progress.env_steps * self._frames_per_step
         state = {
             **self._kept_state,
@@ -267,7 +298,7 @@ class Learner:
             "optimizer": self._config.optimizer.kind,
             "env_frames": env_frames,
         }
-        path = checkpoint.save(
+        return checkpoint.save(
             self._checkpoints,
             checkpoint.name_of(env_frames, self.learner_steps),
             checkpoint.Checkpoint(packed, state),
@@ -275,8 +306,6 @@ class Learner:
             save_replay=self._save_replay,
             sign=self.phases.sign,
         )
-        self.complete = env_frames >= self._config.total_env_frames
-        return path
 
 
 def _copy(agent: nn.Module) -> nn.Module:

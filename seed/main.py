@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import logging
@@ -37,10 +38,12 @@ from seed.learner import Learner, Progress
 from seed.local_servers import LocalServerError, LocalServers, server_command, server_count
 from seed.logs import PlainFormatter
 from seed.metrics import Window, Writer
-from seed.origin import compare_origin, origin_of
+from seed.origin import origin_of
 from seed.replay import Replay
 from seed.replay_files import UnfitReplay
-from seed.run_lock import hold_run
+from seed.resume import environment_of, find_checkpoint, prepare_folder, restore
+from seed.run_folder import check_entries
+from seed.run_lock import RunLock, RunTaken, hold_run
 from seed.serving import (
     describe_bodies,
     make_agent,
@@ -64,6 +67,8 @@ log = logging.getLogger(__name__)
 EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, EXIT_DIVERGED, EXIT_NO_CHECKPOINT = 0, 1, 2, 77, 78
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 _TICK_S = 0.1
+# How long two learners may be in one folder that was deleted or moved.
+_LOOK_EVERY_S = 1.0
 
 
 @dataclasses.dataclass
@@ -76,6 +81,7 @@ class Run:
     learner: Learner
     start: Progress
     started_s: float = dataclasses.field(default_factory=time.monotonic)
+    lock: RunLock | None = None
 
     def progress(self) -> Progress:
         """Steps, updates and time of this process and those before it; thread-safe."""
@@ -88,6 +94,22 @@ class Run:
     def env_frames(self) -> int:
         """Frames so far, over all processes of the run."""
         return self.progress().env_steps * self.config.environment.frames_per_env_step
+
+    def hold_folder(self) -> None:
+        """Sees to it that the run's folder is there and this process's own; thread-safe.
+
+        Raises:
+            RunTaken: where another learner works there by now.
+            OSError: where that cannot be told.
+        """
+        if self.lock is None or not self.lock.check():
+            return
+        log.error("%s was deleted or moved; it is made anew", self.config.run_dir)
+        self.learner.forget_checkpoints()
+        try:
+            _write_config(self.config, Path(self.config.run_dir))
+        except ConfigError as error:
+            log.error("%s", error)
 
 
 def main(argv: list[str] | None = None, signals: Signals | None = None) -> int:
@@ -107,8 +129,8 @@ def main(argv: list[str] | None = None, signals: Signals | None = None) -> int:
             print(_dry_run(command.config))
             return EXIT_DONE
         # Before a checkpoint is looked for: another learner may be about to write the newest.
-        with hold_run(Path(command.config.run_dir)):
-            code = _train(command.config, signals)
+        with hold_run(Path(command.config.run_dir)) as lock:
+            code = _train(command.config, signals, lock)
         for line in what_comes_next(command.config, arguments, complete=code == EXIT_DONE):
             tell(line)
         return code
@@ -146,7 +168,7 @@ def _log_handler() -> logging.Handler:
 
 def _dry_run(config: Config) -> str:
     """The resolved configuration, then as TOML comments what a run would start."""
-    loaded = _find_checkpoint(config)
+    loaded = find_checkpoint(config)
     spaces = _spaces(config, loaded)
     acting = resolve_device(config.inference.device, "inference.device")
     learning = resolve_device(config.learner.device, "learner.device")
@@ -186,15 +208,19 @@ def _spaces(config: Config, loaded: Checkpoint | None) -> Spaces:
     return trained if trained == spaces else spaces
 
 
-def _train(config: Config, signals: Signals) -> int:
+def _train(config: Config, signals: Signals, lock: RunLock) -> int:
     run_dir = Path(config.run_dir)
-    loaded = _find_checkpoint(config)
+    check_entries(run_dir)
+    loaded = find_checkpoint(config)
     count = server_count(config)
     room = connections_within(raise_limit(count))
     if room < config.inference.max_envs:
         log.warning("at most %d environment servers can connect, by `ulimit -n`", room)
     run = _assemble(config, loaded)
+    run.lock = lock
+    prepare_folder(config, loaded)
     _write_config(config, run_dir)
+    lock.accept()
     log.info("listening on %s, run in %s", run.inference.endpoint, run_dir)
     if config.note:
         log.info("%s", config.note)
@@ -227,52 +253,6 @@ def _write_config(config: Config, run_dir: Path) -> None:
         ) from None
 
 
-def _find_checkpoint(config: Config) -> Checkpoint | None:
-    """The checkpoint to go on from, by `resume`."""
-    folder = Path(config.run_dir) / "checkpoints"
-    if config.resume == "never":
-        if checkpoint.names(folder):
-            raise ConfigError(
-                f"resume = 'never': {config.run_dir} has checkpoints already; choose another "
-                "run_dir, or delete it"
-            )
-        return None
-    if config.resume == "auto":
-        loaded = checkpoint.load_newest(folder)
-    else:
-        loaded = _load_given(Path(config.resume), folder)
-    if loaded is not None:
-        _check_environment(config, loaded)
-    return loaded
-
-
-def _load_given(path: Path, folder: Path) -> Checkpoint:
-    """The checkpoint at `path`; refused where the run has newer ones, which would come first."""
-    loaded = checkpoint.load(path)
-    newest = max(checkpoint.names(folder), default="")
-    if newest > checkpoint.name_of(loaded.state["env_frames"], loaded.state["learner_steps"]):
-        raise ConfigError(
-            f"resume = {str(path)!r}: {folder} has a newer checkpoint, {newest}, which the next "
-            "start would take; choose another run_dir, or delete the newer ones"
-        )
-    return loaded
-
-
-def _environment(config: Config) -> str:
-    """What a run is about, as its checkpoints say it."""
-    return f"{config.environment.kind} {config.environment.id}"
-
-
-def _check_environment(config: Config, loaded: Checkpoint) -> None:
-    """Refuses to go on with the training of another environment, whose spaces may be the same."""
-    trained = loaded.state.get("environment", _environment(config))
-    if trained != _environment(config):
-        raise ConfigError(
-            f"environment: what {loaded.path} holds is a run of {trained!r}, not of "
-            f"{_environment(config)!r}; choose another run_dir, or another checkpoint to resume"
-        )
-
-
 def _assemble(config: Config, loaded: Checkpoint | None) -> Run:
     """Everything but threads and processes; the socket is bound."""
     algorithm = _load_algorithm(config)
@@ -301,16 +281,13 @@ def _assemble(config: Config, loaded: Checkpoint | None) -> Run:
     kept = source if isinstance(source, Replay) and config.replay.in_checkpoint else None
     learner = Learner(
         config, algorithm, agent, source, slot, lambda: run.progress(),
-        {"spaces": spaces.to_map(), "environment": _environment(config), **origin_of(config)},
-        kept.save if kept is not None else None,
+        {"spaces": spaces.to_map(), "environment": environment_of(config), **origin_of(config)},
+        kept.save if kept is not None else None, lambda: run.hold_folder(),
     )  # fmt: skip
     if loaded is not None:
-        learner.restore(loaded)
+        restore(learner, loaded, config)
         if kept is not None and loaded.path is not None:
             _load_replay(kept, loaded.path)
-        log.info("going on from %d frames", loaded.state["env_frames"])
-        if origin := compare_origin(loaded.state, config):
-            log.info("%s", origin)
     learner.publish()
     # What is sampled from here on is not what an earlier process of this run has sampled.
     torch.manual_seed(sum(seed))
@@ -368,7 +345,9 @@ def _supervise(run: Run, signals: Signals, servers: LocalServers) -> None:
     config = run.config
     crew = Crew()
     window = Window(config.environment.frames_per_env_step, run.progress())
-    writer = Writer(Path(config.run_dir))
+    with contextlib.suppress(OSError):
+        run.hold_folder()
+    writer = Writer(Path(config.run_dir), run.env_frames())
     display = Display(config.total_env_frames, run.env_frames())
     beginning = Beginning(config, run.inference.endpoint, server_count(config), tell)
 
@@ -377,9 +356,13 @@ def _supervise(run: Run, signals: Signals, servers: LocalServers) -> None:
             return "the training is complete"
         return "the learner was stopped" if signals.asked else "the learner failed"
 
-    def log_line() -> None:
-        line = window.close(run.progress(), run.inference, run.learner, run.store)
-        writer.write(line)
+    def log_line(progress: Progress) -> None:
+        line = window.close(progress, run.inference, run.learner, run.store)
+        try:
+            run.hold_folder()
+            writer.write(line)
+        except (RunTaken, OSError) as error:
+            log.error("a line of metrics is lost: %s", error)
         display.update(line)
 
     watched = {}
@@ -396,15 +379,21 @@ def _supervise(run: Run, signals: Signals, servers: LocalServers) -> None:
         partial(exit_with_stacks, clean_up=lambda: servers.stop(0.0)),
     )
     next_line_s = time.monotonic() + config.log_interval_s
+    next_look_s = 0.0
     try:
         while learning.is_alive() and not crew.stop.is_set() and not signals.asked:
             learning.join(_TICK_S)
             watchdog.check()
             servers.check(connected=run.inference.num_envs > 0)
             beginning.check(run.inference.num_envs, run.inference.env_steps)
+            if time.monotonic() >= next_look_s:
+                next_look_s = time.monotonic() + _LOOK_EVERY_S
+                # What cannot be seen now may be seen later; until then nothing is saved.
+                with contextlib.suppress(OSError):
+                    run.hold_folder()
             if time.monotonic() >= next_line_s:
                 next_line_s += config.log_interval_s
-                log_line()
+                log_line(run.progress())
         if signals.asked and not run.learner.complete:
             log.info("stopping; a checkpoint is being written")
     finally:
@@ -412,10 +401,19 @@ def _supervise(run: Run, signals: Signals, servers: LocalServers) -> None:
             crew.join(watchdog.check)
         finally:
             watchdog.close()
-            log_line()
+            log_line(_last_progress(run, window))
             display.close()
             writer.close()
     log.info("%s after %s frames", farewell(), f"{run.env_frames():,}")
+
+
+def _last_progress(run: Run, window: Window) -> Progress:
+    """As far as the checkpoint at the end: steps since then are played again by the next process.
+
+    Where there is none, or lines have gone beyond it, as far as the run has come.
+    """
+    ended = run.learner.ended_at
+    return ended if ended and ended.env_steps >= window.last.env_steps else run.progress()
 
 
 if __name__ == "__main__":

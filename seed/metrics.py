@@ -18,9 +18,11 @@ from typing import Any, TypeVar
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
+from seed.config import ConfigError
 from seed.inference import Inference
 from seed.learner import Learner, Progress, UpdateRecord
 from seed.phases import Phases
+from seed.plain_files import is_at, open_to_append
 from seed.records import BatchRecord
 from seed.unrolls import UnrollStore
 
@@ -38,12 +40,15 @@ class Window:
     """Turns records of the inference and learner threads into one line at a time.
 
     Owned by the main thread.
+
+    Attributes:
+        last: Where the newest line is.
     """
 
     def __init__(self, frames_per_step: int, start: Progress) -> None:
         """The first line's fps counts from `start`."""
         self._frames_per_step = frames_per_step
-        self._last = start
+        self.last = start
         self._returns: deque[float] = deque(maxlen=RETURN_WINDOW)
         self._lengths: deque[float] = deque(maxlen=RETURN_WINDOW)
         self._episodes = 0
@@ -60,9 +65,9 @@ class Window:
         """The line for the time since the last call."""
         batches = self._take_inference(inference)
         updates = _drain(learner.records)
-        elapsed_s = max(progress.time_s - self._last.time_s, 1e-9)
-        frames = (progress.env_steps - self._last.env_steps) * self._frames_per_step
-        self._last = progress
+        elapsed_s = max(progress.time_s - self.last.time_s, 1e-9)
+        frames = (progress.env_steps - self.last.env_steps) * self._frames_per_step
+        self.last = progress
         paused_s, self._paused_s = inference.paused_s - self._paused_s, inference.paused_s
         self._scalars = dict.fromkeys(self._scalars) | _mean_scalars(updates)
         latencies_ms = [1e3 * batch.latency_s for batch in batches]
@@ -128,23 +133,51 @@ class Writer:
     """Writes lines to `metrics.jsonl`, appending over restarts, and to TensorBoard.
 
     A full disk costs the lines that it has no room for, and TensorBoard everything until the run is
-    started again; it does not end the run.
+    started again; it does not end the run. Files that are deleted or moved meanwhile are made anew.
     """
 
-    def __init__(self, run_dir: Path) -> None:
-        """Opens both files."""
-        # Without a buffer, so that what cannot be written is not kept for the next line.
-        self._lines = (run_dir / "metrics.jsonl").open("ab", buffering=0)
-        self._board: SummaryWriter | None = SummaryWriter(str(run_dir / "tensorboard"))
+    def __init__(self, run_dir: Path, start_frames: int = 0) -> None:
+        """Opens both files.
+
+        Args:
+            run_dir: Where they are; the folder is there.
+            start_frames: Where the run goes on. TensorBoard no longer shows what it has from
+                beyond, which an earlier process has written and which is now played again.
+
+        Raises:
+            ConfigError: where something else is in their place, or they cannot be written.
+        """
+        self._path, self._folder = run_dir / "metrics.jsonl", run_dir / "tensorboard"
+        self._board: SummaryWriter | None = None
+        try:
+            self._board_file = self._open_board(start_frames + 1 if start_frames else None)
+            # Without a buffer, so that what cannot be written is not kept for the next line.
+            self._lines = open_to_append(self._path)
+        except OSError as error:
+            self._on_board(lambda board: board.close())
+            where = error.filename or self._folder
+            raise ConfigError(
+                f"{where}: cannot be written ({error.strerror}); move it away, or choose another "
+                "run_dir"
+            ) from None
 
     def write(self, line: Line) -> None:
         """One line, with `env_frames` as TensorBoard's step. NaN and infinity become null."""
         finite = {name: v if v is None or np.isfinite(v) else None for name, v in line.items()}
         try:
+            self._follow()
             self._append(json.dumps(finite).encode() + b"\n")
         except OSError as error:
             log.error("a line of metrics.jsonl is lost (%s)", error)
         self._on_board(lambda board: _add_scalars(board, finite))
+
+    def _follow(self) -> None:
+        """Opens `metrics.jsonl` anew where the open file is no longer the one at its path."""
+        if not is_at(self._lines.fileno(), self._path):
+            lines = open_to_append(self._path)
+            self._lines.close()
+            self._lines = lines
+            log.warning("%s was deleted or moved; its lines go on in a new file", self._path)
 
     def _append(self, line: bytes) -> None:
         """Writes all of a line or, raising OSError, nothing."""
@@ -153,10 +186,22 @@ class Writer:
             self._lines.truncate(self._lines.seek(0, os.SEEK_END) - written)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    def _open_board(self, purge_step: int | None) -> Path:
+        """Begins a file of TensorBoard's; returns its path."""
+        self._folder.mkdir(exist_ok=True)
+        before = set(os.listdir(self._folder))
+        self._board = SummaryWriter(str(self._folder), purge_step=purge_step)
+        (name,) = set(os.listdir(self._folder)) - before
+        return self._folder / name
+
     def _on_board(self, work: Callable[[SummaryWriter], None]) -> None:
         if self._board is None:
             return
         try:
+            if not self._board_file.exists():
+                # All that it was given is on the disk, or was.
+                self._board_file = self._open_board(None)
+                log.warning("TensorBoard's file was deleted or moved; it goes on in a new one")
             work(self._board)
         except OSError as error:
             # Its own thread has ended with the error, and none of its calls works any more.

@@ -16,6 +16,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +27,16 @@ from seed.config import ConfigError, ReplayConfig
 from seed.layout import StoreLayout
 from seed.ops.importance import importance_weights
 from seed.pages import PageLinks
+from seed.plain_files import read_plain
 from seed.priorities import Priorities, are_usable
-from seed.replay_files import UnfitReplay, count_pages, read_pages, write_pages
+from seed.replay_files import (
+    UnfitReplay,
+    count_pages,
+    open_array,
+    read_links,
+    read_pages,
+    write_pages,
+)
 from seed.rows import Unroll
 from seed.sources import Batch
 from seed.unrolls import UnrollStore
@@ -38,6 +47,7 @@ Float32Array = npt.NDArray[np.float32]
 _LINKS, _PRIORITIES, _NUMBERS = "links.npy", "priorities.npy", "numbers.json"
 # Inserted at a time, which bounds the memory of looking at what acting kept of them.
 _LARGEST_INSERT = 256
+_MOST_NUMBERS_BYTES = 2**16
 
 
 def count_unrolls(layout: StoreLayout, config: ReplayConfig) -> int:
@@ -175,19 +185,34 @@ class Replay:
         Raises:
             UnfitReplay: where it is of another form than this store's.
         """
-        numbers = json.loads((folder / _NUMBERS).read_text())
-        form = {name: numbers[name] for name in self._form()}
-        if form != self._form():
-            raise UnfitReplay(f"{folder} is of {form}, expected {self._form()}")
-        links = np.load(folder / _LINKS, allow_pickle=False)[-self._capacity :]
+        numbers = self._read_numbers(folder / _NUMBERS)
+        links = read_links(folder / _LINKS)
+        priorities = np.array(open_array(folder / _PRIORITIES, np.dtype(np.float32), ()))
+        if len(priorities) != len(links):
+            raise UnfitReplay(f"{folder} has {len(links)} unrolls and {len(priorities)} priorities")
+        links = links[-self._capacity :]
         while (lacking := count_pages(links) - self._store.layout.num_pages) > 0:
             links = links[lacking:]
-        priorities = np.load(folder / _PRIORITIES, allow_pickle=False)
         priorities = priorities[len(priorities) - len(links) :]
         self._insert_links(read_pages(folder, self._store, links), priorities)
         self._inserted = min(len(self), self._warm_up)
         if all(numbers[name] == value for name, value in self._pace().items()):
             self._inserted, self._sampled = numbers["inserted"], numbers["sampled"]
+
+    def _read_numbers(self, path: Path) -> dict[str, Any]:
+        """What `save` wrote besides arrays; raises UnfitReplay where it is of another form."""
+        try:
+            numbers = json.loads(read_plain(path, _MOST_NUMBERS_BYTES))
+            form = {name: numbers[name] for name in self._form()}
+            counts = [numbers[name] for name in ("inserted", "sampled")]
+            numbers = {**numbers, **{name: numbers.get(name) for name in self._pace()}}
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UnfitReplay(f"{path} cannot be read ({error})") from None
+        if form != self._form():
+            raise UnfitReplay(f"{path.parent} is of {form}, expected {self._form()}")
+        if not all(type(count) is int and 0 <= count < 2**62 for count in counts):
+            raise UnfitReplay(f"{path} holds counts that are none")
+        return numbers
 
     def _form(self) -> dict[str, int]:
         """What must be the same for pages to mean the same."""

@@ -7,6 +7,7 @@ in memory twice.
 from __future__ import annotations
 
 import os
+import tokenize
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from seed.layout import SPARE_ROWS
 from seed.pages import NO_PAGE
+from seed.plain_files import open_plain
 from seed.unrolls import UnrollStore
 
 Int64Array = npt.NDArray[np.int64]
@@ -26,6 +28,13 @@ _PIECE_BYTES = 64 * 2**20
 # What waits in memory for a slow disk, at most: waiting for all of it at the end could take longer
 # than the watchdog does.
 _UNSYNCED_BYTES = 4 * _PIECE_BYTES
+
+
+# What files of any content make NumPy raise.
+_UNREADABLE = (
+    OSError, ValueError, EOFError, TypeError, KeyError, SyntaxError, tokenize.TokenError,
+    OverflowError, MemoryError, RecursionError,
+)  # fmt: skip
 
 
 class UnfitReplay(Exception):
@@ -76,6 +85,10 @@ def read_pages(folder: Path, store: UnrollStore, links: Int64Array) -> Int64Arra
         name: _open_column(folder / f"{name}.npy", column)
         for name, column in store.columns.items()
     }
+    for name, column in store.columns.items():
+        count = len(files[name]) // _rows_of_page(store, column)
+        if positions.max(initial=-1) >= count:
+            raise UnfitReplay(f"{folder / name}.npy holds {count} pages, links go beyond")
     pages = store.adopt(uses)
     for name, column in store.columns.items():
         source = _rows_of(store, column, positions).cpu()
@@ -87,10 +100,39 @@ def read_pages(folder: Path, store: UnrollStore, links: Int64Array) -> Int64Arra
     return np.where(links == NO_PAGE, NO_PAGE, place[links])
 
 
+def read_links(path: Path) -> Int64Array:
+    """Links that `write_pages` returned and that were saved; raises UnfitReplay. `[n, 3] int64`"""
+    links = open_array(path, np.dtype(np.int64), (3,))
+    # Only a history's first page has none before it.
+    if (links < [NO_PAGE, 0, 0]).any():
+        raise UnfitReplay(f"{path} holds links to pages with negative numbers")
+    return np.array(links)
+
+
+def open_array(path: Path, dtype: np.dtype[Any], row: tuple[int, ...]) -> npt.NDArray[Any]:
+    """An array `[n, *row]` in a file, mapped into memory; raises UnfitReplay for anything else."""
+    try:
+        with open_plain(path):
+            file: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except _UNREADABLE as error:
+        raise UnfitReplay(f"{path} cannot be read ({error})") from None
+    if not isinstance(file, np.ndarray) or not file.ndim:
+        raise UnfitReplay(f"{path} holds no rows")
+    if file.shape[1:] != row or file.dtype != dtype:
+        raise UnfitReplay(
+            f"{path} holds {file.dtype} {list(file.shape[1:])} a row, expected {dtype} {list(row)}"
+        )
+    return file
+
+
+def _rows_of_page(store: UnrollStore, column: Tensor) -> int:
+    """Recurrent states have one row per page, all else one per step."""
+    return (len(column) - SPARE_ROWS) // store.layout.num_pages
+
+
 def _rows_of(store: UnrollStore, column: Tensor, pages: Int64Array) -> Tensor:
     """Indices of all rows of these pages in a column, `[n] int64` on the column's device."""
-    # Recurrent states have one row per page, all else one per step.
-    length = (len(column) - SPARE_ROWS) // store.layout.num_pages
+    length = _rows_of_page(store, column)
     rows = pages[:, None] * length + np.arange(length)
     return torch.from_numpy(rows.reshape(-1)).to(column.device)
 
@@ -122,16 +164,7 @@ def _write_column(
 
 
 def _open_column(path: Path, column: Tensor) -> npt.NDArray[Any]:
-    try:
-        file: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UnfitReplay(f"{path} cannot be read ({error})") from None
-    if file.shape[1:] != column.shape[1:] or file.dtype != _numpy_dtype(column):
-        raise UnfitReplay(
-            f"{path} holds {file.dtype} {list(file.shape[1:])} a row, expected "
-            f"{_numpy_dtype(column)} {list(column.shape[1:])}"
-        )
-    return file
+    return open_array(path, _numpy_dtype(column), tuple(column.shape[1:]))
 
 
 def _pieces(column: Tensor, rows: Tensor) -> list[tuple[int, Tensor]]:

@@ -15,6 +15,7 @@ import torch
 
 from seed import checkpoint
 from seed.checkpoint import Checkpoint
+from tests.seed.checkpoints import state_of
 
 _TENSOR_SIZE = 20_000
 _LONGEST_LIFE_S = 0.15
@@ -31,7 +32,7 @@ def save_for_ever(folder: Path, number: int) -> None:
 
         tensors = {name: torch.full((_TENSOR_SIZE,), number) for name in "abc"}
         checkpoint.save(
-            folder, checkpoint.name_of(number, 0), Checkpoint(tensors, {"number": number}),
+            folder, checkpoint.name_of(number, 0), Checkpoint(tensors, state_of(number)),
             keep=2, save_replay=save_replay,
         )  # fmt: skip
 
@@ -41,7 +42,7 @@ def newest(folder: Path) -> int:
     loaded = checkpoint.load_newest(folder)
     if loaded is None:
         return 0
-    number: int = loaded.state["number"]
+    number: int = loaded.state["env_frames"]
     assert loaded.path is not None
     replay = checkpoint.find_replay(loaded.path)
     whole = all(bool((tensor == number).all()) for tensor in loaded.tensors.values())

@@ -12,7 +12,7 @@ from typing import Literal
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from seed import checkpoint
 from seed.checkpoint import (
@@ -26,26 +26,17 @@ from seed.checkpoint import (
 )
 from seed.config import OptimizerConfig
 from seed.optimizers import make_optimizer
+from tests.seed.checkpoints import (
+    loaded_frames,
+    make_network,
+    name_of,
+    sample,
+    save,
+    state_of,
+    update,
+)
 
 Kind = Literal["rmsprop_tf", "adam"]
-
-
-def sample(number: int) -> Checkpoint:
-    tensors = {"a": torch.arange(3) + number, "b": torch.tensor(0.5)}
-    return Checkpoint(tensors, {"env_frames": number, "spaces": {"n": None}})
-
-
-def save(folder: Path, number: int, *, keep: int = 3) -> Path:
-    return checkpoint.save(folder, f"frames-{number:014d}", sample(number), keep=keep)
-
-
-def loaded_frames(folder: Path) -> int:
-    loaded = checkpoint.load_newest(folder)
-    assert loaded is not None
-    frames = loaded.state["env_frames"]
-    assert isinstance(frames, int)
-    assert torch.equal(loaded.tensors["a"], torch.arange(3) + frames)
-    return frames
 
 
 def flip(path: Path, position: int = -1) -> None:
@@ -62,10 +53,11 @@ def test_what_was_saved_comes_back(tmp_path: Path) -> None:
         "half": torch.randn(2).half(),
         "empty": torch.zeros(0, 3),
     }
-    path = checkpoint.save(tmp_path / "c", "frames-1", Checkpoint(tensors, {"x": [1.5]}), keep=1)
-    assert path == tmp_path / "c" / "frames-1"
+    state = state_of(1, x=[1.5])
+    path = checkpoint.save(tmp_path / "c", name_of(1), Checkpoint(tensors, state), keep=1)
+    assert path == tmp_path / "c" / name_of(1)
     loaded = checkpoint.load(path)
-    assert loaded.state == {"x": [1.5]}
+    assert loaded.state == state
     assert loaded.tensors.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert loaded.tensors[name].dtype == tensor.dtype
@@ -75,7 +67,7 @@ def test_what_was_saved_comes_back(tmp_path: Path) -> None:
 def test_tensors_that_share_memory_can_be_saved(tmp_path: Path) -> None:
     shared = torch.randn(4)
     tensors = {"all": shared, "same": shared, "part": shared[1:3]}
-    path = checkpoint.save(tmp_path, "frames-1", Checkpoint(tensors, {}), keep=1)
+    path = checkpoint.save(tmp_path, name_of(1), Checkpoint(tensors, state_of(1)), keep=1)
     assert torch.equal(checkpoint.load(path).tensors["part"], shared[1:3])
 
 
@@ -97,7 +89,7 @@ def test_a_folder_that_cannot_be_read_is_not_taken_for_an_empty_one(
         raise PermissionError(13, "Permission denied")
 
     save(tmp_path, 1)
-    monkeypatch.setattr("os.scandir", refuse)
+    monkeypatch.setattr("os.listdir", refuse)
     with pytest.raises(CheckpointError, match=r"cannot be read \(Permission denied\)"):
         checkpoint.load_newest(tmp_path)
 
@@ -133,7 +125,7 @@ def test_what_was_saved_stays_where_the_others_cannot_be_listed(
 def test_keeps_the_newest(tmp_path: Path) -> None:
     for number in (1, 20, 300, 4000):
         save(tmp_path, number, keep=2)
-    assert checkpoint.names(tmp_path) == [f"frames-{n:014d}" for n in (300, 4000)]
+    assert checkpoint.names(tmp_path) == [name_of(n) for n in (300, 4000)]
     assert loaded_frames(tmp_path) == 4000
 
 
@@ -159,19 +151,21 @@ def test_damaged_newer_ones_do_not_count(tmp_path: Path) -> None:
     assert loaded_frames(tmp_path) == 70
     flip(save(tmp_path, 75, keep=2) / TENSORS)
     assert loaded_frames(tmp_path) == 70
-    assert checkpoint.names(tmp_path) == [f"frames-{n:014d}" for n in (70, 75, 80, 90)]
+    assert checkpoint.names(tmp_path) == [name_of(n) for n in (70, 75, 80, 90)]
 
 
 # Two checkpoints without a frame between them, as at a stop right after the last one.
 def test_the_newest_of_as_many_frames_has_the_most_updates(tmp_path: Path) -> None:
     for updates in (9, 10, 2):
-        name = f"frames-{7:014d}-updates-{updates:010d}"
-        checkpoint.save(tmp_path, name, sample(updates), keep=3)
-    assert loaded_frames(tmp_path) == 10
+        kept = Checkpoint({}, state_of(7, updates))
+        checkpoint.save(tmp_path, checkpoint.name_of(7, updates), kept, keep=3)
+    loaded = checkpoint.load_newest(tmp_path)
+    assert loaded is not None
+    assert loaded.state["learner_steps"] == 10
 
 
 def test_sweeps_up_what_killed_saves_have_left(tmp_path: Path) -> None:
-    for name in (".frames-00000000000001.tmp", ".frames-00000000000009.tmp"):
+    for name in (f".{name_of(1)}.tmp", f".{name_of(9)}.old.tmp"):
         (tmp_path / name).mkdir()
         (tmp_path / name / TENSORS).write_bytes(b"torn")
     other = tmp_path / "notes.tmp"
@@ -232,7 +226,7 @@ def test_a_torn_folder_is_passed_over_and_written_anew(tmp_path: Path) -> None:
     shutil.move(whole, torn)
     (torn / MANIFEST).unlink()
     (torn / "leftover").write_text("")
-    assert checkpoint.names(tmp_path) == ["frames-00000000000001"]
+    assert checkpoint.names(tmp_path) == [name_of(1)]
     assert loaded_frames(tmp_path) == 1
     again = save(tmp_path, 2)
     assert not torn.exists()
@@ -258,7 +252,7 @@ def test_a_failed_write_leaves_the_one_before(
 def test_says_of_every_checkpoint_why_none_can_be_loaded(tmp_path: Path) -> None:
     flip(save(tmp_path, 1) / STATE)
     (save(tmp_path, 2) / MANIFEST).unlink()
-    with pytest.raises(CheckpointError, match=r"0002: .*No such file.*; .*0001/state.json: not as"):
+    with pytest.raises(CheckpointError, match=r"2-updates-0+: .*No such file.*; .*state.json: not"):
         checkpoint.load_newest(tmp_path)
 
 
@@ -274,7 +268,7 @@ def save_replay(folder: Path, sign: Callable[[], None]) -> None:
 
 
 def save_with_replay(folder: Path, number: int) -> Path:
-    name = f"frames-{number:014d}"
+    name = name_of(number)
     return checkpoint.save(folder, name, sample(number), keep=3, save_replay=save_replay)
 
 
@@ -297,9 +291,9 @@ def test_every_piece_of_a_replay_is_a_sign_of_life(
         (folder / "rows.npy").write_bytes(rows)
 
     signs: list[None] = []
-    monkeypatch.setattr(checkpoint, "_PIECE_BYTES", 9)
+    monkeypatch.setattr("seed.plain_files._PIECE_BYTES", 9)
     path = checkpoint.save(
-        tmp_path, "frames-1", sample(1), keep=1, save_replay=save_large,
+        tmp_path, name_of(1), sample(1), keep=1, save_replay=save_large,
         sign=lambda: signs.append(None),
     )  # fmt: skip
     assert len(signs) > len(rows) / 9
@@ -349,16 +343,6 @@ def test_every_file_is_on_the_disk_before_the_folder_gets_its_name(
     assert {"rows.npy", REPLAY, TENSORS} < set(synced)
 
 
-def make_network(width: int = 3) -> nn.Module:
-    return nn.Sequential(nn.Linear(2, width), nn.BatchNorm1d(width), nn.Linear(width, 1))
-
-
-def update(network: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor) -> None:
-    optimizer.zero_grad()
-    network(inputs).square().mean().backward()
-    optimizer.step()
-
-
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("kind", ["rmsprop_tf", "adam"])
 def test_the_next_updates_are_the_same(tmp_path: Path, kind: Kind, momentum: float) -> None:
@@ -367,8 +351,8 @@ def test_the_next_updates_are_the_same(tmp_path: Path, kind: Kind, momentum: flo
     optimizer = make_optimizer(network.parameters(), config)
     for _ in range(3):
         update(network, optimizer, torch.randn(4, 2))
-    kept = Checkpoint(checkpoint.pack({"agent": network}, optimizer), {})
-    path = checkpoint.save(tmp_path, "frames-1", kept, keep=1)
+    kept = Checkpoint(checkpoint.pack({"agent": network}, optimizer), state_of(1))
+    path = checkpoint.save(tmp_path, name_of(1), kept, keep=1)
     tensors = checkpoint.load(path).tensors
     twin = make_network()
     twin_optimizer = make_optimizer(twin.parameters(), config)

@@ -17,6 +17,8 @@ import torch
 
 from seed import checkpoint
 from seed.checkpoint import Checkpoint, SaveFailed
+from seed.plain_files import write_file
+from tests.seed.checkpoints import state_of
 
 CALLS = ("mkdir", "open", "write", "fsync", "rename", "close")
 KEEP = 2
@@ -65,7 +67,7 @@ class Shim:
 
 
 def sample(number: int) -> Checkpoint:
-    return Checkpoint({"a": torch.arange(3) + number}, {"env_frames": number})
+    return Checkpoint({"a": torch.arange(3) + number}, state_of(number))
 
 
 def save_replay(folder: Path, sign: Callable[[], None]) -> None:
@@ -78,7 +80,7 @@ def save_replay(folder: Path, sign: Callable[[], None]) -> None:
 
 
 def save(folder: Path, number: int) -> Path:
-    name = f"frames-{number:014d}"
+    name = checkpoint.name_of(number, 0)
     return checkpoint.save(folder, name, sample(number), keep=KEEP, save_replay=save_replay)
 
 
@@ -147,9 +149,9 @@ def test_an_error_at_any_call_is_told_and_leaves_the_ones_before(
     failures = 0
     for folder, _, failure in each_fault(tmp_path, monkeypatch, False, two_before):
         assert isinstance(failure, SaveFailed)
-        assert "frames-00000000000009: the checkpoint could not be written" in str(failure)
+        assert f"{checkpoint.name_of(9, 0)}: the checkpoint could not be written" in str(failure)
         assert newest(folder) in (2, 9)
-        assert checkpoint.names(folder)[0].endswith("1"), "nothing was deleted for it"
+        assert checkpoint.name_of(1, 0) in checkpoint.names(folder), "nothing was deleted for it"
         assert not list(folder.glob(".*")), "what was begun takes no room"
         failures += 1
     assert failures > 25
@@ -172,7 +174,6 @@ def test_what_arrives_on_the_disk_otherwise_is_not_believed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(tmp_path, 1)
-    write_file = checkpoint._write_file
 
     def garble(part: str, path: Path, content: bytes) -> None:
         spoiled = bytearray(content)
@@ -182,7 +183,7 @@ def test_what_arrives_on_the_disk_otherwise_is_not_believed(
     # The replay's digest is of what was written.
     for part in (checkpoint.TENSORS, checkpoint.STATE, checkpoint.MANIFEST):
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoint, "_write_file", partial(garble, part))
+            patch.setattr("seed.checkpoint.write_file", partial(garble, part))
             with pytest.raises(SaveFailed, match=rf"{part}: not as it was written"):
                 save(tmp_path, 2)
         assert newest(tmp_path) == 1
@@ -194,10 +195,10 @@ def test_writes_that_take_a_part_at_a_time_are_gone_on_with(
     write = os.write
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", lambda descriptor, content: write(descriptor, content[:7]))
-        checkpoint.save(tmp_path, "frames-1", sample(1), keep=1)
+        checkpoint.save(tmp_path, checkpoint.name_of(1, 0), sample(1), keep=1)
     loaded = checkpoint.load_newest(tmp_path)
     assert loaded is not None
-    assert loaded.state == {"env_frames": 1}
+    assert loaded.state == state_of(1)
 
 
 PROGRAM = """
@@ -206,22 +207,24 @@ from pathlib import Path
 import numpy, torch
 from seed import checkpoint
 from seed.checkpoint import Checkpoint, SaveFailed
+from seed.plain_files import write_file
 folder = Path(sys.argv[1])
 small = Checkpoint({"a": torch.zeros(10)}, {})
-checkpoint.save(folder, "frames-1", small, keep=1)
+name_of = checkpoint.name_of
+checkpoint.save(folder, name_of(1, 0), small, keep=1)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
 def save_replay(folder, sign):
     folder.mkdir()
     numpy.save(folder / "rows.npy", numpy.zeros(50_000))
-for name, tensor, replay in (("2", torch.zeros(50_000), None), ("3", torch.zeros(1), save_replay)):
+for number, tensor, replay in ((2, torch.zeros(50_000), None), (3, torch.zeros(1), save_replay)):
     try:
         checkpoint.save(
-            folder, f"frames-{name}", Checkpoint({"a": tensor}, {}), keep=1, save_replay=replay
+            folder, name_of(number, 0), Checkpoint({"a": tensor}, {}), keep=1, save_replay=replay
         )
     except SaveFailed as error:
         print(error)
-    assert sorted(path.name for path in folder.iterdir()) == ["frames-1"]
-checkpoint.save(folder, "frames-4", small, keep=1)
+    assert sorted(path.name for path in folder.iterdir()) == [name_of(1, 0)]
+checkpoint.save(folder, name_of(4, 0), small, keep=1)
 print(checkpoint.names(folder))
 """
 
@@ -232,7 +235,7 @@ def test_a_disk_that_takes_no_more(tmp_path: Path) -> None:
     result = subprocess.run(program, capture_output=True, text=True, check=True)
     lines = result.stdout.splitlines()
     assert ["could not be written" in line for line in lines] == [True, True, False]
-    assert lines[2] == "['frames-4']"
+    assert lines[2] == str([checkpoint.name_of(4, 0)])
 
 
 # `python -m tests.seed.killed_saves FOLDER 1000` does it more often.

@@ -37,6 +37,7 @@ from seed.spaces import Spaces
 from seed.threads import Crew
 from seed.wire.spaces import SpaceSpec
 from tests.seed.central import Dealer, drain
+from tests.seed.checkpoints import state_of
 
 RESULT = Result(4, 1.5, 0.5, 1.0, 2.0, 7.25, 123_456)
 
@@ -210,13 +211,16 @@ def test_all_environments_are_evaluation_environments(monkeypatch: pytest.Monkey
     assert episodes == [EpisodeRecord(1, 2.5, 7, evaluation=True)] * 20
 
 
+NAME = checkpoint.name_of(5, 0)
+
+
 def write_run(run_dir: Path, **state: Any) -> Path:
     """A run's folder; with a checkpoint if there is a state for it."""
     run_dir.mkdir()
     (run_dir / "config.toml").write_text('[algorithm]\nname = "vtrace"\n')
     if state:
-        kept = Checkpoint({"agent.weight": torch.zeros(1)}, state)
-        checkpoint.save(run_dir / "checkpoints", "frames-1", kept, keep=1)
+        kept = Checkpoint({"agent.weight": torch.zeros(1)}, state_of(**state))
+        checkpoint.save(run_dir / "checkpoints", NAME, kept, keep=1)
     return run_dir
 
 
@@ -249,18 +253,18 @@ def test_a_damaged_checkpoint_is_not_played(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], whole: bool
 ) -> None:
     run_dir = write_run(tmp_path / "run", env_frames=5)
-    (run_dir / "checkpoints" / "frames-1" / checkpoint.STATE).write_text("{}")
-    code = main([str(run_dir if whole else run_dir / "checkpoints" / "frames-1")])
+    (run_dir / "checkpoints" / NAME / checkpoint.STATE).write_text("{}")
+    code = main([str(run_dir if whole else run_dir / "checkpoints" / NAME)])
     assert code == 78
     assert "not as it was written" in capsys.readouterr().err
 
 
 def test_a_checkpoint_is_found_by_its_run_or_by_its_own_path(tmp_path: Path) -> None:
     run_dir = write_run(tmp_path / "run", env_frames=5)
-    for path in (run_dir, run_dir / "checkpoints" / "frames-1"):
+    for path in (run_dir, run_dir / "checkpoints" / NAME):
         found, loaded = evaluate._load(path)
         assert found == run_dir
-        assert loaded.state == {"env_frames": 5}
+        assert loaded.state == state_of(5)
 
 
 def test_a_runs_broken_configuration_is_refused(

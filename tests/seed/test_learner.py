@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from seed import checkpoint
 from seed.algorithms import vtrace
 from seed.checkpoint import CheckpointError
 from seed.devices import move
+from seed.learner import Progress
 from seed.rows import Unroll
 from tests.seed.learning import (
     BATCH,
@@ -146,6 +149,29 @@ def test_leaves_a_checkpoint_when_it_is_stopped(tmp_path: Path) -> None:
         "spaces": "kept", "env_steps": 70, "env_frames": 140, "learner_steps": 0, "time_s": 1.5,
         "optimizer": "adam",
     }  # fmt: skip
+    # Where its last line of metrics is to be.
+    assert setup.learner.ended_at == Progress(70, 99, 1.5)
+
+
+# A kill before the first one costs all; afterwards, or where a run goes on, an interval.
+def test_the_first_checkpoint_comes_early(tmp_path: Path) -> None:
+    learner = Setup(tmp_path, replace(make_config(), checkpoint_interval_s=3600.0)).learner
+    folder = tmp_path / "checkpoints"
+
+    def saves_after(seconds: float) -> bool:
+        """Whether a checkpoint is due so long after the one before."""
+        learner._saved_s = time.monotonic() - seconds
+        shutil.rmtree(folder, ignore_errors=True)
+        learner._save_if_due()
+        return folder.exists()
+
+    assert not saves_after(0.0)
+    assert saves_after(31.0)
+    assert not saves_after(3000.0)
+    assert saves_after(3601.0)
+    learner.forget_checkpoints()
+    assert saves_after(31.0)
+    assert not saves_after(31.0)
 
 
 # What decides is not how far the environments are by now, but what a checkpoint holds.

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from seed import checkpoint
 from seed.checkpoint import SaveFailed
 from seed.divergence import Diverged
+from seed.plain_files import write_file
+from seed.run_lock import RunTaken
 from tests.seed.learning import BATCH, Kind, Setup, make_config, run, total
 
 
@@ -101,14 +103,13 @@ def test_weights_that_break_by_finite_gradients_are_noticed(
 
 def fail_to_save(monkeypatch: pytest.MonkeyPatch, fails: Callable[[], bool]) -> None:
     """Makes the disk full whenever `fails` says so."""
-    write = checkpoint._write_file
 
     def write_or_fail(path: Path, content: bytes) -> None:
         if fails():
             raise OSError(28, "No space left on device")
-        write(path, content)
+        write_file(path, content)
 
-    monkeypatch.setattr(checkpoint, "_write_file", write_or_fail)
+    monkeypatch.setattr("seed.checkpoint.write_file", write_or_fail)
 
 
 def test_a_failed_save_is_counted_and_tried_again_after_an_interval(
@@ -146,3 +147,25 @@ def test_the_last_save_has_to_succeed(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(SaveFailed, match=r"No space left on device\); there is none yet$"):
         setup.learner.run(stop)
     assert setup.learner.checkpoints_failed == 1
+
+
+# Nothing may be written where another learner may be at work.
+def test_nothing_is_saved_into_a_folder_that_is_not_held(tmp_path: Path) -> None:
+    setup = Setup(tmp_path)
+    stop = threading.Event()
+    stop.set()
+
+    def fail(error: Exception) -> Callable[[], None]:
+        def hold() -> None:
+            raise error
+
+        return hold
+
+    setup.learner._hold = fail(RunTaken("another learner works there"))
+    with pytest.raises(RunTaken):
+        setup.learner.run(stop)
+    setup.learner._hold = fail(OSError(5, "Input/output error"))
+    with pytest.raises(SaveFailed, match=r"the run's lock cannot be seen or had \(.*Input/output"):
+        setup.learner.run(stop)
+    assert not setup.checkpoints.exists()
+    assert setup.learner.ended_at is None

@@ -24,10 +24,11 @@ from seed.contract import load_algorithm_config
 from seed.divergence import Diverged
 from seed.local_servers import LocalServerError
 from seed.main import Run
-from seed.run_lock import hold_run
+from seed.run_lock import RunLock, hold_run
 from seed.signals import SIGNALS, Signals
 from seed.spaces import Spaces
 from seed.wire.spaces import SpaceSpec
+from tests.seed.checkpoints import state_of
 
 FILE = """
 local_envservers = 1
@@ -68,8 +69,7 @@ def learn(file: Path, *arguments: object) -> int:
 
 
 def save(run_dir: Path, env_frames: int, **more: object) -> Path:
-    state = {"env_frames": env_frames, "learner_steps": 0, **more}
-    kept = Checkpoint({"agent.weight": torch.zeros(1)}, state)
+    kept = Checkpoint({"agent.weight": torch.zeros(1)}, state_of(env_frames, **more))
     return checkpoint.save(run_dir / "checkpoints", checkpoint.name_of(env_frames, 0), kept, keep=9)
 
 
@@ -301,7 +301,7 @@ def test_a_run_that_another_learner_works_on_is_refused(
     file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("seed.run_lock._PATIENCE_S", 0.0)
-    monkeypatch.setattr(main, "_train", lambda config, signals: 0)
+    monkeypatch.setattr(main, "_train", lambda config, signals, lock: 0)
     with hold_run(file.parent / "run"):
         assert learn(file) == 2
         assert "another learner still works there" in capsys.readouterr().err
@@ -326,7 +326,7 @@ def test_every_kind_of_end_has_its_exit_code(
     file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     error: Exception, code: int,
 ) -> None:  # fmt: skip
-    def fail(config: Config, signals: Signals) -> int:
+    def fail(config: Config, signals: Signals, lock: RunLock) -> int:
         raise error
 
     monkeypatch.setattr(main, "_train", fail)

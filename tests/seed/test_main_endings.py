@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import json
+import shutil
 import signal
 import threading
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from seed.learner import Progress
 from seed.local_servers import LocalServerError
 from seed.main import Run
 from seed.phases import Phases
+from seed.run_lock import RunTaken, hold_run
 from seed.signals import SIGNALS, Signals
 
 
@@ -43,11 +45,11 @@ class Ending:
         self.inference = inference
         learner: Any = SimpleNamespace(
             learner_steps=0, records=records, phases=Phases(), run=learn,
-            updates_skipped=0, checkpoints_failed=0, complete=False,
+            updates_skipped=0, checkpoints_failed=0, complete=False, ended_at=None,
         )  # fmt: skip
         store: Any = SimpleNamespace(num_ready=0, rows_dropped=0)
         config = Config(
-            run_dir=str(run_dir), total_env_frames=100,
+            run_dir=str(run_dir), total_env_frames=100, algorithm=EnvironmentConfig(),
             environment=EnvironmentConfig(frames_per_step=4),
         )  # fmt: skip
         self.run = Run(config, store, self.inference, learner, Progress(env_steps=5, time_s=60.0))
@@ -242,3 +244,59 @@ def test_an_authentication_that_stalls_is_given_up(
         "the authentication thread has made no sign of life for 1 s (watchdog_s), in its phase "
         "'refreshing'"
     )
+
+
+# Steps since the checkpoint at the end are played again: a line of them would be set aside.
+@pytest.mark.parametrize(("ended_steps", "line_steps"), [(17, 17), (None, 25), (3, 25)])
+def test_the_last_line_is_where_the_next_process_goes_on(
+    tmp_path: Path, ended_steps: int | None, line_steps: int
+) -> None:
+    def learn(stop: threading.Event) -> None:
+        ending.inference.env_steps = 20
+        if ended_steps is not None:
+            ending.run.learner.ended_at = Progress(ended_steps, 0, 70.0)
+
+    ending = Ending(tmp_path / "run", learn)
+    ending.supervise()
+    assert [line["env_steps"] for line in ending.lines()] == [line_steps]
+
+
+def test_a_run_whose_folder_vanishes_goes_on_in_a_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(main, "_LOOK_EVERY_S", 0.0)
+    forgotten, run_dir = threading.Event(), tmp_path / "run"
+
+    def learn(stop: threading.Event) -> None:
+        shutil.rmtree(run_dir)
+        assert forgotten.wait(20)
+
+    ending = Ending(run_dir, learn)
+    ending.run.learner.forget_checkpoints = forgotten.set  # type: ignore[method-assign]
+    with hold_run(run_dir) as ending.run.lock:
+        ending.supervise()
+    assert caplog.text.count(f"{run_dir} was deleted or moved; it is made anew") == 1
+    assert (run_dir / "config.toml").exists()
+    assert len(ending.lines()) == 1
+
+
+def test_a_run_whose_folder_is_anothers_by_now_ends_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(main, "_LOOK_EVERY_S", 0.0)
+    run_dir = tmp_path / "run"
+
+    def learn(stop: threading.Event) -> None:
+        # At once, as this learner would be quicker otherwise.
+        (tmp_path / "other" / "lock").replace(run_dir / "lock")
+        assert stop.wait(20)
+
+    ending = Ending(run_dir, learn)
+    with (
+        hold_run(tmp_path / "other"),
+        hold_run(run_dir) as ending.run.lock,
+        pytest.raises(RunTaken, match="another learner works there now"),
+    ):
+        ending.supervise()
+    assert ending.lines() == []
+    assert ending.farewells == ["the learner failed"]

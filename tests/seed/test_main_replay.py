@@ -18,6 +18,7 @@ from seed.contract import load_algorithm_config
 from seed.forward import GroupStep, InferenceBatch
 from seed.main import Run
 from seed.replay import Replay
+from seed.resume import find_checkpoint
 from seed.sources import QueueSource
 from seed.wire import messages
 
@@ -68,7 +69,7 @@ def assemble(file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Assemble]:
 
     def put_together(*overrides: object) -> Run:
         config = configure(file, *overrides)
-        runs.append(main._assemble(config, main._find_checkpoint(config)))
+        runs.append(main._assemble(config, find_checkpoint(config)))
         return runs[-1]
 
     yield put_together

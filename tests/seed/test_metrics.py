@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import math
+import os
 import queue
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
     EventAccumulator,
 )
 
+from seed.config import ConfigError
 from seed.learner import Progress, UpdateRecord
 from seed.metrics import EVALUATION_WINDOW, RETURN_WINDOW, Line, Window, Writer
 from seed.records import BatchRecord, EpisodeRecord
@@ -218,6 +222,7 @@ class Full:
         self.seek, self.truncate, self.close = (
             self._file.seek, self._file.truncate, self._file.close
         )  # fmt: skip
+        self.fileno = self._file.fileno
 
     def write(self, content: bytes) -> int:
         if not self.room:
@@ -258,3 +263,90 @@ def test_without_tensorboard_the_lines_go_on(
     writer.close()
     assert [line["env_frames"] for line in read(tmp_path)] == [1, 2]
     assert caplog.text.count("TensorBoard's file ends here") == 1
+
+
+def shown(run_dir: Path) -> list[tuple[int, float]]:
+    """What TensorBoard shows of the loss."""
+    events: Any = EventAccumulator(str(run_dir / "tensorboard"))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars("loss")]
+
+
+def test_tensorboard_forgets_what_is_played_again(tmp_path: Path) -> None:
+    for start, frames in ((0, (10, 20, 30)), (20, (25, 40))):
+        writer = Writer(tmp_path, start)
+        for at in frames:
+            writer.write({"env_frames": at, "loss": float(start)})
+        writer.close()
+        # Names begin with the second that they were made in, and two of one second have no order.
+        if not start:
+            (path,) = (tmp_path / "tensorboard").iterdir()
+            path.rename(path.with_name("events.out.tfevents.0"))
+    assert shown(tmp_path) == [(10, 0.0), (20, 0.0), (25, 20.0), (40, 20.0)]
+
+
+def delete(run_dir: Path) -> None:
+    shutil.rmtree(run_dir / "tensorboard")
+    (run_dir / "metrics.jsonl").unlink()
+
+
+def rotate(run_dir: Path) -> None:
+    (run_dir / "metrics.jsonl").rename(run_dir / "metrics.jsonl.1")
+    (run_dir / "tensorboard").rename(run_dir / "tensorboard.1")
+
+
+def restore_a_copy(run_dir: Path) -> None:
+    rotate(run_dir)
+    shutil.copy(run_dir / "metrics.jsonl.1", run_dir / "metrics.jsonl")
+    shutil.copytree(run_dir / "tensorboard.1", run_dir / "tensorboard")
+
+
+@pytest.mark.parametrize("change", [delete, rotate, restore_a_copy])
+def test_files_that_are_taken_away_are_made_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, change: Callable[[Path], None]
+) -> None:
+    writer = Writer(tmp_path)
+    writer.write({"env_frames": 1, "loss": 0.5})
+    change(tmp_path)
+    for frames in (2, 3):
+        writer.write({"env_frames": frames, "loss": 0.25})
+    writer.close()
+    kept = [1] if change is restore_a_copy else []
+    assert [line["env_frames"] for line in read(tmp_path)] == [*kept, 2, 3]
+    assert [step for step, _ in shown(tmp_path)] == [*kept, 2, 3]
+    assert caplog.text.count("metrics.jsonl was deleted or moved; its lines go on in a new") == 1
+    assert caplog.text.count("TensorBoard's file was deleted or moved") == 1 - len(kept)
+
+
+def test_a_line_for_which_no_file_can_be_made_is_lost_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = Writer(tmp_path)
+    path = tmp_path / "metrics.jsonl"
+    for frames, is_folder in ((1, False), (2, True), (3, False)):
+        path.unlink() if path.is_file() else path.rmdir()
+        if is_folder:
+            path.mkdir()
+        writer.write({"env_frames": frames})
+    writer.close()
+    assert read(tmp_path) == [{"env_frames": 3}]
+    assert caplog.text.count("a line of metrics.jsonl is lost") == 1
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "tensorboard"])
+@pytest.mark.parametrize("kind", ["folder", "file", "pipe", "link"])
+def test_refuses_what_is_in_the_place_of_its_files(tmp_path: Path, name: str, kind: str) -> None:
+    path = tmp_path / name
+    if kind == {"metrics.jsonl": "file", "tensorboard": "folder"}[name]:
+        return
+    match kind:
+        case "folder":
+            path.mkdir()
+        case "file":
+            path.touch()
+        case "pipe":
+            os.mkfifo(path)
+        case "link":
+            path.symlink_to(tmp_path / "missing disk" / name)
+    with pytest.raises(ConfigError, match=rf"{name}: cannot be written \("):
+        Writer(tmp_path)

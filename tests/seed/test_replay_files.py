@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -215,3 +217,59 @@ def test_another_warm_up_is_made_up_for(tmp_path: Path) -> None:
     assert setup.replay.scalars() == {"replay_unrolls": 12.0}
     setup.fill(2)
     assert setup.replay.wait(0.0)
+
+
+def edit_links(folder: Path, change: Callable[[Int64Array], Any]) -> None:
+    links = np.load(folder / "links.npy")
+    np.save(folder / "links.npy", change(links))
+
+
+def edit_numbers(folder: Path, **changes: Any) -> None:
+    numbers = json.loads((folder / "numbers.json").read_text())
+    (folder / "numbers.json").write_text(json.dumps({**numbers, **changes}))
+
+
+def replace_by_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+# Files that are as they were written, by a program that is not this one.
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda f: edit_links(f, lambda links: links + 1_000), r"holds \d+ pages, links go beyond"),
+        (lambda f: edit_links(f, lambda links: links + 1), r"holds \d+ pages, links go beyond"),
+        (lambda f: edit_links(f, lambda links: links - 1), "pages with negative numbers"),
+        (lambda f: edit_links(f, lambda links: links * 2**60), "links"),
+        (lambda f: edit_links(f, lambda links: links[:, :2]), r"int64 \[2\] a row, expected int64"),
+        (lambda f: edit_links(f, lambda links: links * 1.0), r"holds float64 \[3\] a row"),
+        (lambda f: edit_links(f, lambda links: np.int64(3)), "holds no rows"),
+        (lambda f: edit_links(f, lambda links: links[1:]), r"has 11 unrolls and 12 priorities"),
+        (lambda f: np.save(f / "priorities.npy", np.ones(12)), "expected float32"),
+        (lambda f: np.save(f / "rewards.npy", np.ones(5, np.float32)), "links go beyond"),
+        (lambda f: np.save(f / "rewards.npy", np.array([None])), "cannot be read"),
+        (lambda f: np.savez(f / "x", a=1) or (f / "x.npz").rename(f / "links.npy"), "no rows"),
+        (lambda f: (f / "links.npy").write_bytes(b""), "links.npy cannot be read"),
+        (lambda f: (f / "links.npy").write_bytes(b"\x93NUMPY\x01\x00\x05\x00{'a((("), "cannot be"),
+        (lambda f: replace_by_pipe(f / "links.npy"), "Not a plain file"),
+        (lambda f: replace_by_pipe(f / "numbers.json"), "Not a plain file"),
+        (lambda f: (f / "numbers.json").write_text("[]"), "numbers.json cannot be read"),
+        (lambda f: (f / "numbers.json").write_text("[" * 9_999), "numbers.json cannot be read"),
+        (lambda f: edit_numbers(f, inserted=-1), "counts that are none"),
+        (lambda f: edit_numbers(f, sampled="7"), "counts that are none"),
+        (lambda f: edit_numbers(f, sampled=10**40), "counts that are none"),
+        (lambda f: edit_numbers(f, burn_in=None), "expected {'unroll_length'"),
+    ],
+)
+def test_files_of_another_form_leave_the_replay_empty(
+    tmp_path: Path, spoil: Callable[[Path], Any], reason: str
+) -> None:
+    filled().replay.save(tmp_path / "replay", lambda: None)
+    spoil(tmp_path / "replay")
+    other = Setup(CONFIG)
+    with pytest.raises(UnfitReplay, match=reason):
+        other.replay.load(tmp_path / "replay")
+    assert other.replay.scalars() == {"replay_unrolls": 0.0}
+    check_all(other.batches(20, **CHANCES))
+    other.close()

@@ -5,18 +5,20 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from seed import run_lock
 from seed.config import ConfigError
-from seed.run_lock import hold_run
+from seed.run_lock import RunLock, RunTaken, hold_run
 
 PATIENCE_S = 30.0
 # Holds the lock, with a process of its own that outlives it, and says that one's number.
@@ -34,8 +36,8 @@ with hold_run(Path(sys.argv[1])):
 
 def test_a_folder_is_made_and_can_be_held_again_and_again(tmp_path: Path) -> None:
     for _ in range(2):
-        with hold_run(tmp_path / "a" / "run"):
-            pass
+        with hold_run(tmp_path / "a" / "run") as lock:
+            lock.accept()
     assert [path.name for path in (tmp_path / "a" / "run").iterdir()] == ["lock"]
 
 
@@ -78,21 +80,24 @@ def test_a_learner_that_stays_is_left_alone(
         pass
 
 
-def test_a_killed_learner_gives_its_lock_back_though_its_children_live(tmp_path: Path) -> None:
+def test_a_killed_learner_gives_its_lock_back_though_its_children_live(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_lock, "_PATIENCE_S", 0.0)
     with subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True
     ) as holder:
         assert holder.stdout is not None
         child = int(holder.stdout.readline())
         try:
-            assert run_lock._try_lock(tmp_path) is None
+            with pytest.raises(ConfigError, match="another learner still works there"):
+                RunLock(tmp_path)
             holder.kill()
             holder.wait()
             os.kill(child, 0)
-            descriptor = run_lock._try_lock(tmp_path)
-            assert descriptor is not None
-            os.close(descriptor)
+            RunLock(tmp_path).release()
         finally:
+            holder.kill()
             os.kill(child, signal.SIGKILL)
 
 
@@ -125,3 +130,110 @@ def test_a_folder_that_cannot_be_used_is_refused(
     refuse_locks(monkeypatch, errno.EIO)
     with pytest.raises(ConfigError, match="cannot be locked"), hold_run(tmp_path):
         pass
+
+
+# Where a run is refused, nothing tells that it was ever tried.
+@pytest.mark.parametrize("there", ["nothing", "folder", "lock"])
+def test_what_was_made_for_a_run_that_is_refused_goes_again(tmp_path: Path, there: str) -> None:
+    run_dir = tmp_path / "a" / "run"
+    if there != "nothing":
+        run_dir.mkdir(parents=True)
+    if there == "lock":
+        (run_dir / "lock").touch()
+    before = sorted(tmp_path.rglob("*"))
+    with hold_run(run_dir):
+        assert (run_dir / "lock").exists()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_others_have_put_into_a_refused_run_stays(tmp_path: Path) -> None:
+    with hold_run(tmp_path / "a" / "run"):
+        (tmp_path / "a" / "notes").touch()
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["notes"]
+
+
+# The file that it waits for is taken away, by a learner that is refused.
+def test_who_waits_gets_the_lock_of_a_file_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = tmp_path / "run"
+    refused = RunLock(run_dir)
+    flock, tries = fcntl.flock, []
+
+    def flock_late(descriptor: int, operation: int) -> None:
+        """The first comes through only once its file is gone."""
+        tries.append(descriptor)
+        if len(tries) == 1:
+            refused.release()
+            assert not run_dir.exists()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock_late)
+    lock = RunLock(run_dir)
+    assert len(tries) == 2
+    assert not lock.check()
+    monkeypatch.setattr(run_lock, "_PATIENCE_S", 0.0)
+    with pytest.raises(ConfigError, match="another learner still works there"):
+        RunLock(run_dir)
+    lock.release()
+
+
+def delete(run_dir: Path) -> None:
+    shutil.rmtree(run_dir)
+
+
+def move(run_dir: Path) -> None:
+    run_dir.rename(run_dir.with_name("moved"))
+
+
+def delete_lock(run_dir: Path) -> None:
+    (run_dir / "lock").unlink()
+
+
+def restore_a_copy(run_dir: Path) -> None:
+    move(run_dir)
+    shutil.copytree(run_dir.with_name("moved"), run_dir)
+
+
+@pytest.mark.parametrize("change", [delete, move, delete_lock, restore_a_copy])
+def test_a_folder_that_changes_is_held_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None]
+) -> None:
+    monkeypatch.setattr(run_lock, "_PATIENCE_S", 0.0)
+    run_dir = tmp_path / "run"
+    with hold_run(run_dir) as lock:
+        assert not lock.check()
+        change(run_dir)
+        assert lock.check()
+        assert not lock.check()
+        with pytest.raises(ConfigError, match="another learner still works there"):
+            RunLock(run_dir)
+    # A run had begun there.
+    assert (run_dir / "lock").exists()
+    RunLock(run_dir).release()
+
+
+@pytest.mark.parametrize("change", [delete, move, delete_lock, restore_a_copy])
+def test_who_comes_second_to_a_folder_that_changed_ends(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    run_dir = tmp_path / "run"
+    with hold_run(run_dir) as lock:
+        change(run_dir)
+        with hold_run(run_dir) as other:
+            for _ in range(2):
+                with pytest.raises(RunTaken, match="another learner works there now; this one"):
+                    lock.check()
+            assert not other.check()
+
+
+def test_a_folder_that_cannot_be_made_again_is_an_error_each_time(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    with hold_run(run_dir) as lock:
+        delete(run_dir)
+        run_dir.touch()
+        for _ in range(2):
+            with pytest.raises(OSError, match="Not a directory"):
+                lock.check()
+        run_dir.unlink()
+        assert lock.check()
