@@ -10,6 +10,7 @@ from typing import Any
 from envservers.environments import Specs, make_guarded_group
 from envservers.groups import Group, InvalidEnvironment
 from envservers.guard import ANYTHING, Guard
+from envservers.instances import Instances, SameInstance
 from envservers.recovery import Recovery
 from envservers.supervision import Supervision
 from seed.wire.messages import Fault
@@ -45,6 +46,7 @@ class AllGroups:
         self.close()
         self._environment = environment
         self._supervision.notes.keep_faults_of(repr(environment))
+        instances = Instances()
         for group, size in enumerate(self._sizes):
 
             def new_guard(num_units: int, whole: bool, group: int = group) -> Guard:
@@ -53,7 +55,11 @@ class AllGroups:
                 return Guard(self._supervision, group, first_env, num_units, whole=whole)
 
             try:
-                made, guard = make_guarded_group(environment, size, new_guard, expected)
+                made, guard = make_guarded_group(
+                    environment, size, new_guard, expected, instances
+                )
+            except SameInstance:
+                raise
             except InvalidEnvironment as error:
                 if not self._supervision.notes.was_made:
                     raise
