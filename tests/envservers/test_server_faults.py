@@ -238,7 +238,7 @@ def test_a_package_that_is_gone_is_for_the_next_process(monkeypatch: pytest.Monk
 def test_edited_or_other_environments_are_made_by_another_process(
     learner: FakeLearner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changed = ""
+    changed, other = "", dict[str, Any]()
     monkeypatch.setattr(Sources, "find_changed", lambda self: changed)
     for other, reason in (({}, "task.py has changed"), ({"kwargs": {}}, "another environment")):
         changed = ""
