@@ -9,6 +9,10 @@ from collections.abc import Callable
 from envservers.guard import ANYTHING
 
 _PATIENCE_S = 5.0
+# While one of them has not come back, others of its kind will hardly do.
+_IMPATIENCE_S = 0.2
+
+_left_behind: list[threading.Thread] = []
 
 
 def close_failed(close: Callable[[], object]) -> str:
@@ -24,7 +28,10 @@ def close_failed(close: Callable[[], object]) -> str:
     # A thread that nobody waits for at the end of the process.
     thread = threading.Thread(target=run, name="close", daemon=True)
     thread.start()
-    thread.join(_PATIENCE_S)
+    _left_behind[:] = [left for left in _left_behind if left.is_alive()]
+    patience_s = _IMPATIENCE_S if _left_behind else _PATIENCE_S
+    thread.join(patience_s)
     if not thread.is_alive():
         return ""
-    return f"(its close() did not return within {_PATIENCE_S:g} s and was left behind)\n"
+    _left_behind.append(thread)
+    return f"(its close() did not return within {patience_s:g} s and was left behind)\n"

@@ -105,6 +105,11 @@ class FunctionMaker:
     def make_single(self) -> Env:
         """Calls the function; raises InvalidEnvironment where it raises or returns no Env."""
         env = _made(self._id, lambda: self._function(**self._kwargs))
+        if isinstance(env, VectorEnv):
+            raise InvalidEnvironment(
+                f"environment {self._id!r}: a function that returns a VectorEnv needs a parameter "
+                "num_envs, which says of how many environments"
+            )
         if not hasattr(env, "observation_space") or not hasattr(env, "action_space"):
             raise InvalidEnvironment(
                 f"environment {self._id!r}: expected a gymnasium.Env, got {type(env).__name__}"
@@ -174,7 +179,7 @@ class GymnasiumGroup:
                 another shape, or that its dtype cannot hold.
         """
         result = self._advance(lambda: self._env.step(self._decode(actions)))
-        observations, rewards, terminated, truncated, _ = step_parts(result)
+        observations, rewards, terminated, truncated, infos = step_parts(result)
         n, first = self.num_envs, self._ended
         rewards = fitted(rewards, np.dtype(np.float64), (n,), "rewards")
         terminated = flags(terminated, n, "terminated")
@@ -185,7 +190,9 @@ class GymnasiumGroup:
             raise UnfitRow(
                 "not finite", f"the environment returned a reward that is not finite: {rewards}"
             )
-        ended = np.logical_or(terminated, truncated)
+        ended = terminated | truncated
+        if ended.any():
+            _check_ends(ended, first, infos)
         self._ended = ended
         return GroupRow(
             self._observed(observations),
@@ -223,6 +230,24 @@ class GymnasiumGroup:
     def _observed(self, observations: Any) -> Array:
         shape = (self.num_envs, *self.observation.shape)
         return self._encode(fitted(observations, self._space.dtype, shape, "observations"))
+
+
+def _check_ends(ended: Array, first: Array, infos: Any) -> None:
+    """Refuses rows of a vector class that does not reset on the next step, as it says it does."""
+    if (ended & first).any():
+        raise UnfitRow(
+            "unfit",
+            "an episode ended again in the step after its end: the step that follows an end must "
+            "return the first observation of a new episode (AutoresetMode.NEXT_STEP)",
+        )
+    keys = infos if isinstance(infos, Mapping) else ()
+    found = [key for key in ("final_obs", "final_observation") if key in keys]
+    if found:
+        raise UnfitRow(
+            "unfit",
+            f"the infos of a step that ends an episode hold {found[0]!r}: the vector class resets "
+            "in that step, though its metadata says AutoresetMode.NEXT_STEP",
+        )
 
 
 def _instances_in(env: VectorEnv[Any, Any, Any]) -> list[object]:

@@ -25,4 +25,11 @@ def test_what_never_closes_is_left_behind_and_said(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(closing, "_PATIENCE_S", 0.01)
     never = threading.Event()
     assert "did not return within 0.01 s and was left behind" in close_failed(never.wait)
+    # A whole group of them would be waited for in turn.
+    monkeypatch.setattr(closing, "_IMPATIENCE_S", 0.02)
+    assert "within 0.02 s" in close_failed(never.wait)
     never.set()
+    for thread in closing._left_behind:
+        thread.join()
+    assert close_failed(lambda: None) == ""
+    assert not closing._left_behind

@@ -55,6 +55,14 @@ class NotANumber(Counter):
         return np.zeros(2), float("nan"), False, False, {}
 
 
+class Late(Counter):
+    """Stays at its end."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, reward, *_ = super().step(action)
+        return observation, reward, False, self.steps >= self.limit, {}
+
+
 class OtherShape(SyncVectorEnv):
     def step(self, actions: Any) -> Any:
         observations, *rest = super().step(actions)
@@ -112,6 +120,34 @@ def make_four_parts(num_envs: int) -> SyncVectorEnv:
             return super().step(actions)[1:]
 
     return FourParts([Counter] * num_envs)
+
+
+def make_alone() -> SyncVectorEnv:
+    return make_vector(1)
+
+
+class NoReset(SyncVectorEnv):
+    """Says that it resets on the next step, and does not."""
+
+    def step(self, actions: Any) -> Any:
+        self._autoreset_envs[:] = False
+        return super().step(actions)
+
+
+class ResetTooEarly(SyncVectorEnv):
+    """Says that it resets on the next step, and does so at once."""
+
+    def __init__(self, makers: Any) -> None:
+        super().__init__(makers, autoreset_mode=AutoresetMode.SAME_STEP)
+        self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
+
+
+def make_no_reset(num_envs: int) -> SyncVectorEnv:
+    return NoReset([Late] * num_envs)
+
+
+def make_reset_too_early(num_envs: int) -> SyncVectorEnv:
+    return ResetTooEarly([Counter] * num_envs)
 
 
 def make_without_spaces(num_envs: int) -> VectorEnv[Any, Any, Any]:
@@ -248,6 +284,7 @@ def test_a_function_may_return_a_vector_environment() -> None:
      ("make_one_too_many", {}, "asked for 2 environments, got 3"),
      ("make_one_for_all", {}, "type Counter is one and the same object"),
      ("make_without_spaces", {}, "observation space None is not supported"),
+     ("make_alone", {}, "needs a parameter num_envs"),
      ("make_no_vector", {}, "expected a gymnasium.vector.VectorEnv"),
      ("make_failing", {}, "RuntimeError: the level file is missing"),
      ("make_nothing", {}, "make_nothing"),
@@ -314,6 +351,23 @@ def test_one_object_cannot_be_several_groups() -> None:
         GymnasiumGroup(env, 2, instances)
     group.close()
     GymnasiumGroup(env, 2, instances)
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "reason"),
+    [("make_no_reset", 4, "an episode ended again in the step after its end"),
+     ("make_reset_too_early", 3, "hold 'final_obs': the vector class resets in that step")],
+)  # fmt: skip
+def test_vector_classes_that_reset_at_another_time_are_found_out(
+    name: str, steps: int, reason: str
+) -> None:
+    group = make_function_group(f"{HERE}:{name}", {}, 1)
+    group.reset(SEEDS[:1])
+    for _ in range(steps - 1):
+        group.step(np.array([0]))
+    with pytest.raises(UnfitRow, match=reason):
+        group.step(np.array([0]))
+    group.close()
 
 
 def test_the_name_of_the_autoreset_mode_is_enough() -> None:
