@@ -10,7 +10,9 @@ from typing import Any
 from envservers.environments import Specs, make_guarded_group
 from envservers.groups import Group, InvalidEnvironment
 from envservers.guard import ANYTHING, Guard
+from envservers.instances import Instances, SameInstance
 from envservers.recovery import Recovery
+from envservers.sources import Sources
 from envservers.supervision import Supervision
 from seed.wire.messages import Fault
 
@@ -32,6 +34,23 @@ class AllGroups:
         self._guards: list[Guard] = []
         self._sizes, self._supervision = sizes, supervision
         self._environment: Mapping[str, Any] = {}
+        self._sources = Sources()
+
+    def why_not_here(self, environment: Mapping[str, Any]) -> str:
+        """Why another process has to make these environments; empty where this one may.
+
+        What it has imported once, it would not read again.
+        """
+        if not self.all or self._supervision.supervisor is None:
+            return ""
+        if environment != self._environment:
+            return "the learner wants another environment"
+        changed = self._sources.find_changed()
+        if changed:
+            # What has been edited may run now.
+            self._supervision.notes.forget_faults()
+            return f"{changed} has changed"
+        return ""
 
     def make(self, environment: Mapping[str, Any], expected: Specs) -> None:
         """Makes all groups, or keeps those that there are of the same environment.
@@ -45,6 +64,7 @@ class AllGroups:
         self.close()
         self._environment = environment
         self._supervision.notes.keep_faults_of(repr(environment))
+        instances = Instances()
         for group, size in enumerate(self._sizes):
 
             def new_guard(num_units: int, whole: bool, group: int = group) -> Guard:
@@ -53,13 +73,18 @@ class AllGroups:
                 return Guard(self._supervision, group, first_env, num_units, whole=whole)
 
             try:
-                made, guard = make_guarded_group(environment, size, new_guard, expected)
+                made, guard = make_guarded_group(
+                    environment, size, new_guard, expected, instances
+                )
+            except SameInstance:
+                raise
             except InvalidEnvironment as error:
                 if not self._supervision.notes.was_made:
                     raise
                 raise LostEnvironment(f"it ran before, but now: {error}") from error
             self.all.append(made)
             self._guards.append(guard)
+        self._sources.find_changed()
 
     def close(self) -> None:
         """Closes all groups; what they say to that helps nobody."""

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from envservers.groups import Group, GroupRow, InvalidEnvironment
 from envservers.guard import Guard
 from envservers.guarded import GuardedGroup
+from envservers.instances import Instances
 from seed.wire.spaces import SpaceSpec
 
 __all__ = [
@@ -36,7 +37,7 @@ def make_group(environment: Mapping[str, Any], num_envs: int) -> Group:
     Raises:
         InvalidEnvironment: where the table or the environment that it names cannot be used.
     """
-    single, vector = _makers(environment, num_envs)
+    single, vector = _makers(environment, num_envs, Instances())
     if single is None:
         return vector()
     from envservers.singles import SinglesGroup
@@ -49,6 +50,7 @@ def make_guarded_group(
     num_envs: int,
     new_guard: Callable[[int, bool], Guard],
     expected: Specs,
+    instances: Instances,
 ) -> tuple[Group, Guard]:
     """Makes the same group, one that goes on when its environments fail, and its books.
 
@@ -57,22 +59,23 @@ def make_guarded_group(
         num_envs: As for `make_group`.
         new_guard: Makes the books for a number of units, and for whether the unit is the group.
         expected: Specs of observations and actions, if nothing of the group may be made any more.
+        instances: Of all groups.
 
     Raises:
         InvalidEnvironment: as `make_group` does.
     """
-    single, vector = _makers(environment, num_envs)
+    single, vector = _makers(environment, num_envs, instances)
     if single is None:
         guard = new_guard(1, True)
         return GuardedGroup(vector, num_envs, guard, expected), guard
     from envservers.singles import SinglesGroup
 
     guard = new_guard(num_envs, False)
-    return SinglesGroup(single, num_envs, guard, expected), guard
+    return SinglesGroup(single, num_envs, guard, expected, instances), guard
 
 
 def _makers(
-    environment: Mapping[str, Any], num_envs: int
+    environment: Mapping[str, Any], num_envs: int, instances: Instances
 ) -> tuple[Callable[[], Any] | None, Callable[[], Group]]:
     """What makes a single environment, None where there is none to be had, and what the group."""
     _check(environment)
@@ -81,15 +84,19 @@ def _makers(
         return None, lambda: _make_atari(environment, kwargs, num_envs)
     from envservers import gymnasium as gymnasium_groups
 
+    vectorization = environment.get("vectorization", "sync")
     if environment["kind"] == "function":
         maker = gymnasium_groups.FunctionMaker(id_, kwargs)
-        single = None if maker.makes_vectors else maker.make_single
-        return single, lambda: maker.make_vector(num_envs)
-    vectorization = environment.get("vectorization", "sync")
-    single = gymnasium_groups.gymnasium_maker(id_, kwargs) if vectorization == "sync" else None
-    return single, lambda: gymnasium_groups.make_gymnasium_vector(
-        id_, vectorization, kwargs, num_envs
-    )
+        if maker.makes_vectors:
+            return None, lambda: maker.make_vector(num_envs, instances)
+        single = maker.make_single
+    elif vectorization == "native":
+        return None, lambda: gymnasium_groups.make_native_vector(id_, kwargs, num_envs, instances)
+    else:
+        single = gymnasium_groups.gymnasium_maker(id_, kwargs)
+    in_processes = gymnasium_groups.make_in_processes
+    whole = vectorization == "async"
+    return None if whole else single, lambda: in_processes(id_, single, num_envs, instances)
 
 
 def describe(environment: Mapping[str, Any]) -> tuple[SpaceSpec, SpaceSpec]:

@@ -105,8 +105,8 @@ class Guard:
         self._on_trial.add(unit)
         self.ready_s = 0.0
 
-    def fail(self, unit: int, error: BaseException) -> None:
-        """The unit has failed and is down."""
+    def fail(self, unit: int, error: BaseException, remark: str = "") -> None:
+        """The unit has failed and is down; the remark comes before the traceback."""
         recovery = self._units[unit]
         recovery.fail(self._clock())
         self.down.add(unit)
@@ -115,7 +115,7 @@ class Guard:
         kind = error.kind if isinstance(error, UnfitRow) else "raised"
         # Not for all of a thousand environments that fail together.
         shown = len(self._unsent) < _MAX_TRACEBACKS
-        text = "".join(traceback.format_exception(error)) if shown else ""
+        text = remark + "".join(traceback.format_exception(error)) if shown else remark
         self._unsent.append(self._fault(unit, kind, text, repeated=False))
 
     def take_faults(self) -> list[Fault]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
+from envservers.closing import close_failed
 from envservers.groups import (
     Array,
     Group,
@@ -109,10 +109,9 @@ class GuardedGroup:
         return self._group
 
     def _fail(self, error: BaseException) -> None:
-        self.guard.fail(0, error)
-        # It has failed, and why is known: what it says to being closed is nothing new.
-        with contextlib.suppress(*ANYTHING):
-            self.close()
+        group, self._group = self._group, None
+        self.guard.note(0)
+        self.guard.fail(0, error, close_failed(group.close) if group is not None else "")
 
     def _down_row(self) -> GroupRow:
         n = self.num_envs

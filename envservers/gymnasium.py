@@ -11,8 +11,13 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from envservers.closing import close_failed
 from envservers.groups import Array, EpisodeTracker, GroupRow, InvalidEnvironment, UnfitRow
+from envservers.guard import ANYTHING
+from envservers.instances import Instances, SameInstance
+from envservers.returned import fitted, flags, reset_observation, step_parts
 from envservers.spaces import action_codec, observation_codec
+from envservers.workers import WorkerError, Workers, end_workers, how_workers_ended, workers_of
 
 Env = gymnasium.Env[Any, Any]
 
@@ -24,40 +29,50 @@ def gymnasium_maker(id_: str, kwargs: Mapping[str, Any]) -> Callable[[], Env]:
         id_: Gymnasium id ("CartPole-v1", "ALE/Pong-v5", "module:Name-v0").
         kwargs: Keyword arguments of the environment.
     """
-    _register(id_)
-    return lambda: _made(id_, lambda: gymnasium.make(id_, **kwargs))
+
+    def make() -> Env:
+        # Here, as it may be called in a process of its own.
+        _register(id_)
+        env: Env = _made(id_, lambda: gymnasium.make(id_, **kwargs))
+        return env
+
+    return make
 
 
-def make_gymnasium_vector(
-    id_: str, vectorization: str, kwargs: Mapping[str, Any], num_envs: int
+def make_in_processes(
+    id_: str, make: Callable[[], Env], num_envs: int, instances: Instances
 ) -> GymnasiumGroup:
-    """Makes a group of a registered Gymnasium environment that is one object.
+    """Makes a group of which each environment has a process of its own.
 
     Args:
-        id_: Gymnasium id ("CartPole-v1", "ALE/Pong-v5", "module:Name-v0").
-        vectorization: "async" (a process each), or "native" (the vector class that the environment
-            was registered with).
+        id_: What the environment is called in errors.
+        make: Makes one environment.
+        num_envs: Number of environments.
+        instances: Of the environment server.
+
+    Raises:
+        InvalidEnvironment: where they cannot be made, or do not fit a group.
+    """
+    return _wrap(_made(id_, lambda: Workers(make, num_envs)), num_envs, id_, instances)
+
+
+def make_native_vector(
+    id_: str, kwargs: Mapping[str, Any], num_envs: int, instances: Instances
+) -> GymnasiumGroup:
+    """Makes a group of the vector class that a Gymnasium environment was registered with.
+
+    Args:
+        id_: Gymnasium id ("CartPole-v1", "module:Name-v0").
         kwargs: Keyword arguments of the environment.
         num_envs: Number of environments.
+        instances: Of the environment server.
 
     Raises:
         InvalidEnvironment: where Gymnasium cannot make it, or it does not fit a group.
     """
-    vector_kwargs: dict[str, Any] = {}
-    mode = "vector_entry_point"
-    if vectorization == "async":
-        mode = "async"
-        # The group copies what it gets, so the vector class need not do it as well. A plain fork
-        # of a process with ZeroMQ's threads could deadlock.
-        vector_kwargs = {
-            "autoreset_mode": AutoresetMode.NEXT_STEP, "copy": False, "context": "forkserver"
-        }  # fmt: skip
     _register(id_)
-    env = _made(
-        id_,
-        lambda: gymnasium.make_vec(id_, num_envs, mode, vector_kwargs=vector_kwargs, **kwargs),
-    )
-    return _wrap(env, num_envs, id_)
+    env = _made(id_, lambda: gymnasium.make_vec(id_, num_envs, "vector_entry_point", **kwargs))
+    return _wrap(env, num_envs, id_, instances)
 
 
 def _register(id_: str) -> None:
@@ -90,35 +105,55 @@ class FunctionMaker:
     def make_single(self) -> Env:
         """Calls the function; raises InvalidEnvironment where it raises or returns no Env."""
         env = _made(self._id, lambda: self._function(**self._kwargs))
+        if isinstance(env, VectorEnv):
+            raise InvalidEnvironment(
+                f"environment {self._id!r}: a function that returns a VectorEnv needs a parameter "
+                "num_envs, which says of how many environments"
+            )
         if not hasattr(env, "observation_space") or not hasattr(env, "action_space"):
             raise InvalidEnvironment(
                 f"environment {self._id!r}: expected a gymnasium.Env, got {type(env).__name__}"
             )
         return env  # type: ignore[no-any-return]
 
-    def make_vector(self, num_envs: int) -> GymnasiumGroup:
+    def make_vector(self, num_envs: int, instances: Instances) -> GymnasiumGroup:
         """Calls the function; raises InvalidEnvironment where it raises or returns no VectorEnv."""
         env = _made(self._id, lambda: self._function(num_envs=num_envs, **self._kwargs))
-        return _wrap(env, num_envs, self._id)
+        return _wrap(env, num_envs, self._id, instances)
 
 
 class GymnasiumGroup:
     """A Gymnasium vector environment as a group; see `envservers.groups.Group`.
 
     Raises:
-        InvalidEnvironment: for spaces that the wire cannot carry.
+        InvalidEnvironment: for spaces that the wire cannot carry, and for an object that is
+            another environment already.
     """
 
-    def __init__(self, env: VectorEnv[Any, Any, Any], num_envs: int) -> None:
+    def __init__(
+        self, env: VectorEnv[Any, Any, Any], num_envs: int, instances: Instances | None = None
+    ) -> None:
         """Of `num_envs` environments, which `reset` starts.
 
+        Args:
+            env: Resets itself on the next step.
+            num_envs: Its environments.
+            instances: Of the environment server.
+
         Raises:
-            InvalidEnvironment: for spaces that the wire cannot carry.
+            InvalidEnvironment: for spaces that the wire cannot carry, and for an object that is
+                another environment already.
         """
         self._env = env
         self.num_envs = num_envs
-        self.observation, self._encode = observation_codec(env.single_observation_space)
-        self.action, self._decode = action_codec(env.single_action_space)
+        space: Any = getattr(env, "single_observation_space", None)
+        self._space = space
+        self.observation, self._encode = observation_codec(space)
+        action_space: Any = getattr(env, "single_action_space", None)
+        self.action, self._decode = action_codec(action_space)
+        self._instances = instances or Instances()
+        self._taken = _instances_in(env)
+        self._instances.take(*self._taken)
         self._episodes = EpisodeTracker(num_envs)
         self._ended = np.zeros(num_envs, np.bool_)
 
@@ -129,10 +164,7 @@ class GymnasiumGroup:
         the first one.
         """
         seed_list: Any = [int(seed) for seed in seeds]
-        try:
-            observations, _ = self._env.reset(seed=seed_list)
-        except (TypeError, gymnasium.error.Error):
-            observations, _ = self._env.reset(seed=seed_list[0])
+        observations = reset_observation(self._advance(lambda: self._reset_env(seed_list)))
         self._episodes.reset()
         no, zero = np.zeros(self.num_envs, np.bool_), np.zeros(self.num_envs, np.float32)
         self._ended = no
@@ -143,51 +175,97 @@ class GymnasiumGroup:
         """Steps all environments; those that had ended start their next episode.
 
         Raises:
-            ValueError: where the environment returns a reward that is not finite, or observations
-                of another shape than its space.
+            UnfitRow: where the environment returns rewards that are not finite, or anything of
+                another shape, or that its dtype cannot hold.
         """
-        observations, rewards, terminated, truncated, _ = self._env.step(self._decode(actions))
-        first = self._ended
-        sent_rewards = np.where(first, 0, rewards).astype(np.float32)
+        result = self._advance(lambda: self._env.step(self._decode(actions)))
+        observations, rewards, terminated, truncated, infos = step_parts(result)
+        n, first = self.num_envs, self._ended
+        rewards = fitted(rewards, np.dtype(np.float64), (n,), "rewards")
+        terminated = flags(terminated, n, "terminated")
+        truncated = flags(truncated, n, "truncated")
+        with np.errstate(over="ignore"):
+            sent_rewards = np.where(first, 0, rewards).astype(np.float32)
         if not np.isfinite(sent_rewards).all():
             raise UnfitRow(
                 "not finite", f"the environment returned a reward that is not finite: {rewards}"
             )
-        ended = np.logical_or(terminated, truncated)
+        ended = terminated | truncated
+        if ended.any():
+            _check_ends(ended, first, infos)
         self._ended = ended
         return GroupRow(
             self._observed(observations),
             sent_rewards,
-            np.array(terminated, np.bool_),
-            np.array(truncated, np.bool_),
+            terminated,
+            truncated,
             first,
             self._episodes.add(rewards, ended),
         )
 
     def close(self) -> None:
-        """Closes the environments and their processes."""
-        self._env.close()
+        """Closes the environments; ends their processes within seconds."""
+        self._instances.release(*self._taken)
+        if workers_of(self._env):
+            end_workers(self._env)
+        else:
+            self._env.close()
 
-    def _observed(self, observations: Array) -> Array:
-        encoded = self._encode(observations)
-        expected_shape = (self.num_envs, *self.observation.shape)
-        if encoded.shape != expected_shape:
-            raise ValueError(
-                f"the environment returned observations of shape {encoded.shape}, "
-                f"expected {expected_shape}"
-            )
-        return encoded
+    def _reset_env(self, seeds: list[int]) -> Any:
+        try:
+            return self._env.reset(seed=seeds)  # type: ignore[arg-type]
+        except (TypeError, gymnasium.error.Error):
+            return self._env.reset(seed=seeds[0])
+
+    def _advance(self, call: Callable[[], Any]) -> Any:
+        """Calls; where a process has ended, that is the reason for what is raised."""
+        try:
+            return call()
+        except (EOFError, OSError) as error:
+            reason = how_workers_ended(self._env)
+            if not reason:
+                raise
+            raise RuntimeError(reason) from error
+
+    def _observed(self, observations: Any) -> Array:
+        shape = (self.num_envs, *self.observation.shape)
+        return self._encode(fitted(observations, self._space.dtype, shape, "observations"))
 
 
-def _wrap(env: object, num_envs: int, id_: str) -> GymnasiumGroup:
+def _check_ends(ended: Array, first: Array, infos: Any) -> None:
+    """Refuses rows of a vector class that does not reset on the next step, as it says it does."""
+    if (ended & first).any():
+        raise UnfitRow(
+            "unfit",
+            "an episode ended again in the step after its end: the step that follows an end must "
+            "return the first observation of a new episode (AutoresetMode.NEXT_STEP)",
+        )
+    keys = infos if isinstance(infos, Mapping) else ()
+    found = [key for key in ("final_obs", "final_observation") if key in keys]
+    if found:
+        raise UnfitRow(
+            "unfit",
+            f"the infos of a step that ends an episode hold {found[0]!r}: the vector class resets "
+            "in that step, though its metadata says AutoresetMode.NEXT_STEP",
+        )
+
+
+def _instances_in(env: VectorEnv[Any, Any, Any]) -> list[object]:
+    """What no other environment may be: the object, and those that Gymnasium steps in turn."""
+    singles = getattr(env.unwrapped, "envs", None)
+    return [env, *(singles if isinstance(singles, list) else ())]
+
+
+def _wrap(env: object, num_envs: int, id_: str, instances: Instances) -> GymnasiumGroup:
     if not isinstance(env, VectorEnv):
         raise InvalidEnvironment(
             f"environment {id_!r}: expected a gymnasium.vector.VectorEnv of a function with a "
             f"parameter num_envs, got {type(env).__name__}"
         )
-    mode = env.metadata.get("autoreset_mode")
     try:
-        if mode != AutoresetMode.NEXT_STEP:
+        mode = env.metadata.get("autoreset_mode")
+        # Gymnasium takes the mode's name as well.
+        if mode not in (AutoresetMode.NEXT_STEP, AutoresetMode.NEXT_STEP.value):
             raise InvalidEnvironment(
                 f"environment {id_!r}: its vector class must reset on the next step "
                 f'(metadata["autoreset_mode"] = AutoresetMode.NEXT_STEP), got {mode}'
@@ -196,9 +274,11 @@ def _wrap(env: object, num_envs: int, id_: str) -> GymnasiumGroup:
             raise InvalidEnvironment(
                 f"environment {id_!r}: asked for {num_envs} environments, got {env.num_envs}"
             )
-        return GymnasiumGroup(env, num_envs)
+        return GymnasiumGroup(env, num_envs, instances)
+    except SameInstance:
+        raise
     except InvalidEnvironment:
-        env.close()
+        close_failed(env.close)
         raise
 
 
@@ -218,8 +298,13 @@ def _made(id_: str, make: Callable[[], Any]) -> Any:
     # What third-party code raises has no common class.
     try:
         return make()
-    except (Exception, SystemExit) as error:
+    except InvalidEnvironment:
+        raise
+    except ANYTHING as error:
         text = " ".join(str(error).split())
+        if isinstance(error, WorkerError):
+            line = f"{error.last_line()} (in a process of its own)"
+            raise InvalidEnvironment(line) from error
         raise InvalidEnvironment(
             f"environment {id_!r} cannot be made: {type(error).__name__}: {text}"
         ) from error

@@ -28,6 +28,8 @@ _ANSWER_TIMEOUT_S = 5.0
 _NOTICE_INTERVAL_S = 30.0
 _PARENT_CHECK_INTERVAL_S = 1.0
 _SHORTEST_DELAY_S, _LONGEST_DELAY_S = 0.2, 5.0
+# For environments that are closed at the end; some do not return from that.
+_FAREWELL_S = 30.0
 
 
 class EnvServer:
@@ -105,9 +107,11 @@ class EnvServer:
                 self._receive()
                 if self._stopping and self._exit_code is None:
                     self._leave(EXIT_DONE, "environment server stopped")
-            self._supervision.notes.exit_code = self._exit_code
+            if not self._supervision.notes.renewing:
+                self._supervision.notes.exit_code = self._exit_code
             return self._exit_code
         finally:
+            self._supervision.step_timer.end_within(_FAREWELL_S)
             self._connection.close()
             self._groups.close()
 
@@ -254,6 +258,12 @@ class EnvServer:
                 self._advance(message)
 
     def _begin(self, welcome: Welcome) -> None:
+        reason = self._groups.why_not_here(welcome.environment)
+        if reason:
+            self._say(f"{reason}: environments are made in a new process")
+            self._supervision.notes.renewing = True
+            self._leave(EXIT_DONE, reason, welcome.session)
+            return
         # Before any environment is made: that may be the end of this process, too.
         self._report_casualty(welcome)
         try:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import gymnasium
 import numpy as np
 
+from envservers.closing import close_failed
 from envservers.groups import (
     Array,
     EpisodeTracker,
@@ -19,7 +19,9 @@ from envservers.groups import (
     new_seeds,
 )
 from envservers.guard import ANYTHING, Guard
-from envservers.spaces import action_codec, observation_codec
+from envservers.instances import Instances, SameInstance
+from envservers.returned import fitted, flag, reset_observation, step_parts
+from envservers.spaces import Convert, action_codec, observation_codec
 from seed.wire.spaces import SpaceSpec
 
 Env = gymnasium.Env[Any, Any]
@@ -34,6 +36,7 @@ class SinglesGroup:
         num_envs: int,
         guard: Guard | None = None,
         expected: tuple[SpaceSpec, SpaceSpec] | None = None,
+        instances: Instances | None = None,
     ) -> None:
         """Makes the environments, except those that are in quarantine already.
 
@@ -43,19 +46,22 @@ class SinglesGroup:
             guard: Their books, with a unit for each. Without it, what an environment raises goes
                 to the caller.
             expected: Specs of observations and actions where none can be made for now.
+            instances: Of the environment server.
 
         Raises:
             InvalidEnvironment: where the first one cannot be made, or has spaces that the wire
-                cannot carry, and none has ever been made.
+                cannot carry, and none has ever been made; SameInstance where several are one.
         """
         self.num_envs = num_envs
-        self._make, self._guard = make, guard
+        self._make, self._guard, self._instances = make, guard, instances or Instances()
         self._envs: list[Env | None] = [None] * num_envs
         self._episodes = EpisodeTracker(num_envs)
         self._ended = np.zeros(num_envs, np.bool_)
         self._seeds = np.zeros(num_envs, np.int64)
         self._restarts = 0
+        # Of the first environment, and codecs of those whose spaces differ from that.
         self._spaces: tuple[Any, Any] | None = None
+        self._own_codecs: dict[int, tuple[Convert, Convert]] = {}
         # Specs that stand for the group before it has spaces.
         self._promised: tuple[SpaceSpec, SpaceSpec] | None = None
         if expected is not None:
@@ -63,6 +69,9 @@ class SinglesGroup:
         for index in range(num_envs) if guard is None else guard.startable():
             try:
                 self._make_env(index)
+            except SameInstance:
+                self.close()
+                raise
             except ANYTHING as error:
                 if self._spaces is None and not (guard is not None and guard.was_made):
                     raise
@@ -87,7 +96,7 @@ class SinglesGroup:
         rewards = np.zeros(n)
         terminated, truncated = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
         starts = first.tolist()
-        for index, action in enumerate(actions if self._spaces is None else self._decode(actions)):
+        for index, action in enumerate(self._decoded(actions)):
             env = self._envs[index]
             if env is None:
                 continue
@@ -97,20 +106,31 @@ class SinglesGroup:
             try:
                 if self._guard is not None:
                     self._guard.note(index)
-                observation, rewards[index], terminated[index], truncated[index], _ = env.step(
-                    action
-                )
+                observation, reward, is_terminated, is_truncated, _ = step_parts(env.step(action))
+                rewards[index] = reward
+                # Nearly always they are bool, for which no call is needed.
+                if is_terminated is not False:
+                    terminated[index] = flag(is_terminated, "terminated")
+                if is_truncated is not False:
+                    truncated[index] = flag(is_truncated, "truncated")
                 self._keep(index, observation)
             except ANYTHING as error:
                 self._fail(index, error)
         return self._finish(rewards, terminated, truncated, first)
 
     def close(self) -> None:
-        """Closes the environments."""
+        """Closes the environments, all of them; then raises what one of them has raised."""
         envs, self._envs = self._envs, [None] * self.num_envs
+        error: BaseException | None = None
         for env in envs:
             if env is not None:
-                env.close()
+                self._instances.release(env)
+                try:
+                    env.close()
+                except ANYTHING as raised:
+                    error = raised
+        if error is not None:
+            raise error
 
     def _finish(
         self, rewards: Array, terminated: Array, truncated: Array, first: Array
@@ -143,7 +163,22 @@ class SinglesGroup:
         if self._spaces is None:
             shape = (self.num_envs, *self.observation.shape)
             return np.zeros(shape, self.observation.dtype)
-        return self._encode(self._values)
+        encoded = self._encode(self._values)
+        for index, (encode, _) in self._own_codecs.items():
+            encoded[index] = encode(self._values[index : index + 1])[0]
+        return encoded
+
+    def _decoded(self, actions: Array) -> Iterable[Any]:
+        """What each environment is stepped with."""
+        if self._spaces is None:
+            return actions
+        decoded = self._decode(actions)
+        if not self._own_codecs:
+            return decoded
+        each = list(decoded)
+        for index, (_, decode) in self._own_codecs.items():
+            each[index] = decode(actions[index : index + 1])[0]
+        return each
 
     def _fail_unfit(self, observations: Array, rewards: Array) -> None:
         # As float32, which a float64 may be too large for.
@@ -181,33 +216,40 @@ class SinglesGroup:
         if self._guard is not None:
             self._guard.note(index)
         env = self._make()
+        self._instances.take(env)
         try:
-            self._check_spaces(env)
+            self._learn_spaces(index, env)
         except InvalidEnvironment:
-            env.close()
+            self._instances.release(env)
+            close_failed(env.close)
             raise
         self._envs[index] = env
         if self._guard is not None:
             self._guard.start(index)
         return env
 
-    def _check_spaces(self, env: Env) -> None:
-        """Learns the spaces of the first environment; those of all others must be equal."""
+    def _learn_spaces(self, index: int, env: Env) -> None:
+        """Learns the spaces of an environment; on the wire, those of all are of the same form."""
         spaces: Any = (env.observation_space, env.action_space)
-        if self._spaces is None:
-            observation, encode = observation_codec(spaces[0])
-            action, decode = action_codec(spaces[1])
-            if self._promised not in (None, (observation, action)):
-                raise InvalidEnvironment(f"made anew, it has other spaces: {spaces}")
-            self.observation, self._encode = observation, encode
-            self.action, self._decode = action, decode
-            # As the environments return it, before it is brought into the wire's form.
-            self._values = np.zeros((self.num_envs, *spaces[0].shape), spaces[0].dtype)
-            self._spaces = spaces
-        elif spaces != self._spaces:
-            raise InvalidEnvironment(
-                f"an environment has the spaces {spaces}, the first one had {self._spaces}"
-            )
+        self._own_codecs.pop(index, None)
+        if spaces == self._spaces:
+            return
+        observation, encode = observation_codec(spaces[0])
+        action, decode = action_codec(spaces[1])
+        if self._spaces is not None:
+            if (observation, action) != (self.observation, self.action):
+                raise InvalidEnvironment(
+                    f"an environment has the spaces {spaces}, the first one had {self._spaces}"
+                )
+            self._own_codecs[index] = encode, decode
+            return
+        if self._promised not in (None, (observation, action)):
+            raise InvalidEnvironment(f"made anew, it has other spaces: {spaces}")
+        self.observation, self._encode = observation, encode
+        self.action, self._decode = action, decode
+        # As the environments return it, before it is brought into the wire's form.
+        self._values = np.zeros((self.num_envs, *spaces[0].shape), spaces[0].dtype)
+        self._spaces = spaces
 
     def _reset_env(self, index: int, env: Env, seed: int | None) -> None:
         try:
@@ -218,31 +260,25 @@ class SinglesGroup:
     def _begin_episode(self, index: int, env: Env, seed: int | None) -> None:
         if self._guard is not None:
             self._guard.note(index)
-        observation, _ = env.reset(seed=seed)
-        self._keep(index, observation)
+        self._keep(index, reset_observation(env.reset(seed=seed)))
 
     def _keep(self, index: int, observation: Any) -> None:
         shape, dtype = self._values.shape[1:], self._values.dtype
         if getattr(observation, "dtype", None) == dtype and observation.shape == shape:
             self._values[index] = observation
             return
-        if np.shape(observation) != shape:
-            raise UnfitRow(
-                "unfit",
-                f"the environment returned an observation of shape {np.shape(observation)}, "
-                f"expected {shape}",
-            )
-        np.copyto(self._values[index : index + 1], observation, casting="same_kind")
+        self._values[index] = fitted(observation, dtype, shape)
 
     def _fail(self, index: int, error: BaseException) -> None:
         if self._guard is None:
             raise error
         env, self._envs[index] = self._envs[index], None
-        self._guard.fail(index, error)
-        # It has failed, and why is known: what it says to being closed is nothing new.
+        remark = ""
         if env is not None:
-            with contextlib.suppress(*ANYTHING):
-                env.close()
+            self._instances.release(env)
+            self._guard.note(index)
+            remark = close_failed(env.close)
+        self._guard.fail(index, error, remark)
 
 
 def _unfit(kind: str, what: str) -> UnfitRow:

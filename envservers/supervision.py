@@ -23,6 +23,7 @@ _REARM_INTERVAL_S = 1.0
 _CELLS = 4  # of 4 bytes each
 _STARTER_ENDED = 4 * _CELLS
 _WAS_MADE = _STARTER_ENDED + 1
+_RENEWING = _WAS_MADE + 1
 _COUNTS = _STARTER_ENDED + 16
 _SIZE_BYTES = _COUNTS + MAX_ENVS_PER_SERVER
 
@@ -55,6 +56,7 @@ class Notes:
     def begin(self) -> None:
         """A new process is about to write: nothing runs, and it has not left."""
         self._cells[0] = self._cells[1] = self._cells[2] = NOBODY
+        self.renewing = False
 
     @property
     def exit_code(self) -> int | None:
@@ -83,15 +85,28 @@ class Notes:
     def was_made(self, made: bool) -> None:
         self._view[_WAS_MADE] = made
 
+    @property
+    def renewing(self) -> bool:
+        """Whether the process ends so that another one goes on: this is no bad end."""
+        return bool(self._view[_RENEWING])
+
+    @renewing.setter
+    def renewing(self, renewing: bool) -> None:
+        self._view[_RENEWING] = renewing
+
     def keep_faults_of(self, environment: str) -> bool:
         """Forgets the faults unless they are of this environment; whether they were."""
         checksum = zlib.crc32(environment.encode(errors="replace")) >> 1
         known = self._cells[3] == checksum
         if not known:
-            self._view[_COUNTS:] = bytes(MAX_ENVS_PER_SERVER)
-            self.was_made = False
+            self.forget_faults()
             self._cells[3] = checksum
         return known
+
+    def forget_faults(self) -> None:
+        """Nothing is known of the environments any more."""
+        self._view[_COUNTS:] = bytes(MAX_ENVS_PER_SERVER)
+        self.was_made = False
 
 
 class StepTimer:
@@ -117,6 +132,12 @@ class StepTimer:
         if now_s >= self.due_s and self._stacks is not None:
             faulthandler.dump_traceback_later(self._timeout_s, exit=True, file=self._stacks)
             self.due_s = now_s + self.interval_s
+
+    def end_within(self, timeout_s: float) -> None:
+        """The process is about to end: it has so long for that, and is not asked again."""
+        if self._stacks is not None:
+            faulthandler.dump_traceback_later(timeout_s, exit=True, file=self._stacks)
+        self.due_s = math.inf
 
 
 @dataclass(frozen=True)

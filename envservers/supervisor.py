@@ -108,13 +108,18 @@ class _Supervisor:
             born_s = time.monotonic()
             notes.begin()
             if not self._start():
-                notes.exit_code = code = self._work(self._supervision)
+                code = self._work(self._supervision)
+                if not notes.renewing:
+                    notes.exit_code = code
                 return code
             status = self._wait()
             if notes.exit_code is not None:
                 return notes.exit_code
             if self._asked_s is not None:
                 return _EXIT_STOPPED
+            if notes.renewing:
+                self._supervision.casualty = None
+                continue
             casualty = self._supervision.casualty = self._inquest(status)
             if casualty.kind == "stopped":
                 continue

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from seed.rates import RateLimit
 from seed.wire.messages import Fault
@@ -19,6 +20,29 @@ log = logging.getLogger(__name__)
 _TRACEBACK_INTERVAL_S = 10.0
 _LINE_INTERVAL_S = 1.0
 _SILENCE_S = 10.0
+# What fails together is given up within seconds, one by one.
+_SETTLED_S = 5.0
+
+
+@dataclass
+class _StayDown:
+    """What is quarantined of one session, and how many of them have been told."""
+
+    name: str
+    num_envs: int
+    env_ids: set[int] = field(default_factory=set)
+    reason: str = ""
+    changed_s: float = math.inf
+    num_told: int = 0
+
+    def is_settled(self, now_s: float) -> bool:
+        """Whether there is something to tell, and no more of it to be expected at once."""
+        return len(self.env_ids) > self.num_told and now_s >= self.changed_s + _SETTLED_S
+
+    def sentence(self) -> str:
+        """How many stay down, and why the newest of them does."""
+        reason = f"; {self.reason}" if self.reason else ""
+        return f"{self.name}: {len(self.env_ids)} of {self.num_envs} environments stay down{reason}"
 
 
 class FaultLog:
@@ -33,8 +57,7 @@ class FaultLog:
         """No faults yet."""
         self.total = 0
         self.num_quarantined = 0
-        # By session: env_ids of those that are quarantined.
-        self._quarantined: dict[int, set[int]] = {}
+        self._stay_down: dict[int, _StayDown] = {}
         # Of all environment servers, and by server_id: few, as full ones are forgotten.
         self._tracebacks = RateLimit(_LINE_INTERVAL_S)
         self._tracebacks_of: dict[int, RateLimit] = {}
@@ -42,15 +65,16 @@ class FaultLog:
         self._last_told_s = -math.inf
         self._untold = 0
 
+    def begin(self, session: int, name: str, num_envs: int) -> None:
+        """A session of so many environments begins."""
+        self._stay_down[session] = _StayDown(printable(name), num_envs)
+
     def note(
         self, server_id: int, name: str, fault: Fault, env_ids: Iterable[int], now_s: float
     ) -> None:
         """Takes in one FAULT, which concerns these environments, at `time.monotonic()`."""
         if fault.quarantined:
-            of_session = self._quarantined.setdefault(fault.session, set())
-            known = len(of_session)
-            of_session.update(env_ids)
-            self.num_quarantined += len(of_session) - known
+            self._keep(self._stay_down[fault.session], fault, env_ids, now_s)
         if fault.repeated:
             return
         self.total += 1
@@ -63,12 +87,30 @@ class FaultLog:
 
     def forget(self, session: int) -> None:
         """The session has ended, and what was quarantined in it has gone."""
-        self.num_quarantined -= len(self._quarantined.pop(session, ()))
+        gone = self._stay_down.pop(session, None)
+        self.num_quarantined -= len(gone.env_ids) if gone is not None else 0
 
     def tell_rest(self, now_s: float) -> None:
-        """Says how many faults were not told one by one, once there has been silence for long."""
+        """Says how many environments stay down, once that is settled.
+
+        And how many faults were not told one by one, once there has been silence for long.
+        """
+        for down in self._stay_down.values():
+            if down.is_settled(now_s) and now_s >= self._last_told_s + _LINE_INTERVAL_S:
+                down.num_told = len(down.env_ids)
+                self._tell(down.sentence(), now_s)
         if self._untold and now_s >= self._last_told_s + _SILENCE_S:
             self._tell("environments fail", now_s)
+
+    def _keep(
+        self, down: _StayDown, fault: Fault, env_ids: Iterable[int], now_s: float
+    ) -> None:
+        known = len(down.env_ids)
+        down.env_ids.update(env_ids)
+        new = len(down.env_ids) - known
+        if new:
+            self.num_quarantined += new
+            down.changed_s, down.reason = now_s, _last_line(fault.traceback)
 
     def _tell(self, text: str, now_s: float, traceback: str = "") -> None:
         untold, self._untold, self._last_told_s = self._untold, 0, now_s

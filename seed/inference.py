@@ -251,6 +251,7 @@ class Inference:
         if earlier is not None:
             self._close(earlier, "it connected anew")
         session = self._sessions.open(hello, identity, time.monotonic(), key)
+        self.faults.begin(session.number, hello.name, hello.num_envs)
         self._forward.set_connected(self._sessions.env_ids)
         self._sessions_opened += 1
         seeds = self._offer.draw_seeds(hello.num_envs, self._sessions_opened)

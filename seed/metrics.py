@@ -94,7 +94,8 @@ class Window:
             "checkpoints_failed": learner.checkpoints_failed,
             "learner_utilisation": busy_s / (busy_s + waited_s) if updates else None,
             "queue_length": store.num_ready,
-            "num_envs": inference.num_envs,
+            # Another thread may be forgetting a session, of which it forgets the faults last.
+            "num_envs": max(inference.num_envs - inference.faults.num_quarantined, 0),
             "rows_dropped": store.rows_dropped,
             "messages_refused": inference.messages_refused,
             "messages_dropped": inference.messages_dropped,

@@ -7,10 +7,12 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from envservers.environments import make_group
-from envservers.groups import Group, InvalidEnvironment
+from envservers.groups import Group, InvalidEnvironment, UnfitRow
+from envservers.gymnasium import GymnasiumGroup
+from envservers.instances import Instances, SameInstance
 from seed.wire.spaces import SpaceSpec
 
 
@@ -53,6 +55,14 @@ class NotANumber(Counter):
         return np.zeros(2), float("nan"), False, False, {}
 
 
+class Late(Counter):
+    """Stays at its end."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, reward, *_ = super().step(action)
+        return observation, reward, False, self.steps >= self.limit, {}
+
+
 class OtherShape(SyncVectorEnv):
     def step(self, actions: Any) -> Any:
         observations, *rest = super().step(actions)
@@ -83,6 +93,67 @@ class Generous(SyncVectorEnv):
 
 def make_generous(num_envs: int) -> SyncVectorEnv:
     return Generous([Counter] * num_envs)
+
+
+ONLY = Counter()
+
+
+def make_one_for_all(num_envs: int) -> SyncVectorEnv:
+    return SyncVectorEnv([lambda: ONLY] * num_envs)
+
+
+def make_spoilt(num_envs: int, part: int, value: Any) -> SyncVectorEnv:
+    """One that returns something else in one part of each step."""
+
+    class Spoilt(SyncVectorEnv):
+        def step(self, actions: Any) -> Any:
+            parts = list(super().step(actions))
+            parts[part] = np.array(value)
+            return tuple(parts)
+
+    return Spoilt([Counter] * num_envs)
+
+
+def make_four_parts(num_envs: int) -> SyncVectorEnv:
+    class FourParts(SyncVectorEnv):
+        def step(self, actions: Any) -> Any:
+            return super().step(actions)[1:]
+
+    return FourParts([Counter] * num_envs)
+
+
+def make_alone() -> SyncVectorEnv:
+    return make_vector(1)
+
+
+class NoReset(SyncVectorEnv):
+    """Says that it resets on the next step, and does not."""
+
+    def step(self, actions: Any) -> Any:
+        self._autoreset_envs[:] = False
+        return super().step(actions)
+
+
+class ResetTooEarly(SyncVectorEnv):
+    """Says that it resets on the next step, and does so at once."""
+
+    def __init__(self, makers: Any) -> None:
+        super().__init__(makers, autoreset_mode=AutoresetMode.SAME_STEP)
+        self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
+
+
+def make_no_reset(num_envs: int) -> SyncVectorEnv:
+    return NoReset([Late] * num_envs)
+
+
+def make_reset_too_early(num_envs: int) -> SyncVectorEnv:
+    return ResetTooEarly([Counter] * num_envs)
+
+
+def make_without_spaces(num_envs: int) -> VectorEnv[Any, Any, Any]:
+    env: VectorEnv[Any, Any, Any] = VectorEnv()
+    env.num_envs, env.metadata = num_envs, {"autoreset_mode": AutoresetMode.NEXT_STEP}
+    return env
 
 
 def make_other_shape(num_envs: int) -> SyncVectorEnv:
@@ -211,6 +282,9 @@ def test_a_function_may_return_a_vector_environment() -> None:
     ("name", "kwargs", "reason"),
     [("make_vector", {"mode": AutoresetMode.SAME_STEP}, "reset on the next step"),
      ("make_one_too_many", {}, "asked for 2 environments, got 3"),
+     ("make_one_for_all", {}, "type Counter is one and the same object"),
+     ("make_without_spaces", {}, "observation space None is not supported"),
+     ("make_alone", {}, "needs a parameter num_envs"),
      ("make_no_vector", {}, "expected a gymnasium.vector.VectorEnv"),
      ("make_failing", {}, "RuntimeError: the level file is missing"),
      ("make_nothing", {}, "make_nothing"),
@@ -245,6 +319,60 @@ def test_rewards_that_are_no_numbers_are_an_error() -> None:
     with pytest.raises(ValueError, match="not finite"):
         group.step(np.array([0]))
     group.close()
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "reason"),
+    [(0, [[1j, 0]], "complex128, expected float64"), (1, [[1.0]], r"rewards of shape \(1, 1\)"),
+     (1, ["1"], "rewards of dtype <U1"), (2, [0.5], "terminated of dtype float64 with 0.5"),
+     (3, [False, True], r"truncated of shape \(2,\)"), (3, ["no"], "truncated of dtype <U2")],
+)  # fmt: skip
+def test_parts_that_do_not_fit_are_an_error(part: int, value: Any, reason: str) -> None:
+    group = make_function_group(f"{HERE}:make_spoilt", {"part": part, "value": value}, 1)
+    group.reset(SEEDS[:1])
+    with pytest.raises(UnfitRow, match=reason):
+        group.step(np.array([0]))
+    group.close()
+
+
+def test_a_step_of_four_parts_is_an_error() -> None:
+    group = make_function_group(f"{HERE}:make_four_parts", {}, 1)
+    group.reset(SEEDS[:1])
+    with pytest.raises(UnfitRow, match="step returned 4 values, as the old gym did"):
+        group.step(np.array([0]))
+    group.close()
+
+
+def test_one_object_cannot_be_several_groups() -> None:
+    env = make_vector(2)
+    instances = Instances()
+    group = GymnasiumGroup(env, 2, instances)
+    with pytest.raises(SameInstance):
+        GymnasiumGroup(env, 2, instances)
+    group.close()
+    GymnasiumGroup(env, 2, instances)
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "reason"),
+    [("make_no_reset", 4, "an episode ended again in the step after its end"),
+     ("make_reset_too_early", 3, "hold 'final_obs': the vector class resets in that step")],
+)  # fmt: skip
+def test_vector_classes_that_reset_at_another_time_are_found_out(
+    name: str, steps: int, reason: str
+) -> None:
+    group = make_function_group(f"{HERE}:{name}", {}, 1)
+    group.reset(SEEDS[:1])
+    for _ in range(steps - 1):
+        group.step(np.array([0]))
+    with pytest.raises(UnfitRow, match=reason):
+        group.step(np.array([0]))
+    group.close()
+
+
+def test_the_name_of_the_autoreset_mode_is_enough() -> None:
+    kwargs = {"mode": AutoresetMode.NEXT_STEP.value}
+    make_function_group(f"{HERE}:make_vector", kwargs, 2).close()
 
 
 def test_observations_of_another_shape_are_an_error() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import envservers.recovery
 from envservers.all_groups import AllGroups, LostEnvironment
 from envservers.groups import InvalidEnvironment
+from envservers.sources import Sources
 from envservers.supervision import Casualty, Supervision
 from envservers.tasks import catch
 from seed.wire import codec, messages
@@ -105,7 +107,10 @@ def test_all_environments_in_quarantine_end_the_server(
             steps.faults.append(message)
     assert message == messages.Goodbye(11, "all environments have failed too often")
     assert running.wait() == 1
-    assert [fault.quarantined for fault in steps.faults] == [False] * 8 + [True] * 2
+    for index in range(2):
+        own = [fault.quarantined for fault in steps.faults if fault.index == index]
+        assert own == [False] * 4 + [True]
+    assert len(steps.faults) == 10
     # Not a row for each time that a learner answers: a group that is all down waits.
     assert len(rows) <= 2 + 3 * 4 * 2
     down = [row for row in rows if not row.run_ids.any()]
@@ -228,6 +233,44 @@ def test_a_package_that_is_gone_is_for_the_next_process(monkeypatch: pytest.Monk
     supervision.notes.was_made = False
     with pytest.raises(InvalidEnvironment, match="No module named 'failing'"):
         groups.make(FAILING, (POINT, PUSH))
+
+
+def test_edited_or_other_environments_are_made_by_another_process(
+    learner: FakeLearner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed, other = "", dict[str, Any]()
+    monkeypatch.setattr(Sources, "find_changed", lambda self: changed)
+    for other, reason in (({}, "task.py has changed"), ({"kwargs": {}}, "another environment")):
+        changed = ""
+        factory = offer_single(monkeypatch, lambda env, what: None)
+        supervision = Supervision(supervisor=os.getppid())
+        running = Running(learner.address, 2, supervision=supervision)
+        try:
+            steps = Steps(learner)
+            for session in (1, 2):
+                steps.welcome(learner.receive(messages.Hello), session)
+                steps.next()
+                learner.send(messages.Goodbye(session, "done"))
+            # The second learner has got the environments of the first.
+            assert len(factory.made) == 2
+            supervision.notes.faults[1] = 5
+            changed = "" if other else "task.py"
+            learner.welcome(
+                learner.receive(messages.Hello), 3, environment={**FAILING, **other},
+                observation=POINT, action=PUSH,
+            )  # fmt: skip
+            goodbye = learner.receive(messages.Goodbye)
+            assert goodbye.session == 3
+            assert reason in goodbye.reason
+            assert running.wait() == 0
+        finally:
+            running.stop()
+        assert supervision.notes.renewing
+        assert supervision.notes.exit_code is None
+        assert any(reason in line and "in a new process" in line for line in running.lines)
+        # What has been edited may run now.
+        assert supervision.notes.faults[1] == (5 if other else 0)
+        assert len(factory.made) == 2
 
 
 def test_faults_of_another_environment_are_forgotten(

@@ -134,6 +134,27 @@ def test_what_was_running_is_handed_to_the_next_process(run: Run) -> None:
     assert len({line.split()[1] for line in supervised.lines()}) == 1
 
 
+def test_one_that_makes_way_is_followed_at_once_and_not_counted(run: Run) -> None:
+    supervised = run(
+        "if lives == 1: os._exit(3)\n"
+        "if lives < 8: notes.renewing = True\n"
+        "if lives == 4: os._exit(0)"
+    )
+    code, errors = supervised.end()
+    assert code == 0
+    assert supervised.deaths() == ["None", "crashed None None", *["None"] * 6]
+    assert errors.count("is started again") == 1
+
+
+def test_what_does_not_end_in_time_is_ended_with_its_exit_code(run: Run) -> None:
+    supervised = run(
+        "notes.exit_code = 4\nsupervision.step_timer.end_within(0.1)\n"
+        "supervision.step_timer.set_back()\ntime.sleep(1000)"
+    )
+    assert supervised.end()[0] == 4
+    assert len(supervised.lines()) == 1
+
+
 def test_what_holds_the_interpreter_for_ever_is_ended(run: Run) -> None:
     # The lock is never handed over: nothing in Python would run again.
     supervised = run(

@@ -11,6 +11,14 @@ from seed.wire.messages import Fault
 TRACEBACK = "Traceback (most recent call last):\n  in step\nRuntimeError: it fell over\n"
 
 
+def fault_log() -> FaultLog:
+    """With the sessions 1 to 3, of eight environments each."""
+    faults = FaultLog()
+    for session in (1, 2, 3):
+        faults.begin(session, f"host:{session}\x1b", 8)
+    return faults
+
+
 def fault(
     index: int | None = 0, *, session: int = 1, group: int | None = 0, quarantined: bool = False,
     repeated: bool = False, traceback: str = TRACEBACK,
@@ -60,7 +68,7 @@ def test_tracebacks_are_few_per_server_and_in_all(caplog: pytest.LogCaptureFixtu
 
 
 def test_a_line_is_told_soon_after_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
-    faults = FaultLog()
+    faults = fault_log()
     faults.note(1, "a", fault(), [0], 0.0)
     faults.note(1, "a", fault(), [0], 0.9)
     faults.note(1, "a", fault(quarantined=True), [0], 1.0)
@@ -71,7 +79,7 @@ def test_a_line_is_told_soon_after_a_traceback(caplog: pytest.LogCaptureFixture)
 
 
 def test_what_is_quarantined_counts_until_its_session_ends() -> None:
-    faults = FaultLog()
+    faults = fault_log()
     faults.note(1, "a", fault(0, quarantined=True), [0], 0.0)
     faults.note(1, "a", fault(0, quarantined=True), [0], 0.0)
     faults.note(1, "a", fault(None, group=1, quarantined=True), range(1, 9), 0.0)
@@ -89,5 +97,44 @@ def test_what_is_quarantined_counts_until_its_session_ends() -> None:
 
 
 def test_a_repeated_fault_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
-    FaultLog().note(1, "a", fault(repeated=True, quarantined=True), [0], 0.0)
+    fault_log().note(1, "a", fault(repeated=True, quarantined=True), [0], 0.0)
     assert not caplog.messages
+
+
+def test_what_stays_down_is_summed_up_once_it_is_settled(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    faults = fault_log()
+    for index in range(7):
+        faults.note(1, "a", fault(index, quarantined=True), [index], index / 10)
+    caplog.clear()
+    faults.tell_rest(5.0)
+    assert not caplog.messages
+    faults.tell_rest(5.7)
+    faults.tell_rest(20.0)
+    (message,) = caplog.messages
+    assert message.startswith(
+        "host:1\\x1b: 7 of 8 environments stay down; RuntimeError: it fell over (faults not shown"
+    )
+    # Once more where it gets worse.
+    faults.note(1, "a", fault(7, quarantined=True), [7], 30.0)
+    caplog.clear()
+    faults.tell_rest(40.0)
+    assert caplog.messages == [
+        "host:1\\x1b: 8 of 8 environments stay down; RuntimeError: it fell over"
+    ]
+
+
+def test_a_new_learner_is_told_what_stays_down_from_before(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    faults = fault_log()
+    for session in (1, 2):
+        lasting = fault(0, session=session, quarantined=True, repeated=True, traceback="")
+        faults.note(session, "a", lasting, [session], 0.0)
+    faults.tell_rest(10.0)
+    # A line a second, however many servers there are.
+    assert caplog.messages == ["host:1\\x1b: 1 of 8 environments stay down"]
+    faults.forget(2)
+    faults.tell_rest(20.0)
+    assert len(caplog.messages) == 1

@@ -341,7 +341,7 @@ def test_ends_with_the_commands_that_come_next(
     caplog.set_level("INFO")
     # What it prints is another test's.
     monkeypatch.setattr("logging.basicConfig", lambda **_: None)
-    monkeypatch.setattr(main, "_train", lambda config, signals: code)
+    monkeypatch.setattr(main, "_train", lambda config, signals, lock: code)
     assert learn(file) == code
     run_dir = file.parent / "run"
     both = [f"to go on: seed-learner {file} --run-dir {run_dir}",

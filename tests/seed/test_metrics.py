@@ -172,7 +172,7 @@ def test_every_scalar_has_a_mean_of_its_own() -> None:
 
 def test_says_how_the_threads_are() -> None:
     line = close(Window(1, Progress()), Progress())
-    assert (line["num_envs"], line["queue_length"]) == (7, 5)
+    assert (line["num_envs"], line["queue_length"]) == (6, 5)
     assert (line["rows_dropped"], line["messages_refused"]) == (3, 2)
     assert line["messages_dropped"] == 6
     assert (line["env_faults"], line["envs_quarantined"]) == (4, 1)
