@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
+from seed.module_folders import search, working_folder
 from seed.signals import Signals
 
 # Modules that `pip install seed-rl` leaves out and `pip install "seed-rl[learner]"` brings.
@@ -16,7 +18,8 @@ def learner() -> int:
     """Runs `seed-learner`; returns its exit code."""
     # Before torch is imported, which takes seconds.
     signals = Signals()
-    _see_working_directory()
+    search(working_folder())
+    _keep_stdout_for_results()
     try:
         from seed.main import main
 
@@ -27,7 +30,8 @@ def learner() -> int:
 
 def evaluation() -> int:
     """Runs `seed-eval`; returns its exit code."""
-    _see_working_directory()
+    search(working_folder())
+    _keep_stdout_for_results()
     try:
         from seed.evaluate import main
 
@@ -38,9 +42,17 @@ def evaluation() -> int:
         return _EXIT_INTERRUPTED
 
 
-def _see_working_directory() -> None:
-    """Lets algorithms and environments be modules of the folder that the command runs in."""
-    sys.path.append(os.getcwd())
+def _keep_stdout_for_results() -> None:
+    """Leaves standard output to what this process prints as its result, and to nothing else.
+
+    What C code writes there, and whatever this process starts, gets to standard error.
+    """
+    # Where one of them is closed there is nothing to keep apart.
+    with contextlib.suppress(OSError, AttributeError):
+        encoding, errors = sys.stdout.encoding, sys.stdout.errors
+        results = os.dup(1)
+        os.dup2(2, 1)
+        sys.stdout = open(results, "w", encoding=encoding, errors=errors)  # noqa: SIM115
 
 
 def _refuse(command: str, error: ModuleNotFoundError) -> int:

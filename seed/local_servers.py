@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seed.config import Config, ConfigError, LocalConfig
+from seed.module_folders import python_command
 
 log = logging.getLogger(__name__)
 
@@ -55,13 +56,17 @@ def _usable_cores() -> int:
 
 
 def server_command(
-    config: LocalConfig, endpoint: str, key_files: Sequence[int] = ()
+    config: LocalConfig,
+    endpoint: str,
+    key_files: Sequence[int] = (),
+    module_folders: Sequence[str] = (),
 ) -> list[str]:
     """The command line of one local environment server; its keys come as open files."""
     options = zip(("--key", "--learner-key"), key_files, strict=False)
     return [
-        sys.executable, "-m", "envservers.main", "--connect", endpoint, "--once",
+        *python_command("envservers.main", module_folders), "--connect", endpoint, "--once",
         "--num-envs", str(config.envs_per_server), "--groups", str(config.groups_per_server),
+        "--step-timeout-s", str(config.step_timeout_s),
         *(word for option, file in options for word in (option, f"/dev/fd/{file}")),
     ]  # fmt: skip
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
+import shlex
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +16,6 @@ import numpy as np
 import torch
 from rich.logging import RichHandler
 
-from envservers.environments import InvalidEnvironment, describe
 from seed import checkpoint
 from seed.authentication import hand_over, make_authentication
 from seed.checkpoint import Checkpoint, CheckpointError, SaveFailed
@@ -25,6 +27,7 @@ from seed.contract import (
     load_algorithm,
     load_algorithm_config,
 )
+from seed.description import UnusableEnvironment, describe
 from seed.devices import keep_freed_memory, resolve_device, spare_collector
 from seed.display import CONSOLE, Display
 from seed.divergence import Diverged
@@ -40,7 +43,6 @@ from seed.run_lock import hold_run
 from seed.serving import make_agent, make_inference, make_store, plan_store, queue_limit
 from seed.signals import Signals
 from seed.sources import QueueSource, Source
-from seed.spaces import Spaces
 from seed.threads import Crew
 from seed.unrolls import UnrollStore
 from seed.watchdog import Watchdog, exit_with_stacks
@@ -90,12 +92,14 @@ def main(argv: list[str] | None = None, signals: Signals | None = None) -> int:
     try:
         command = parse_command_line(sys.argv[1:] if argv is None else argv, load_algorithm_config)
         if command.dry_run:
-            print(_dry_run(command.config))
+            with contextlib.redirect_stdout(sys.stderr):
+                text = _dry_run(command.config)
+            print(text)
             return EXIT_DONE
         # Before a checkpoint is looked for: another learner may be about to write the newest.
         with hold_run(Path(command.config.run_dir)):
             return _train(command.config, signals)
-    except (ConfigError, InvalidEnvironment, LocalServerError) as error:
+    except (ConfigError, LocalServerError, UnusableEnvironment) as error:
         print(f"seed-learner: {error}", file=sys.stderr)
         return EXIT_REFUSED
     except CheckpointError as error:
@@ -121,7 +125,7 @@ def _log_handler() -> logging.Handler:
 def _dry_run(config: Config) -> str:
     """The resolved configuration, then as TOML comments what a run would start."""
     loaded = _find_checkpoint(config)
-    spaces = _describe(config)
+    spaces = describe(config)
     acting = resolve_device(config.inference.device, "inference.device")
     learning = resolve_device(config.learner.device, "learner.device")
     algorithm = _load_algorithm(config)
@@ -139,13 +143,13 @@ def _dry_run(config: Config) -> str:
         f"a store of {store.nbytes / 2**30:.3g} GiB on {storing}"
         + (f", for a replay of {store.replay_unrolls:,} unrolls" if replay else ""),
         f"{server_count(config)} local environment servers: "
-        + " ".join(server_command(config.local, config.inference.address)),
+        + shlex.join(_server_command(config, config.inference.address)),
     ]
     return to_toml(config) + "\n# would start:\n" + "\n".join(f"# {line}" for line in lines)
 
 
-def _describe(config: Config) -> Spaces:
-    return Spaces(*describe(dataclasses.asdict(config.environment)))
+def _server_command(config: Config, endpoint: str, key_files: Sequence[int] = ()) -> list[str]:
+    return server_command(config.local, endpoint, key_files, config.module_folders)
 
 
 def _train(config: Config, signals: Signals) -> int:
@@ -160,7 +164,7 @@ def _train(config: Config, signals: Signals) -> int:
     log.info("listening on %s, run in %s", run.inference.endpoint, run_dir)
     authentication = run.inference.authentication
     key_files = hand_over(authentication) if authentication else ()
-    command = server_command(config.local, run.inference.endpoint, key_files)
+    command = _server_command(config, run.inference.endpoint, key_files)
     spare_collector()
     signals.began()
     servers = LocalServers(command, count, run_dir / "envservers.log", key_files)
@@ -235,7 +239,7 @@ def _check_environment(config: Config, loaded: Checkpoint) -> None:
 def _assemble(config: Config, loaded: Checkpoint | None) -> Run:
     """Everything but threads and processes; the socket is bound."""
     algorithm = _load_algorithm(config)
-    spaces = _describe(config)
+    spaces = describe(config)
     acting_device = resolve_device(config.inference.device, "inference.device")
     learning_device = resolve_device(config.learner.device, "learner.device")
     agent = make_agent(algorithm, config, spaces, learning_device)

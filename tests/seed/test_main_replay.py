@@ -21,6 +21,7 @@ from seed.replay import Replay
 from seed.sources import QueueSource
 from seed.wire import messages
 
+pytestmark = pytest.mark.usefixtures("describes_here")
 FILE = """
 local_envservers = 0
 [environment]
