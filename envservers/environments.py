@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from envservers.groups import Group, GroupRow, InvalidEnvironment
-from envservers.guard import Guard
+from envservers.guard import ANYTHING, Guard
 from envservers.guarded import GuardedGroup
 from envservers.instances import Instances
 from seed.wire.spaces import SpaceSpec
 
 __all__ = [
     "Group", "GroupRow", "InvalidEnvironment", "describe", "make_group", "make_guarded_group",
+    "make_sample",
 ]  # fmt: skip
 
 _KEYS = ("kind", "id", "vectorization", "kwargs", "atari", "frames_per_step")
@@ -99,17 +101,27 @@ def _makers(
     return None if whole else single, lambda: in_processes(id_, single, num_envs, instances)
 
 
-def describe(environment: Mapping[str, Any]) -> tuple[SpaceSpec, SpaceSpec]:
-    """The observation and the action spec of an environment, read from one that is made and closed.
+def make_sample(environment: Mapping[str, Any]) -> Group:
+    """Makes one environment, for its specs: without a process for it where others have one.
 
     Raises:
         InvalidEnvironment: as `make_group` does.
     """
     if environment.get("vectorization") == "async":
-        # The same environment without starting a process for it.
         environment = {**environment, "vectorization": "sync"}
-    group = make_group(environment, 1)
-    group.close()
+    return make_group(environment, 1)
+
+
+def describe(environment: Mapping[str, Any]) -> Specs:
+    """The observation and the action spec of an environment, which is made here and closed.
+
+    Raises:
+        InvalidEnvironment: as `make_group` does.
+    """
+    group = make_sample(environment)
+    # Some cannot be closed before their first reset, and nothing depends on it.
+    with contextlib.suppress(*ANYTHING):
+        group.close()
     return group.observation, group.action
 
 

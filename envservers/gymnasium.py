@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Any
 
 import gymnasium
@@ -71,6 +72,11 @@ def make_native_vector(
         InvalidEnvironment: where Gymnasium cannot make it, or it does not fit a group.
     """
     _register(id_)
+    if not _has_native(id_):
+        raise InvalidEnvironment(
+            f'environment.vectorization = "native": {id_!r} was registered without a vector class; '
+            'expected "sync", or "async"'
+        )
     env = _made(id_, lambda: gymnasium.make_vec(id_, num_envs, "vector_entry_point", **kwargs))
     return _wrap(env, num_envs, id_, instances)
 
@@ -80,6 +86,14 @@ def _register(id_: str) -> None:
         import ale_py
 
         gymnasium.register_envs(ale_py)
+
+
+def _has_native(id_: str) -> bool:
+    """Whether it may have a vector class: where it cannot be found, making it says more."""
+    try:
+        return gymnasium.spec(id_).vector_entry_point is not None
+    except (gymnasium.error.Error, ModuleNotFoundError):
+        return True
 
 
 class FunctionMaker:
@@ -287,10 +301,28 @@ def _import_function(id_: str) -> Callable[..., Any]:
     if not (module_name and colon and function_name):
         raise InvalidEnvironment(f'environment.id: expected "package.module:function", got {id_!r}')
     # Importing runs a user's code.
-    function = _made(id_, lambda: getattr(importlib.import_module(module_name), function_name))
+    module = _made(id_, lambda: _import_module(module_name))
+    function = _made(id_, lambda: getattr(module, function_name, None))
+    if function is None:
+        raise InvalidEnvironment(
+            f"environment {id_!r}: the module found, {getattr(module, '__file__', 'in Python')}, "
+            f"has no attribute {function_name!r}; if yours is another file, give it another name"
+        )
     if not callable(function):
         raise InvalidEnvironment(f"environment {id_!r}: expected a function, got {function!r}")
     return function  # type: ignore[no-any-return]
+
+
+def _import_module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        raise ModuleNotFoundError(
+            f"{error}; expected one that is installed, or a file in the working folder, or in that "
+            "of the learner's configuration file"
+        ) from None
 
 
 def _made(id_: str, make: Callable[[], Any]) -> Any:
@@ -305,6 +337,9 @@ def _made(id_: str, make: Callable[[], Any]) -> Any:
         if isinstance(error, WorkerError):
             line = f"{error.last_line()} (in a process of its own)"
             raise InvalidEnvironment(line) from error
+        unknown = (gymnasium.error.NameNotFound, gymnasium.error.NamespaceNotFound)
+        if isinstance(error, unknown) and ":" not in id_:
+            text += f' An id that a package has to register is given as "package:{id_}".'
         raise InvalidEnvironment(
             f"environment {id_!r} cannot be made: {type(error).__name__}: {text}"
         ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 import re
@@ -48,8 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _work(arguments: argparse.Namespace, supervision: Supervision) -> int:
     """Runs the environment server; in a process of its own, as environments may end it."""
-    # Environments may be modules of the folder that the command runs in.
-    sys.path.append(os.getcwd())
+    # Environments may be modules of the folder that the command runs in, where that still exists.
+    with contextlib.suppress(OSError):
+        sys.path += {os.getcwd()}.difference(sys.path)
     from envservers.connection import UnusableAddress
     from envservers.server import EXIT_REFUSED, EnvServer
     from seed.wire.keys import KeyFileError

@@ -8,6 +8,7 @@ from typing import TypeAlias
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces.utils import flatten_space
 
 from envservers.groups import Array, InvalidEnvironment
 from seed.wire.checks import WireError
@@ -16,10 +17,7 @@ from seed.wire.spaces import DTYPES, MOST_LARGEST, SpaceSpec
 Convert: TypeAlias = Callable[[Array], Array]
 
 _LARGEST_PIXEL = 255
-_REMEDY = (
-    "wrap the environment, in a function of yours, with one of Gymnasium's wrappers "
-    "(FlattenObservation, say)"
-)
+_WRAP = "return the environment from a function of yours, wrapped in Gymnasium's"
 
 
 def observation_codec(space: gymnasium.Space[object]) -> tuple[SpaceSpec, Convert]:
@@ -30,18 +28,19 @@ def observation_codec(space: gymnasium.Space[object]) -> tuple[SpaceSpec, Conver
     Raises:
         InvalidEnvironment: for spaces other than Discrete and Box of one of the wire's dtypes.
     """
+    _refuse_foreign("observation", space)
     if isinstance(space, Discrete):
         start = int(space.start)
         spec = SpaceSpec("int64", (), int(space.n))
         return spec, lambda values: np.array(values, np.int64) - start
     if isinstance(space, Box):
-        dtype = "float32" if space.dtype == np.float64 else str(space.dtype)
+        dtype = _wire_dtype(space)
         if dtype in DTYPES:
             spec = SpaceSpec(dtype, tuple(space.shape), largest=_largest(space))
             return _checked(spec, space), lambda values: np.array(values, dtype, order="C")
     raise InvalidEnvironment(
         f"observation space {space} is not supported: expected Discrete, or Box of "
-        f"{', '.join(DTYPES)}; {_REMEDY}"
+        f"{', '.join(DTYPES)}; {_WRAP} {_wrapper_for(space)}"
     )
 
 
@@ -74,6 +73,7 @@ def action_codec(space: gymnasium.Space[object]) -> tuple[SpaceSpec, Convert]:
     Raises:
         InvalidEnvironment: for spaces other than Discrete and Box of floats.
     """
+    _refuse_foreign("action", space)
     if isinstance(space, Discrete):
         start = int(space.start)
         return SpaceSpec("int64", (), int(space.n)), lambda actions: actions + start
@@ -81,8 +81,39 @@ def action_codec(space: gymnasium.Space[object]) -> tuple[SpaceSpec, Convert]:
         return _checked(SpaceSpec("float32", tuple(space.shape)), space), _scaling(space)
     raise InvalidEnvironment(
         f"action space {space} is not supported: expected Discrete, or Box of float32 or float64; "
-        f"{_REMEDY}"
+        f"{_WRAP} TransformAction, which makes its actions of those of such a space"
     )
+
+
+def _refuse_foreign(what: str, space: object) -> None:
+    """Raises InvalidEnvironment for what only looks like a space, as those of the old gym do."""
+    if isinstance(space, gymnasium.Space):
+        return
+    kind = type(space)
+    package = kind.__module__.partition(".")[0]
+    remedy = "; shimmy's GymV21CompatibilityV0 or GymV26CompatibilityV0 wraps such an environment"
+    raise InvalidEnvironment(
+        f"{what} space {space} is not supported: expected a space of gymnasium.spaces, got a "
+        f"{kind.__qualname__} of {kind.__module__}{remedy if package == 'gym' else ''}"
+    )
+
+
+def _wrapper_for(space: gymnasium.Space[object]) -> str:
+    """Which of Gymnasium's wrappers make supported observations of those of this space."""
+    try:
+        flat: object = flatten_space(space)
+    except NotImplementedError:
+        flat = None
+    if not isinstance(flat, Box):
+        return "TransformObservation"
+    cast = "DtypeObservation, to float32"
+    if isinstance(space, Box):
+        return cast
+    return "FlattenObservation" + ("" if _wire_dtype(flat) in DTYPES else f" and {cast}")
+
+
+def _wire_dtype(space: Box) -> str:
+    return "float32" if space.dtype == np.float64 else str(space.dtype)
 
 
 def _scaling(space: Box) -> Convert:

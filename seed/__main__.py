@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 from seed import __version__
+from seed.module_folders import search, working_folder
 from seed.signals import Signals
-from seed.wire.terminal import shield_output
+from seed.wire.terminal import keep_stdout_for_results, shield_output
 
 # Modules that an installation without the extra "learner" leaves out.
 _LEARNER_MODULES = ("torch", "tyro", "rich", "tensorboard", "safetensors", "tomli_w")
@@ -19,7 +19,8 @@ def learner() -> int:
     # Before torch is imported, which takes seconds.
     signals = Signals()
     shield_output()
-    _see_working_directory()
+    search(working_folder())
+    keep_stdout_for_results()
     try:
         if _prints_version("seed-learner"):
             return 0
@@ -35,7 +36,8 @@ def learner() -> int:
 def evaluation() -> int:
     """Runs `seed-eval`; returns its exit code."""
     shield_output()
-    _see_working_directory()
+    search(working_folder())
+    keep_stdout_for_results()
     try:
         if _prints_version("seed-eval"):
             return 0
@@ -54,11 +56,6 @@ def _prints_version(command: str) -> bool:
     if asked:
         print(command, __version__)
     return asked
-
-
-def _see_working_directory() -> None:
-    """Lets algorithms and environments be modules of the folder that the command runs in."""
-    sys.path.append(os.getcwd())
 
 
 def _refuse(command: str, error: ModuleNotFoundError) -> int:

@@ -15,7 +15,7 @@ from seed.wire import ipc
 
 Scalar = bool | int | float | str
 _SEEDS = 2**62
-_LONGEST_WATCH_S = 1_000_000
+_LONGEST_LIMIT_S = 1_000_000
 
 
 class ConfigError(ValueError):
@@ -206,6 +206,8 @@ class LocalConfig:
     """Environments in each process."""
     groups_per_server: int = 2
     """Groups in each process; one steps while the others' observations are on their way."""
+    step_timeout_s: float = 300.0
+    """Longest time for a step, a reset, or to be made; beyond it an environment hangs. 0: any."""
 
 
 @dataclass(frozen=True)
@@ -228,6 +230,9 @@ class Config:
     watchdog_s: float = 300.0
     """Seconds without a sign of life from one of its threads after which the process prints all
     stacks and exits with code 1; 0 for no watchdog. Longer than any single system call takes."""
+    module_folders: tuple[str, ...] = ()
+    """Where modules of your own are found, beside the working folder and the one of CONFIG; set in
+    CONFIG only."""
     keep_checkpoints: int = 3
     """Checkpoints kept; older ones are deleted."""
     local_envservers: int | Literal["auto"] = "auto"
@@ -286,11 +291,12 @@ def _check_ranges(config: Config) -> None:
         share = getattr(config.optimizer, name)
         if not 0 <= share < 1:
             raise ConfigError(f"optimizer.{name} = {share}: expected from 0 to below 1")
-    if config.watchdog_s != 0 and not 1 <= config.watchdog_s <= _LONGEST_WATCH_S:
-        raise ConfigError(
-            f"watchdog_s = {config.watchdog_s}: expected 0, for none, or from 1 to "
-            f"{_LONGEST_WATCH_S}"
-        )
+    step_limit = ("local.step_timeout_s", config.local.step_timeout_s)
+    for name, limit_s in (("watchdog_s", config.watchdog_s), step_limit):
+        if limit_s != 0 and not 1 <= limit_s <= _LONGEST_LIMIT_S:
+            raise ConfigError(
+                f"{name} = {limit_s}: expected 0, for none, or from 1 to {_LONGEST_LIMIT_S}"
+            )
     share, most = config.inference.evaluation_share, config.inference.max_envs
     # 1 / 49 of 49 is a little less than 1.
     if not 0 <= share <= 1 or 0 < share * most < 1 - 1e-9:

@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import functools
 import io
+import os
 import re
 import tomllib
 import types
@@ -20,6 +21,7 @@ import tyro
 
 from seed.config import Config, ConfigError, check
 from seed.field_names import meant, names_of
+from seed.module_folders import module_folders, search
 
 T = TypeVar("T")
 
@@ -49,6 +51,7 @@ def parse_command_line(arguments: Sequence[str], load_algorithm_config: Any) -> 
     if config_file is None and _is_missing(arguments):
         raise ConfigError(f"CONFIG: expected the run's TOML file, as in {_examples()}")
     tables = read_toml(config_file) if config_file else {}
+    search_module_folders(tables, config_file)
     arguments, algorithm_name = _take_option(arguments, "--algorithm.name")
     if algorithm_name is not None:
         tables["algorithm"] = {**tables.get("algorithm", {}), "name": algorithm_name}
@@ -56,8 +59,37 @@ def parse_command_line(arguments: Sequence[str], load_algorithm_config: Any) -> 
     parsed = _parse(arguments, default)
     if parsed.config_file != config_file:
         raise ConfigError(f"{parsed.config_file}: expected a file whose name ends with .toml")
-    check(parsed.config)
-    return CommandLine(parsed.config_file, parsed.dry_run, parsed.config)
+    config = dataclasses.replace(parsed.config, run_dir=_absolute(parsed.config.run_dir))
+    check(config)
+    return CommandLine(parsed.config_file, parsed.dry_run, config)
+
+
+def search_module_folders(tables: dict[str, Any], config_file: Path | None) -> None:
+    """Has modules found where the configuration says; `module_folders` in `tables` becomes whole.
+
+    Args:
+        tables: Of the TOML file; from now on without any influence of the working folder.
+        config_file: Its path, if its folder has modules too.
+    """
+    given = tables.get("module_folders", [])
+    # Anything else is refused as all values of a wrong type are.
+    if isinstance(given, list) and all(isinstance(folder, str) for folder in given):
+        tables["module_folders"] = list(module_folders(config_file, given))
+        search(tables["module_folders"])
+
+
+def _absolute(run_dir: str) -> str:
+    """The same folder, wherever this process goes; raises ConfigError."""
+    try:
+        absolute = os.path.abspath(run_dir)
+        absolute.encode()
+    except OSError:
+        raise ConfigError(
+            f"run_dir = {run_dir!r}: the working folder has been removed; expected an absolute path"
+        ) from None
+    except UnicodeEncodeError:
+        raise ConfigError(f"run_dir = {absolute!r}: expected a path in UTF-8") from None
+    return absolute
 
 
 def _is_missing(arguments: Sequence[str]) -> bool:
@@ -161,6 +193,8 @@ def _config_type(algorithm_type: type) -> type[Config]:
         [
             ("algorithm", algorithm_type),
             ("algorithm_name", tyro.conf.Suppress[str]),
+            # Of use before the algorithm is loaded, which says what the command line may have.
+            ("module_folders", tyro.conf.Suppress[tuple[str, ...]]),
         ],
         bases=(Config,),
         frozen=True,

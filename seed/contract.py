@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, cast
@@ -133,7 +135,9 @@ def load_algorithm(name: str) -> Algorithm:
             f"algorithm.name = {name!r}: no module {' or '.join(paths)}; expected a file of "
             "seed/algorithms or the import path of a module"
         )
-    module = importlib.import_module(path)
+    # Standard output is for results.
+    with contextlib.redirect_stdout(sys.stderr):
+        module = importlib.import_module(path)
     missing = [needed for needed in _NAMES if not hasattr(module, needed)]
     if missing:
         raise ConfigError(f"algorithm.name = {name!r}: {path} lacks {', '.join(missing)}")

@@ -7,6 +7,7 @@ servers, from the run's `config.toml`, so that nothing can differ from training 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import logging
@@ -18,7 +19,7 @@ from pathlib import Path
 from seed import __version__, checkpoint
 from seed.checkpoint import Checkpoint, CheckpointError
 from seed.config import Config, ConfigError, check
-from seed.config_loading import from_tables, read_toml
+from seed.config_loading import from_tables, read_toml, search_module_folders
 from seed.contract import load_algorithm, load_algorithm_config
 from seed.devices import resolve_device
 from seed.inference import Inference
@@ -66,7 +67,8 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     arguments = _parse(argv)
     try:
-        result = evaluate(arguments.run, arguments.episodes, arguments.envs, arguments.greedy)
+        with contextlib.redirect_stdout(sys.stderr):
+            result = evaluate(arguments.run, arguments.episodes, arguments.envs, arguments.greedy)
     except (ConfigError, LocalServerError) as error:
         print(f"seed-eval: {printable(str(error), lines=True)}", file=sys.stderr)
         return 2
@@ -129,8 +131,9 @@ def evaluate(path: Path, episodes: int, envs: int, greedy: bool) -> Result:
         LocalServerError: where the environments cannot be run.
     """
     run_dir, loaded = _load(path)
-    config = _adapt(from_tables(read_toml(run_dir / "config.toml"), load_algorithm_config),
-                    min(envs, episodes))  # fmt: skip
+    tables = read_toml(run_dir / "config.toml")
+    search_module_folders(tables, None)
+    config = _adapt(from_tables(tables, load_algorithm_config), min(envs, episodes))
     check(config)
     inference = _make_player(config, loaded, greedy)
     records = _play(config, inference, episodes)
@@ -206,7 +209,10 @@ def _play(config: Config, inference: Inference, episodes: int) -> list[EpisodeRe
     played: list[EpisodeRecord] = []
     crew = Crew()
     crew.start("inference", lambda: inference.run(crew.stop, lambda: "the evaluation is over"))
-    servers = LocalServers(server_command(config.local, inference.endpoint), 1)
+    command = server_command(
+        config.local, inference.endpoint, module_folders=config.module_folders
+    )
+    servers = LocalServers(command, 1)
     try:
         while len(played) < episodes and not crew.stop.is_set():
             servers.check(connected=inference.num_envs > 0)

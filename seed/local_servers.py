@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from seed.config import Config, ConfigError, LocalConfig
 from seed.cores import usable_cores
+from seed.module_folders import python_command
 from seed.wire.terminal import printable
 
 log = logging.getLogger(__name__)
@@ -51,13 +51,17 @@ def server_count(config: Config) -> int:
 
 
 def server_command(
-    config: LocalConfig, endpoint: str, key_files: Sequence[int] = ()
+    config: LocalConfig,
+    endpoint: str,
+    key_files: Sequence[int] = (),
+    module_folders: Sequence[str] = (),
 ) -> list[str]:
     """The command line of one local environment server; its keys come as open files."""
     options = zip(("--key", "--learner-key"), key_files, strict=False)
     return [
-        sys.executable, "-m", "envservers.main", "--connect", endpoint, "--once",
+        *python_command("envservers.main", module_folders), "--connect", endpoint, "--once",
         "--num-envs", str(config.envs_per_server), "--groups", str(config.groups_per_server),
+        "--step-timeout-s", str(config.step_timeout_s),
         *(word for option, file in options for word in (option, f"/dev/fd/{file}")),
     ]  # fmt: skip
 

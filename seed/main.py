@@ -6,8 +6,10 @@ import contextlib
 import dataclasses
 import errno
 import logging
+import shlex
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +17,6 @@ import numpy as np
 import torch
 from rich.logging import RichHandler
 
-from envservers.environments import InvalidEnvironment, describe
 from seed import checkpoint
 from seed.addresses import candidates
 from seed.authentication import hand_over, make_authentication
@@ -28,6 +29,7 @@ from seed.contract import (
     load_algorithm,
     load_algorithm_config,
 )
+from seed.description import UnusableEnvironment, describe
 from seed.devices import keep_freed_memory, resolve_device, spare_collector
 from seed.display import CONSOLE, Display, tell
 from seed.divergence import Diverged
@@ -126,7 +128,9 @@ def main(argv: list[str] | None = None, signals: Signals | None = None) -> int:
     try:
         command = parse_command_line(arguments, load_algorithm_config)
         if command.dry_run:
-            print(_dry_run(command.config))
+            with contextlib.redirect_stdout(sys.stderr):
+                text = _dry_run(command.config)
+            print(text)
             return EXIT_DONE
         # Before a checkpoint is looked for: another learner may be about to write the newest.
         with hold_run(Path(command.config.run_dir)) as lock:
@@ -134,7 +138,7 @@ def main(argv: list[str] | None = None, signals: Signals | None = None) -> int:
         for line in what_comes_next(command.config, arguments, complete=code == EXIT_DONE):
             tell(line)
         return code
-    except (ConfigError, InvalidEnvironment, LocalServerError) as error:
+    except (ConfigError, LocalServerError, UnusableEnvironment) as error:
         print(f"seed-learner: {printable(str(error), lines=True)}", file=sys.stderr)
         return _code_of_refusal(error)
     except CheckpointError as error:
@@ -188,13 +192,13 @@ def _dry_run(config: Config) -> str:
         f"a store of {store.nbytes / 2**30:.3g} GiB on {storing}"
         + (f", for a replay of {store.replay_unrolls:,} unrolls" if replay else ""),
         f"{server_count(config)} local environment servers: "
-        + " ".join(server_command(config.local, candidates(config.inference.address)[0])),
+        + shlex.join(_server_command(config, candidates(config.inference.address)[0])),
     ]
     return to_toml(config) + "\n# would start:\n" + "\n".join(f"# {line}" for line in lines)
 
 
-def _describe(config: Config) -> Spaces:
-    return Spaces(*describe(dataclasses.asdict(config.environment)))
+def _server_command(config: Config, endpoint: str, key_files: Sequence[int] = ()) -> list[str]:
+    return server_command(config.local, endpoint, key_files, config.module_folders)
 
 
 def _spaces(config: Config, loaded: Checkpoint | None) -> Spaces:
@@ -202,7 +206,7 @@ def _spaces(config: Config, loaded: Checkpoint | None) -> Spaces:
 
     What was learned fits the scale of observations that was in use then.
     """
-    spaces = _describe(config)
+    spaces = describe(config)
     kept = loaded.state.get("spaces") if loaded else None
     trained = Spaces.from_map(kept) if kept else spaces
     return trained if trained == spaces else spaces
@@ -226,7 +230,7 @@ def _train(config: Config, signals: Signals, lock: RunLock) -> int:
         log.info("%s", config.note)
     authentication = run.inference.authentication
     key_files = hand_over(authentication) if authentication else ()
-    command = server_command(config.local, run.inference.endpoint, key_files)
+    command = _server_command(config, run.inference.endpoint, key_files)
     spare_collector()
     signals.began()
     servers = LocalServers(command, count, run_dir / "envservers.log", key_files)

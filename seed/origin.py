@@ -15,8 +15,9 @@ _ABSENT = "none"
 
 def origin_of(config: Config) -> dict[str, Any]:
     """What a checkpoint keeps of this process, as JSON has it: `version` and `config`."""
-    # How a process found its start is no property of what it has learned.
+    # How a process found its start and its modules is no property of what it has learned.
     tables = to_tables(dataclasses.replace(config, resume="auto"))
+    del tables["module_folders"]
     origin: dict[str, Any] = json.loads(json.dumps({"version": __version__, "config": tables}))
     return origin
 

@@ -58,6 +58,18 @@ def shield_output() -> None:
                 setattr(sys, name, _shielded(descriptor, name, stream))
 
 
+def keep_stdout_for_results() -> None:
+    """Leaves standard output to what this process prints as its result, and to nothing else.
+
+    What C code writes there, and whatever this process starts, gets to standard error.
+    """
+    sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        results = os.dup(1)
+        os.dup2(STDERR, 1)
+        sys.stdout = _shielded(results, "stdout", sys.stdout)
+
+
 def print_at_once(text: str) -> None:
     """Prints on standard error where nothing may wait, fail or need a lock: in a signal handler."""
     with contextlib.suppress(OSError, ValueError):

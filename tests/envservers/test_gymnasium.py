@@ -242,7 +242,7 @@ def test_ale_ids_need_no_import_by_the_user() -> None:
     ("id_", "vectorization", "kwargs", "reason"),
     [("CartPol-v1", "sync", {}, "Did you mean: `CartPole`"),
      ("CartPole-v1", "sync", {"gravity": 1}, "gravity"),
-     ("Pendulum-v1", "native", {}, "vector entry point"),
+     ("Pendulum-v1", "native", {}, "registered without a vector class; expected \"sync\""),
      ("Blackjack-v1", "sync", {}, "Tuple.* is not supported")],
 )  # fmt: skip
 def test_what_gymnasium_cannot_make_is_refused_in_a_line(

@@ -345,8 +345,11 @@ def test_automatic_count_has_a_server_for_each_core(
 
 def test_command_names_the_address_and_the_environments() -> None:
     command = server_command(LocalConfig(envs_per_server=6, groups_per_server=3), "tcp://h:1")
-    assert command[:3] == [sys.executable, "-m", "envservers.main"]
-    for option, value in {"--connect": "tcp://h:1", "--num-envs": "6", "--groups": "3"}.items():
+    assert command[:2] == [sys.executable, "-P"]
+    assert "from envservers.main import main" in command[3]
+    for option, value in {
+        "--connect": "tcp://h:1", "--num-envs": "6", "--groups": "3", "--step-timeout-s": "300.0",
+    }.items():  # fmt: skip
         assert command[command.index(option) + 1] == value
     assert "--key" not in command
 

@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from envservers.environments import InvalidEnvironment
 from seed import __version__, checkpoint, main
 from seed.checkpoint import Checkpoint, CheckpointError, SaveFailed
 from seed.config import Config, ConfigError, EnvironmentConfig
 from seed.config_loading import parse_command_line
 from seed.contract import load_algorithm_config
+from seed.description import UnusableEnvironment
 from seed.divergence import Diverged
 from seed.local_servers import LocalServerError
 from seed.main import Run
@@ -30,6 +30,7 @@ from seed.spaces import Spaces
 from seed.wire.spaces import SpaceSpec
 from tests.seed.checkpoints import state_of
 
+pytestmark = pytest.mark.usefixtures("describes_here")
 FILE = """
 local_envservers = 1
 [environment]
@@ -225,7 +226,7 @@ def test_a_dry_run_is_a_configuration_with_comments(
                  "# a queue of 48 unrolls of 20 steps"):  # fmt: skip
         assert line in printed.splitlines()
     assert "\n# 1 local environment servers: " in printed
-    assert "--connect tcp://127.0.0.1:* " in printed
+    assert "--connect 'tcp://127.0.0.1:*' " in printed
     assert "acting on " in printed
     assert " GiB on " in printed
     assert not (file.parent / "run").exists()
@@ -314,7 +315,7 @@ def test_a_run_that_another_learner_works_on_is_refused(
     ("error", "code"),
     [
         (ConfigError("seed = -1"), 2),
-        (InvalidEnvironment("no such game"), 2),
+        (UnusableEnvironment("no such game"), 2),
         (LocalServerError("it keeps ending"), 2),
         (Diverged("the loss is nan"), 77),
         (CheckpointError("nothing is whole"), 78),

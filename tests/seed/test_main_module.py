@@ -15,8 +15,9 @@ from seed.signals import SIGNALS, Signals
 
 
 @pytest.fixture(autouse=True)
-def handlers() -> Iterator[None]:
-    """Gives the process its signal handlers back."""
+def process_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Gives the process its signal handlers back, and leaves its output alone."""
+    monkeypatch.setattr(__main__, "_keep_stdout_for_results", lambda: None)
     before = {number: signal.getsignal(number) for number in SIGNALS}
     yield
     for number, handler in before.items():

@@ -22,6 +22,7 @@ from seed.resume import find_checkpoint
 from seed.sources import QueueSource
 from seed.wire import messages
 
+pytestmark = pytest.mark.usefixtures("describes_here")
 FILE = """
 local_envservers = 0
 [environment]
