@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -69,7 +70,7 @@ def learn(file: Path, *arguments: object) -> int:
     return main.main([str(word) for word in words])
 
 
-def save(run_dir: Path, env_frames: int, **more: object) -> Path:
+def save(run_dir: Path, env_frames: int, **more: Any) -> Path:
     kept = Checkpoint({"agent.weight": torch.zeros(1)}, state_of(env_frames, **more))
     return checkpoint.save(run_dir / "checkpoints", checkpoint.name_of(env_frames, 0), kept, keep=9)
 
@@ -126,7 +127,7 @@ def test_a_checkpoint_keeps_the_scale_that_it_was_learned_with(
     """Earlier versions kept no bounds, and divided all uint8 by 255."""
     actions = SpaceSpec("int64", (), 3)
     declared = SpaceSpec("uint8", (10, 5), largest=(1,))
-    monkeypatch.setattr(main, "describe", lambda environment: (declared, actions))
+    monkeypatch.setattr(main, "describe", lambda config: Spaces(declared, actions))
     assert learn(file, "--dry-run") == 0
     assert "values taken as they are" in capsys.readouterr().out
     trained = Spaces(SpaceSpec("uint8", shape, largest=kept), actions)

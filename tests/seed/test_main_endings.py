@@ -162,7 +162,8 @@ def test_the_exit_code_is_that_of_a_signal_unless_the_run_is_complete(
     monkeypatch.setattr(main, "_supervise", supervise)
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
-        assert main._train(ending.run.config, Signals()) == code
+        lock: Any = SimpleNamespace(accept=lambda: None)
+        assert main._train(ending.run.config, Signals(), lock) == code
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
