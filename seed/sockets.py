@@ -91,7 +91,7 @@ def _bind_first(socket: zmq.Socket[bytes], addresses: Sequence[str]) -> None:
     socket.bind(addresses[-1])
 
 
-def _remedy(address: str, number: int) -> str:
+def _remedy(address: str, number: int | None) -> str:
     if number != zmq.EADDRINUSE or not (usual := candidates(address)[0]).startswith("tcp://"):
         return ""
     return (

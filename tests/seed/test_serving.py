@@ -278,7 +278,7 @@ def short_farewell(monkeypatch: pytest.MonkeyPatch) -> None:
      (2, {"secret_key": "a.key", "allowed_keys": "keys"}, "tcp://127.0.0.1:5555")],
 )  # fmt: skip
 def test_only_local_servers_are_told_any_port(
-    monkeypatch: pytest.MonkeyPatch, local_envservers: Any, keys: dict[str, str], address: str
+    monkeypatch: pytest.MonkeyPatch, local_envservers: Any, keys: dict[str, Any], address: str
 ) -> None:
     asked: list[str] = []
     monkeypatch.setattr(serving, "Inference", lambda config, *_, **__: asked.append(config.address))
