@@ -13,7 +13,7 @@ import stat
 import sys
 from typing import Any, TextIO
 
-STDERR = 2
+_STDERR = 2
 # How long a line waits for a reader who does not read, a terminal that is held say.
 _PATIENCE_S = 1.0
 # A pipe that takes anything takes that much at once (Linux).
@@ -44,9 +44,9 @@ def shield_output() -> None:
 
     To be called before a log is set up, as that keeps the file that it has found.
     """
-    for descriptor in range(STDERR + 1):
+    for descriptor in range(_STDERR + 1):
         _open(descriptor)
-    for descriptor, name in ((1, "stdout"), (STDERR, "stderr")):
+    for descriptor, name in ((1, "stdout"), (_STDERR, "stderr")):
         stream: TextIO | None = getattr(sys, name)
         if stream is None or _is_unshielded(stream, descriptor):
             with contextlib.suppress(OSError):
@@ -56,8 +56,8 @@ def shield_output() -> None:
 def print_at_once(text: str) -> None:
     """Prints on standard error where nothing may wait, fail or need a lock: in a signal handler."""
     with contextlib.suppress(OSError, ValueError):
-        if select.select([], [STDERR], [], 0)[1]:
-            os.write(STDERR, text.encode(errors="backslashreplace")[:_PIECE_BYTES])
+        if select.select([], [_STDERR], [], 0)[1]:
+            os.write(_STDERR, text.encode(errors="backslashreplace")[:_PIECE_BYTES])
 
 
 def open_at_once() -> int:
@@ -67,12 +67,12 @@ def open_at_once() -> int:
     opened again), standard error itself.
     """
     try:
-        if stat.S_ISREG(os.fstat(STDERR).st_mode):
-            return STDERR
+        if stat.S_ISREG(os.fstat(_STDERR).st_mode):
+            return _STDERR
         # Opened anew: a flag of the descriptor that is there would be everybody's who has it.
-        return os.open(f"/dev/fd/{STDERR}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        return os.open(f"/dev/fd/{_STDERR}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:
-        return STDERR
+        return _STDERR
 
 
 def _open(descriptor: int) -> None:
@@ -96,7 +96,7 @@ def _is_unshielded(stream: TextIO, descriptor: int) -> bool:
 
 def _shielded(descriptor: int, name: str, stream: TextIO | None) -> TextIO:
     # Without a buffer of bytes, which a signal handler that prints may find in use.
-    raw: Any = _Shielded(descriptor, _PATIENCE_S if descriptor == STDERR else None)
+    raw: Any = _Shielded(descriptor, _PATIENCE_S if descriptor == _STDERR else None)
     raw.name = f"<{name}>"
     if stream is not None:
         with contextlib.suppress(OSError, ValueError):
@@ -105,7 +105,7 @@ def _shielded(descriptor: int, name: str, stream: TextIO | None) -> TextIO:
         raw,
         encoding=stream.encoding if stream is not None else "utf-8",
         errors="backslashreplace",
-        line_buffering=descriptor == STDERR or raw.isatty(),
+        line_buffering=descriptor == _STDERR or raw.isatty(),
     )
 
 

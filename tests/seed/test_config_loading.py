@@ -221,7 +221,7 @@ ENCODINGS = pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
         (("--nosuch", "1"), ("Unrecognized options: --nosuch",)),
         (("--lr", "1"), ("options: --lr, 1; did you mean --optimizer.learning-rate?",)),
         (("--learner.learning-rate=1",), ("did you mean --optimizer.learning-rate?",)),
-        (("--discount", "1"), ("did you mean --algorithm.discount?",)),
+        (("--discount", "1"), ("Perhaps you meant: --algorithm.discount FLOAT",)),
         (("--learner.batchsize", "1"), ("Perhaps you meant: --learner.batch-size INT",)),
         (("--optimizer.kind", "sgd"), ("'sgd'", "--optimizer.kind", "rmsprop_tf", "adam")),
         (("--algorithm.discount", "2"), ("discount = 2.0: expected from 0 to 1",)),
