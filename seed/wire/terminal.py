@@ -11,7 +11,11 @@ import os
 import select
 import stat
 import sys
-from typing import Any, TextIO
+from collections import deque
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 _STDERR = 2
 # How long a line waits for a reader who does not read, a terminal that is held say.
@@ -42,13 +46,14 @@ def shield_output() -> None:
     takes. Descriptors 0 to 2 that are closed are opened, reading and writing nothing: else a
     socket or a checkpoint would get the number, and all that C code prints.
 
-    To be called before a log is set up, as that keeps the file that it has found.
+    To be called before a log is set up, as that keeps the file that it has found; and again after
+    descriptor 1 or 2 has been given another meaning.
     """
     for descriptor in range(_STDERR + 1):
         _open(descriptor)
     for descriptor, name in ((1, "stdout"), (_STDERR, "stderr")):
         stream: TextIO | None = getattr(sys, name)
-        if stream is None or _is_unshielded(stream, descriptor):
+        if stream is None or _writes_to(stream, descriptor):
             with contextlib.suppress(OSError):
                 setattr(sys, name, _shielded(descriptor, name, stream))
 
@@ -84,10 +89,8 @@ def _open(descriptor: int) -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
-def _is_unshielded(stream: TextIO, descriptor: int) -> bool:
+def _writes_to(stream: TextIO, descriptor: int) -> bool:
     """Whether the stream is this process's own, and not one that somebody has put in its place."""
-    if isinstance(getattr(stream, "buffer", None), _Shielded):
-        return False
     try:
         return stream.fileno() == descriptor
     except (OSError, ValueError):
@@ -95,13 +98,12 @@ def _is_unshielded(stream: TextIO, descriptor: int) -> bool:
 
 
 def _shielded(descriptor: int, name: str, stream: TextIO | None) -> TextIO:
-    # Without a buffer of bytes, which a signal handler that prints may find in use.
     raw: Any = _Shielded(descriptor, _PATIENCE_S if descriptor == _STDERR else None)
     raw.name = f"<{name}>"
     if stream is not None:
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
-    return io.TextIOWrapper(
+    return _Text(
         raw,
         encoding=stream.encoding if stream is not None else "utf-8",
         errors="backslashreplace",
@@ -109,28 +111,89 @@ def _shielded(descriptor: int, name: str, stream: TextIO | None) -> TextIO:
     )
 
 
-class _Shielded(io.FileIO):
-    """A descriptor that takes everything; what cannot be written is lost."""
+class Outlet:
+    """A descriptor to write to, without an exception and without waiting for long."""
 
     def __init__(self, descriptor: int, patience_s: float | None) -> None:
-        super().__init__(descriptor, "wb", closefd=False)
-        self._patience_s = patience_s
-        self._is_read = True
+        """Waits for a reader for so long, and then no more until one reads; None for ever."""
+        self._descriptor = descriptor
+        if patience_s is not None and os.isatty(descriptor):
+            self._descriptor = _unblocked(descriptor)
+        self._patience_s, self._is_read = patience_s, True
 
-    def write(self, data: Any) -> int:
-        """Says that it has written all, whatever came of it."""
-        whole = memoryview(data).cast("B")
-        rest = whole
+    def put(self, data: Buffer) -> int:
+        """Writes as much as it can; returns how many bytes that were."""
+        rest = memoryview(data).cast("B")
+        size_bytes = len(rest)
         with contextlib.suppress(OSError):
             while rest and self._is_ready():
-                rest = rest[super().write(rest[:_PIECE_BYTES]) or 0 :]
-        return len(whole)
+                rest = rest[os.write(self._descriptor, rest[:_PIECE_BYTES]) :]
+        return size_bytes - len(rest)
 
     def _is_ready(self) -> bool:
         """Whether something can be written, now or soon."""
         patience_s = self._patience_s if self._is_read else 0.0
-        self._is_read = bool(select.select([], [self.fileno()], [], patience_s)[1])
+        # A new one each time: none may be used by two threads, or by a signal handler meanwhile.
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLOUT)
+        self._is_read = bool(poll.poll(None if patience_s is None else patience_s * 1000))
         return self._is_read
+
+
+def _unblocked(descriptor: int) -> int:
+    """The same terminal, for which a write does not wait until it takes all; not so for others."""
+    flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY
+    try:
+        return os.open(f"/proc/self/fd/{descriptor}", flags)
+    except OSError:
+        return descriptor
+
+
+class _Shielded(io.FileIO):
+    """A descriptor that takes everything; what cannot be written is lost.
+
+    What waits to be written is in a queue that several threads may use, and a signal handler that
+    interrupts them: `io.BufferedWriter` raises where it is entered twice.
+    """
+
+    def __init__(self, descriptor: int, patience_s: float | None) -> None:
+        super().__init__(descriptor, "wb", closefd=False)
+        self._outlet = Outlet(descriptor, patience_s)
+        self._pieces: deque[bytes] = deque()
+        self._waiting_bytes = 0
+
+    def write(self, data: Buffer) -> int:
+        """Says that it has written all, whatever comes of it."""
+        piece = bytes(data)
+        self._pieces.append(piece)
+        self._waiting_bytes += len(piece)
+        if self._waiting_bytes >= io.DEFAULT_BUFFER_SIZE:
+            self.flush()
+        return len(piece)
+
+    def flush(self) -> None:
+        """Writes what waits, as far as that can be."""
+        pieces = []
+        self._waiting_bytes = 0
+        with contextlib.suppress(IndexError):
+            while True:
+                pieces.append(self._pieces.popleft())
+        self._outlet.put(b"".join(pieces))
 
     def close(self) -> None:
         """Stays open: whoever closes a standard stream does not mean to fail the next print."""
+        self.flush()
+
+
+class _Text(io.TextIOWrapper):
+    """Text for a shielded descriptor.
+
+    Its own buffer stays empty: entered twice, CPython 3.11's may write over the end of it.
+    """
+
+    def write(self, text: str) -> int:
+        """Encodes the text, whatever letters it has, and never fails."""
+        self.buffer.write(text.encode(self.encoding, "backslashreplace"))
+        if self.line_buffering and "\n" in text:
+            self.buffer.flush()
+        return len(text)
