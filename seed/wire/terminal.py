@@ -59,25 +59,21 @@ def shield_output() -> None:
 
 
 def print_at_once(text: str) -> None:
-    """Prints on standard error where nothing may wait, fail or need a lock: in a signal handler."""
-    with contextlib.suppress(OSError, ValueError):
-        if select.select([], [_STDERR], [], 0)[1]:
-            os.write(_STDERR, text.encode(errors="backslashreplace")[:_PIECE_BYTES])
+    """Prints on standard error what may neither wait nor fail, from a signal handler say."""
+    Outlet(_STDERR, 0.0).put(text.encode(errors="backslashreplace"))
 
 
 def open_at_once() -> int:
     """A descriptor of standard error whose writes never wait, for C code that prints there.
 
-    Where there is none (a file, whose writes never wait either, or a terminal that may not be
-    opened again), standard error itself.
+    Where there is none (a terminal that may not be opened again), standard error itself.
     """
     try:
-        if stat.S_ISREG(os.fstat(_STDERR).st_mode):
-            return _STDERR
-        # Opened anew: a flag of the descriptor that is there would be everybody's who has it.
-        return os.open(f"/dev/fd/{_STDERR}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        # Writes to a file never wait; opened again, it would be written from its beginning.
+        is_file = stat.S_ISREG(os.fstat(_STDERR).st_mode)
     except OSError:
         return _STDERR
+    return _STDERR if is_file else _unblocked(_STDERR)
 
 
 def _open(descriptor: int) -> None:
@@ -141,7 +137,7 @@ class Outlet:
 
 
 def _unblocked(descriptor: int) -> int:
-    """The same terminal, for which a write does not wait until it takes all; not so for others."""
+    """The same terminal or pipe, for which a write does not wait; not so for others who have it."""
     flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY
     try:
         return os.open(f"/proc/self/fd/{descriptor}", flags)
