@@ -138,7 +138,7 @@ def _parse(arguments: Sequence[str], default: Config) -> Any:
         if not exit_request.code:
             raise
         said = _in_one_line(complaint.getvalue())
-        if said.startswith("Unrecognized"):
+        if said.startswith("Unrecognized") and "Perhaps you meant" not in said:
             said = _with_hint(said, arguments, names_of(type(default)))
         raise ConfigError(f"{said}; --help lists all fields") from None
 
@@ -151,7 +151,7 @@ def _with_hint(said: str, arguments: Sequence[str], names: list[str]) -> str:
     if not found:
         return said
     options = " or ".join("--" + option.replace("_", "-") for option in dict.fromkeys(found))
-    return f"{said.partition('; Perhaps')[0]}; did you mean {options}?"
+    return f"{said}; did you mean {options}?"
 
 
 def _in_one_line(box: str) -> str:

@@ -17,9 +17,10 @@ import time
 from collections.abc import Callable, Mapping
 
 from seed.phases import Phases
-from seed.wire.terminal import STDERR, open_at_once, print_at_once
+from seed.wire.terminal import open_at_once, print_at_once
 
 EXIT_STALLED = 1
+_STANDARD_ERROR = 2
 _WIND_UP_S = 1.0
 # A process that was stopped and goes on has missed calls of `check`, which are nobody's silence.
 _LONGEST_TICK_S = 1.0
@@ -69,7 +70,7 @@ class Watchdog:
         """Stops watching."""
         if self._limit_s:
             faulthandler.cancel_dump_traceback_later()
-            if self._output != STDERR:
+            if self._output != _STANDARD_ERROR:
                 os.close(self._output)
 
     def _wind_up(self) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-STDERR = 2
+_STDERR = 2
 # How long a line waits for a reader who does not read, a terminal that is held say.
 _PATIENCE_S = 1.0
 # A pipe that takes anything takes that much at once (Linux).
@@ -49,9 +49,9 @@ def shield_output() -> None:
     To be called before a log is set up, as that keeps the file that it has found; and again after
     descriptor 1 or 2 has been given another meaning.
     """
-    for descriptor in range(STDERR + 1):
+    for descriptor in range(_STDERR + 1):
         _open(descriptor)
-    for descriptor, name in ((1, "stdout"), (STDERR, "stderr")):
+    for descriptor, name in ((1, "stdout"), (_STDERR, "stderr")):
         stream: TextIO | None = getattr(sys, name)
         if stream is None or _writes_to(stream, descriptor):
             with contextlib.suppress(OSError):
@@ -66,30 +66,26 @@ def keep_stdout_for_results() -> None:
     sys.stdout.flush()
     with contextlib.suppress(OSError):
         results = os.dup(1)
-        os.dup2(STDERR, 1)
+        os.dup2(_STDERR, 1)
         sys.stdout = _shielded(results, "stdout", sys.stdout)
 
 
 def print_at_once(text: str) -> None:
-    """Prints on standard error where nothing may wait, fail or need a lock: in a signal handler."""
-    with contextlib.suppress(OSError, ValueError):
-        if select.select([], [STDERR], [], 0)[1]:
-            os.write(STDERR, text.encode(errors="backslashreplace")[:_PIECE_BYTES])
+    """Prints on standard error what may neither wait nor fail, from a signal handler say."""
+    Outlet(_STDERR, 0.0).put(text.encode(errors="backslashreplace"))
 
 
 def open_at_once() -> int:
     """A descriptor of standard error whose writes never wait, for C code that prints there.
 
-    Where there is none (a file, whose writes never wait either, or a terminal that may not be
-    opened again), standard error itself.
+    Where there is none (a terminal that may not be opened again), standard error itself.
     """
     try:
-        if stat.S_ISREG(os.fstat(STDERR).st_mode):
-            return STDERR
-        # Opened anew: a flag of the descriptor that is there would be everybody's who has it.
-        return os.open(f"/dev/fd/{STDERR}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        # Writes to a file never wait; opened again, it would be written from its beginning.
+        is_file = stat.S_ISREG(os.fstat(_STDERR).st_mode)
     except OSError:
-        return STDERR
+        return _STDERR
+    return _STDERR if is_file else _unblocked(_STDERR)
 
 
 def _open(descriptor: int) -> None:
@@ -110,7 +106,7 @@ def _writes_to(stream: TextIO, descriptor: int) -> bool:
 
 
 def _shielded(descriptor: int, name: str, stream: TextIO | None) -> TextIO:
-    raw: Any = _Shielded(descriptor, _PATIENCE_S if descriptor == STDERR else None)
+    raw: Any = _Shielded(descriptor, _PATIENCE_S if descriptor == _STDERR else None)
     raw.name = f"<{name}>"
     if stream is not None:
         with contextlib.suppress(OSError, ValueError):
@@ -119,7 +115,7 @@ def _shielded(descriptor: int, name: str, stream: TextIO | None) -> TextIO:
         raw,
         encoding=stream.encoding if stream is not None else "utf-8",
         errors="backslashreplace",
-        line_buffering=descriptor == STDERR or raw.isatty(),
+        line_buffering=descriptor == _STDERR or raw.isatty(),
     )
 
 
@@ -153,7 +149,7 @@ class Outlet:
 
 
 def _unblocked(descriptor: int) -> int:
-    """The same terminal, for which a write does not wait until it takes all; not so for others."""
+    """The same terminal or pipe, for which a write does not wait; not so for others who have it."""
     flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY
     try:
         return os.open(f"/proc/self/fd/{descriptor}", flags)
