@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 
+from seed.wire import ipc
+
 # In the place of an address: the usual one, or a free port where only local servers need to know.
 AUTO = "auto"
 USUAL = "tcp://127.0.0.1:5555"
@@ -29,6 +31,13 @@ def is_address(address: str) -> bool:
         return bool(rest)
     host, _, port = rest.rpartition(":")
     return scheme == "tcp" and bool(host) and host.isprintable() and _is_port(port)
+
+
+def complaint_about(address: str) -> str:
+    """What is wrong with an address; empty where a socket may be bound to it."""
+    if not is_address(address):
+        return "expected tcp://HOST:PORT or ipc://PATH"
+    return ipc.complaint(address)
 
 
 def is_local(address: str) -> bool:

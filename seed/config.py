@@ -10,8 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from seed.addresses import AUTO, is_address, is_local
-from seed.wire import ipc
+from seed.addresses import AUTO, complaint_about, is_local
 
 Scalar = bool | int | float | str
 _SEEDS = 2**62
@@ -358,11 +357,7 @@ def check_source(config: Config, source: Literal["queue", "replay"]) -> None:
 
 
 def _check_address(inference: InferenceConfig) -> None:
-    if not is_address(inference.address):
-        raise ConfigError(
-            f"inference.address = {inference.address!r}: expected tcp://HOST:PORT or ipc://PATH"
-        )
-    if complaint := ipc.complaint(inference.address):
+    if complaint := complaint_about(inference.address):
         raise ConfigError(f"inference.address = {inference.address!r}: {complaint}")
     if bool(inference.secret_key) != bool(inference.allowed_keys):
         there, missing = ("secret_key", "allowed_keys")[:: 1 if inference.secret_key else -1]
