@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from envservers.supervision import Supervision
 from envservers.supervisor import supervise
-from seed.wire.limits import MAX_ENVS_PER_SERVER, MAX_GROUPS
+from seed.wire.limits import MAX_ENVS_PER_SERVER, MAX_GROUPS, STARTER_VARIABLE
+from seed.wire.terminal import printable, shield_output
 
 if TYPE_CHECKING:
     from envservers.connection import Keys
@@ -39,8 +40,16 @@ _LONGEST_TIMEOUT_S = 1e6
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command with `argv` (by default the process's); returns its exit code."""
+    shield_output()
+    # Not for environments, which may start other programs.
+    starter = os.environ.pop(STARTER_VARIABLE, "")
     arguments = _parse(argv)
-    return supervise(lambda supervision: _work(arguments, supervision), arguments.step_timeout_s)
+    return supervise(
+        lambda supervision: _work(arguments, supervision),
+        arguments.step_timeout_s,
+        starter=int(starter) if starter.isdecimal() else None,
+        once=arguments.once,
+    )
 
 
 def _work(arguments: argparse.Namespace, supervision: Supervision) -> int:
@@ -62,7 +71,7 @@ def _work(arguments: argparse.Namespace, supervision: Supervision) -> int:
             keys=_keys(arguments),
         )
     except (UnusableAddress, KeyFileError) as error:
-        print(f"seed-envserver: {error}", file=sys.stderr)
+        print(f"seed-envserver: {printable(str(error))}", file=sys.stderr)
         return EXIT_REFUSED
 
     def stop(number: int, frame: FrameType | None) -> None:
