@@ -18,8 +18,8 @@ from envservers.supervision import Supervision
 from envservers.supervisor import supervise
 from seed import __version__
 from seed.wire import ipc
-from seed.wire.limits import MAX_ENVS_PER_SERVER, MAX_GROUPS
-from seed.wire.terminal import printable
+from seed.wire.limits import MAX_ENVS_PER_SERVER, MAX_GROUPS, STARTER_VARIABLE
+from seed.wire.terminal import printable, shield_output
 
 if TYPE_CHECKING:
     from envservers.connection import Keys
@@ -43,8 +43,16 @@ _LONGEST_TIMEOUT_S = 1e6
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command with `argv` (by default the process's); returns its exit code."""
+    shield_output()
+    # Not for environments, which may start other programs.
+    starter = os.environ.pop(STARTER_VARIABLE, "")
     arguments = _parse(argv)
-    return supervise(lambda supervision: _work(arguments, supervision), arguments.step_timeout_s)
+    return supervise(
+        lambda supervision: _work(arguments, supervision),
+        arguments.step_timeout_s,
+        starter=int(starter) if starter.isdecimal() else None,
+        once=arguments.once,
+    )
 
 
 def _work(arguments: argparse.Namespace, supervision: Supervision) -> int:

@@ -30,6 +30,37 @@ def jitter() -> float:
     return random.uniform(0.5, 1.0)
 
 
+class Restarts:
+    """When the process of an environment server is started again, and when no more.
+
+    Environments that end their process are counted one by one, by `Recovery`. Here it is about ends
+    that nobody knows a reason for. Who is killed from outside comes back however often that is, as
+    on machines that are taken away and given back.
+    """
+
+    def __init__(self, jitter: Callable[[], float] = jitter) -> None:
+        """Nothing has ended yet."""
+        self._jitter = jitter
+        self._in_a_row = self._unexplained = 0
+
+    def pause_s(self, lived_s: float, *, explained: bool) -> float | None:
+        """How long to wait after an end; None where there have been too many without a reason.
+
+        Args:
+            lived_s: How long the process has lived.
+            explained: Whether an environment is to blame, or somebody outside.
+        """
+        if lived_s >= FORGIVEN_AFTER_S:
+            self._unexplained = 0
+        if lived_s >= _LONGEST_DELAY_S:
+            self._in_a_row = 0
+        self._in_a_row += 1
+        self._unexplained += not explained
+        if not explained and self._unexplained >= MAX_FAULTS:
+            return None
+        return backoff_s(self._in_a_row) * self._jitter()
+
+
 class Recovery:
     """Counts the faults of one unit that may be started anew: an environment, or a whole group.
 

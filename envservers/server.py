@@ -30,6 +30,8 @@ _PARENT_CHECK_INTERVAL_S = 1.0
 _SHORTEST_DELAY_S, _LONGEST_DELAY_S = 0.2, 5.0
 # For environments that are closed at the end; some do not return from that.
 _FAREWELL_S = 30.0
+# Of what an exception says, in a line that says more than that.
+_LONGEST_REASON = 500
 
 
 class EnvServer:
@@ -89,6 +91,8 @@ class EnvServer:
         # Sessions that came to nothing since the learner last worked with one.
         self._failed_sessions = 0
         self._last_refusal = ""
+        # What is known of the newest fault, for the last line of a server that ends over them.
+        self._last_fault = ""
 
     def run(self) -> int:
         """Serves until there is a reason to leave; returns the exit code of the process.
@@ -284,6 +288,7 @@ class EnvServer:
     def _report_casualty(self, welcome: Welcome) -> None:
         fault = self._groups.take_casualty(welcome.environment)
         if fault is not None:
+            self._last_fault = describe(fault)
             self._connection.send(replace(fault, session=welcome.session))
 
     def _send_faults(self, faults: Sequence[Fault]) -> None:
@@ -291,11 +296,15 @@ class EnvServer:
         if not faults or self._session is None:
             return
         for fault in faults:
+            if not fault.repeated:
+                self._last_fault = describe(fault)
             if fault.quarantined and not fault.repeated:
                 self._say(f"{_name(fault)} has failed too often and stays down")
             self._connection.send(replace(fault, session=self._session.number))
         if self._groups.are_quarantined():
             reason = "all environments have failed too often"
+            if self._last_fault:
+                reason += f"; the last fault: {self._last_fault}"
             self._say(reason)
             self._leave(EXIT_CRASH, reason)
 
@@ -349,9 +358,20 @@ class EnvServer:
 
 
 def _name(fault: Fault) -> str:
+    if fault.group is None:
+        return "the environment server"
     whole = f"group {fault.group}"
     return whole if fault.index is None else f"environment {fault.index} of {whole}"
 
 
+def describe(fault: Fault) -> str:
+    """The fault in one line, with what was raised, as far as its traceback says it."""
+    # The stacks of what hung have their newest call first, and end anywhere.
+    said = [line for line in fault.traceback.split("\n") if line.strip() and line[0] != " "]
+    reason = f": {said[-1][:_LONGEST_REASON]}" if said and fault.kind != "hung" else ""
+    return f"{_name(fault)} {fault.kind}{reason}"
+
+
 def _say_on_stderr(line: str) -> None:
-    print(f"seed-envserver: {printable(line, lines=True)}", file=sys.stderr, flush=True)
+    # Reasons come from the learner, and from environments.
+    print(f"seed-envserver: {printable(line)}", file=sys.stderr, flush=True)

@@ -20,7 +20,7 @@ from seed.wire.limits import MAX_ENVS_PER_SERVER
 
 NOBODY = -1
 _REARM_INTERVAL_S = 1.0
-_CELLS = 4  # of 4 bytes each
+_CELLS = 5  # of 4 bytes each
 _STARTER_ENDED = 4 * _CELLS
 _WAS_MADE = _STARTER_ENDED + 1
 _RENEWING = _WAS_MADE + 1
@@ -55,7 +55,7 @@ class Notes:
 
     def begin(self) -> None:
         """A new process is about to write: nothing runs, and it has not left."""
-        self._cells[0] = self._cells[1] = self._cells[2] = NOBODY
+        self._cells[0] = self._cells[1] = self._cells[2] = self._cells[4] = NOBODY
         self.renewing = False
 
     @property
@@ -66,6 +66,15 @@ class Notes:
     @exit_code.setter
     def exit_code(self, code: int) -> None:
         self._cells[2] = code
+
+    @property
+    def wait_status(self) -> int | None:
+        """How the process has ended; None where nobody was left to see it."""
+        return self._cells[4] if self._cells[4] != NOBODY else None
+
+    @wait_status.setter
+    def wait_status(self, status: int) -> None:
+        self._cells[4] = status
 
     @property
     def starter_ended(self) -> bool:
@@ -145,8 +154,8 @@ class Casualty:
     """An earlier process of the same environment server, and how it came to its end.
 
     Attributes:
-        kind: "hung", "crashed", or "stopped" where it had been stopped (SIGSTOP) for so long that
-            it looked hung.
+        kind: "hung"; "crashed"; "was killed", from outside and by no doing of an environment; or
+            "stopped" where it had been stopped (SIGSTOP) for so long that it looked hung.
         group: What it was stepping; None where nothing.
         index: Which environment of the group; None where the group is stepped as a whole.
         text: The stacks at its end, as far as known.
@@ -168,6 +177,7 @@ class Supervision:
         server_id: The number in HELLO; the same in all processes of one supervisor.
         casualty: The process before this one, where it came to a bad end.
         supervisor: Process id of the supervisor.
+        parent: Process id of the one that stands between this process and its supervisor.
     """
 
     notes: Notes = field(default_factory=Notes)
@@ -175,7 +185,8 @@ class Supervision:
     server_id: int = field(default_factory=lambda: secrets.randbits(64))
     casualty: Casualty | None = None
     supervisor: int | None = None
+    parent: int | None = None
 
     def is_abandoned(self) -> bool:
-        """Whether the supervisor has ended."""
-        return self.supervisor is not None and os.getppid() != self.supervisor
+        """Whether nobody watches over this process any more."""
+        return self.parent is not None and os.getppid() != self.parent

@@ -29,6 +29,8 @@ _WANTED = 65_536
 _FEWEST = 256
 # Libraries, logs, metrics, and the files of a checkpoint.
 _OWN = 64
+# Its connection, and a pipe for what it prints.
+_PER_SERVER = 2
 _OPEN_FILES = Path("/proc/self/fd")
 _LOG_INTERVAL_S = 60.0
 _FAR_CHECK_S, _NEAR_CHECK_S = 1.0, 0.2
@@ -53,7 +55,7 @@ def raise_limit(servers: int) -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         soft = wanted
     limit = _WANTED if soft == resource.RLIM_INFINITY else soft
-    least = max(_FEWEST, _OWN + servers)
+    least = max(_FEWEST, _OWN + _PER_SERVER * servers)
     if limit < least:
         raise ConfigError(
             f"open files: this process may have {limit}, expected at least {least}; raise the "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Sequence
@@ -14,7 +15,8 @@ from pathlib import Path
 from seed.config import Config, ConfigError, LocalConfig
 from seed.cores import usable_cores
 from seed.module_folders import python_command
-from seed.wire.terminal import printable
+from seed.server_log import BoundedLog, ServerOutput
+from seed.wire.limits import STARTER_VARIABLE
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +29,16 @@ _NICENESS = 10
 _NOBODY_S = 10.0
 # How long somebody must be connected to show that environments can be made here.
 _PROVEN_S = 10.0
-_LAST_WORDS_BYTES, _LONGEST_WORDS = 65_536, 500
 _EXIT_GIVEN_UP, _EXIT_REFUSED = 1, 2
+_STDERR = 2
+# The process runs no environment: it does not end this way but by somebody outside.
+_KILLS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+# What is read of all servers' output at a time, several times a second. A server that has more to
+# say drops it, and says so: to print much must not take the learner's time.
+_READ_BYTES = 65_536
+_WAIT_INTERVAL_S = 0.01
+# How long what a killed server has started may take to end.
+_END_PATIENCE_S = 2.0
 
 
 class LocalServerError(Exception):
@@ -82,8 +92,12 @@ def _yield_to_learner(pid: int) -> None:
 class _Server:
     # None where it is to be started at `due_s`. All times are of time.monotonic().
     process: subprocess.Popen[bytes] | None = None
+    # Of the newest process; None where there is no log.
+    output: ServerOutput | None = None
     due_s: float = 0.0
     started_s: float = 0.0
+    # Quick ends in a row, and those of them that nobody outside has caused.
+    quick_ends: int = 0
     quick_failures: int = 0
     given_up: bool = False
 
@@ -98,15 +112,20 @@ class LocalServers:
         log_file: Path | None = None,
         key_files: Sequence[int] = (),
     ) -> None:
-        """Starts them; what they print goes to the file, or where this process's output goes.
+        """Starts them; what they print goes to the file, or to this process's standard error.
 
         They inherit the open files `key_files`.
         """
         self._key_files = key_files
         self._log_file = log_file
+        self._log = BoundedLog(log_file) if log_file is not None else None
         self._command = command
-        # One thread for numerical libraries: the environments of all servers share the cores.
-        self._environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self._environment = {
+            **os.environ,
+            # For numerical libraries: the environments of all servers share the cores.
+            "OMP_NUM_THREADS": "1",
+            STARTER_VARIABLE: str(os.getpid()),
+        }
         self._servers = [_Server() for _ in range(count)]
         for server in self._servers:
             self._start(server)
@@ -118,23 +137,28 @@ class LocalServers:
     def _start(self, server: _Server) -> None:
         """Starts it, or sees to it that this is tried again."""
         server.started_s = time.monotonic()
+        output: ServerOutput | None = None
         try:
-            server.process = self._popen()
+            output = ServerOutput(self._log) if self._log is not None else None
+            server.process = self._popen(output)
         except OSError as error:
             # The system has no process, no memory or no open file left for now.
             self._fail(server, f"a local environment server cannot be started: {error}")
         else:
             _yield_to_learner(server.process.pid)
+        if output is not None:
+            output.release_writer()
+            server.output = output
 
-    def _popen(self) -> subprocess.Popen[bytes]:
-        with contextlib.ExitStack() as stack:
-            output = stack.enter_context(self._log_file.open("ab")) if self._log_file else None
-            # A process group of its own: Ctrl-C reaches the learner, which says goodbye to its
-            # servers. But of the same session, as Linux may weigh priorities within one only.
-            return subprocess.Popen(
-                self._command, env=self._environment, stdin=subprocess.DEVNULL, stdout=output,
-                stderr=output, process_group=0, pass_fds=self._key_files,
-            )  # fmt: skip
+    def _popen(self, output: ServerOutput | None) -> subprocess.Popen[bytes]:
+        # Not this process's standard output: that is for results.
+        file = output.writer if output is not None else _STDERR
+        # A process group of its own: Ctrl-C reaches the learner, which says goodbye to its
+        # servers. But of the same session, as Linux may weigh priorities within one only.
+        return subprocess.Popen(
+            self._command, env=self._environment, stdin=subprocess.DEVNULL, stdout=file,
+            stderr=file, process_group=0, pass_fds=self._key_files,
+        )  # fmt: skip
 
     def check(self, *, connected: bool) -> None:
         """Restarts servers that ended, later each time they end quickly, up to a limit.
@@ -151,6 +175,7 @@ class LocalServers:
         if not connected:
             self._nobody_s = now_s
         self._proven = self._proven or now_s - self._nobody_s >= _PROVEN_S
+        self._read()
         for server in self._servers:
             self._attend(server)
         if connected or not self._servers or not all(server.given_up for server in self._servers):
@@ -158,7 +183,7 @@ class LocalServers:
         elif now_s - self._somebody_s >= _NOBODY_S:
             raise LocalServerError(
                 f"no local environment server is left, and no other one is connected: "
-                f"{self._last_words()}"
+                f"{self._last_words(max(self._servers, key=lambda server: server.started_s))}"
             )
 
     def _attend(self, server: _Server) -> None:
@@ -167,39 +192,56 @@ class LocalServers:
             return
         status = None if server.process is None else server.process.poll()
         if status is not None:
-            ended = f"a local environment server ended with exit code {status}"
+            if server.output is not None:
+                server.output.finish()
+            ended = f"a local environment server {_end(status)}"
             if status == _EXIT_REFUSED and not self._proven:
-                raise LocalServerError(f"{ended}: {self._last_words()}")
-            self._fail(server, ended, for_good=status in (_EXIT_GIVEN_UP, _EXIT_REFUSED))
+                raise LocalServerError(f"{ended}: {self._last_words(server)}")
+            if -status in _KILLS:
+                self._postpone(server, ended)
+            else:
+                self._fail(server, ended, for_good=status in (_EXIT_GIVEN_UP, _EXIT_REFUSED))
         waits = server.process is None and not server.given_up
         if waits and time.monotonic() >= server.due_s:
             self._start(server)
 
     def _fail(self, server: _Server, what: str, *, for_good: bool = False) -> None:
-        """Decides when a server that has ended, or cannot be started, is started again."""
-        now_s = time.monotonic()
-        quick = now_s - server.started_s < _QUICK_S
+        """Decides whether a server that has failed, or cannot be started, is started again."""
+        quick = time.monotonic() - server.started_s < _QUICK_S
         server.quick_failures = server.quick_failures + 1 if quick else 1
-        server.process = None
         server.given_up = for_good or server.quick_failures > len(_DELAYS_S)
         if server.given_up:
-            log.warning("%s and is not started again: %s", what, self._last_words())
-            return
-        delay_s = _DELAYS_S[server.quick_failures - 1]
+            server.process = None
+            log.warning("%s and is not started again: %s", what, self._last_words(server))
+        else:
+            self._postpone(server, what)
+
+    def _postpone(self, server: _Server, what: str) -> None:
+        """Has a server started again, later each time that it ends quickly."""
+        now_s = time.monotonic()
+        quick = now_s - server.started_s < _QUICK_S
+        server.process = None
+        server.quick_ends = server.quick_ends + 1 if quick else 1
+        delay_s = _DELAYS_S[min(server.quick_ends, len(_DELAYS_S)) - 1]
         server.due_s = now_s + delay_s
         log.warning("%s; restarting%s", what, f" in {delay_s:g} s" if delay_s else "")
 
-    def _last_words(self) -> str:
+    def _last_words(self, server: _Server) -> str:
         """The last line that a server has printed, and where the others are."""
-        if self._log_file is None:
+        if server.output is None:
+            # A server that could never be started has not said anything either.
             return "its reason is above"
-        try:
-            lines = _tail(self._log_file).split("\n")
-        except OSError as error:
-            return f"{self._log_file} cannot be read: {error.strerror}"
-        last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
-        last = printable(last.removeprefix("seed-envserver: ")[:_LONGEST_WORDS])
+        last = server.output.last_line.removeprefix("seed-envserver: ") or "it said nothing"
         return f"{last} (more in {self._log_file})"
+
+    def _read(self) -> None:
+        """Takes in what servers have printed, a piece of each in turn."""
+        left_bytes = _READ_BYTES
+        outputs = [server.output for server in self._servers if server.output is not None]
+        while outputs and left_bytes > 0:
+            read = [output.read() for output in outputs]
+            left_bytes -= sum(read)
+            outputs = [output for output, size in zip(outputs, read, strict=True) if size]
 
     def stop(self, timeout_s: float) -> None:
         """Waits for the servers to leave by themselves, then ends those that have not."""
@@ -210,6 +252,7 @@ class LocalServers:
         for process in self._processes():
             process.kill()
             process.wait()
+        self._wait_for_ends(_END_PATIENCE_S)
 
     def _processes(self) -> list[subprocess.Popen[bytes]]:
         return [server.process for server in self._servers if server.process is not None]
@@ -218,12 +261,28 @@ class LocalServers:
         """Waits until all have ended, or for so long."""
         deadline_s = time.monotonic() + timeout_s
         for process in self._processes():
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(max(0.0, deadline_s - time.monotonic()))
+            while process.poll() is None and time.monotonic() < deadline_s:
+                self._read()
+                time.sleep(_WAIT_INTERVAL_S)
+
+    def _wait_for_ends(self, timeout_s: float) -> None:
+        """Waits until what the servers have started has ended too, as far as it can be seen."""
+        deadline_s = time.monotonic() + timeout_s
+        outputs = [server.output for server in self._servers if server.output is not None]
+        while time.monotonic() < deadline_s:
+            self._read()
+            if all(output.ended for output in outputs):
+                break
+            time.sleep(_WAIT_INTERVAL_S)
+        for output in outputs:
+            output.finish()
 
 
-def _tail(file: Path) -> str:
-    """The end of a text that may be large, by now."""
-    with file.open("rb") as opened:
-        opened.seek(max(0, opened.seek(0, os.SEEK_END) - _LAST_WORDS_BYTES))
-        return opened.read(_LAST_WORDS_BYTES).decode(errors="replace")
+def _end(status: int) -> str:
+    """How a process ended, for a person."""
+    if status >= 0:
+        return f"ended with exit code {status}"
+    try:
+        return f"ended by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"ended by signal {-status}"

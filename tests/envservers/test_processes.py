@@ -46,3 +46,28 @@ def test_once_ends_with_the_process_that_started_it(learner: FakeLearner) -> Non
     assert "started this one has ended" in learner.receive(messages.Goodbye).reason
     # The pipe ends when the last process that holds it does.
     starter.communicate(timeout=PATIENCE_MS / 1000)
+
+
+@pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&- >&-", "2>&1 | head -1 >/dev/null"])
+def test_a_server_that_cannot_print_works_and_ends_as_it_should(
+    learner: FakeLearner, redirection: str
+) -> None:
+    script = f'("$@"; echo $? >&3) {redirection}'
+    process = subprocess.Popen(
+        ["sh", "-c", f"{{ {script}; }} 3>&1", "sh",
+         *command(learner.address, "--num-envs", "3", "--name", "mute")],
+        stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    # Each has it say a line, and the second one is more than `head` reads.
+    for _ in range(3):
+        hello = learner.receive(messages.Hello)
+        learner.welcome(hello)
+        for _ in range(2):
+            learner.receive(messages.Step)
+        learner.send(messages.Goodbye(11, "the learner was stopped"))
+    learner.welcome(learner.receive(messages.Hello))
+    for _ in range(2):
+        learner.receive(messages.Step)
+    learner.send(messages.Refusal("no more", False, 11))
+    output, _ = process.communicate(timeout=PATIENCE_MS / 1000)
+    assert output == "2\n"

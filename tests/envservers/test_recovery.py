@@ -5,7 +5,7 @@ import math
 import pytest
 
 from envservers import recovery
-from envservers.recovery import MAX_FAULTS, Recovery, backoff_s, doubled_s, jitter
+from envservers.recovery import MAX_FAULTS, Recovery, Restarts, backoff_s, doubled_s, jitter
 
 
 def test_the_delay_doubles_up_to_a_minute() -> None:
@@ -68,3 +68,28 @@ def test_what_runs_well_for_long_is_forgiven(now_s: float, steps: int, forgiven:
     assert counts[0] == (0 if forgiven else 1)
     assert unit.restarts == 0
     assert recovery.FORGIVEN_AFTER_S == 600
+
+
+def test_a_process_that_ends_without_a_reason_is_given_up() -> None:
+    restarts = Restarts(lambda: 1.0)
+    pauses_s = [restarts.pause_s(1.0, explained=False) for _ in range(5)]
+    assert pauses_s == [0.0, 1.0, 2.0, 4.0, None]
+
+
+def test_who_is_killed_comes_back_for_ever() -> None:
+    restarts = Restarts(lambda: 1.0)
+    pauses_s = [restarts.pause_s(1.0, explained=True) for _ in range(50)]
+    assert pauses_s[:5] == [0.0, 1.0, 2.0, 4.0, 8.0]
+    assert pauses_s[-1] == 60.0
+    # And at once where it has lived for a while.
+    assert restarts.pause_s(60.0, explained=True) == 0.0
+
+
+def test_kills_do_not_count_among_ends_without_a_reason() -> None:
+    restarts = Restarts(lambda: 1.0)
+    for _ in range(4):
+        assert restarts.pause_s(1.0, explained=False) is not None
+        assert restarts.pause_s(1.0, explained=True) is not None
+    assert restarts.pause_s(1.0, explained=True) is not None
+    # What has lived for long has lived it down.
+    assert restarts.pause_s(600.0, explained=False) == 0.0

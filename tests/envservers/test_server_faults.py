@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import envservers.recovery
 from envservers.all_groups import AllGroups, LostEnvironment
 from envservers.groups import InvalidEnvironment
+from envservers.server import _say_on_stderr, describe
 from envservers.sources import Sources
 from envservers.supervision import Casualty, Supervision
 from envservers.tasks import catch
@@ -105,7 +107,15 @@ def test_all_environments_in_quarantine_end_the_server(
             learner.act(message, [0, 0])
         else:
             steps.faults.append(message)
-    assert message == messages.Goodbye(11, "all environments have failed too often")
+    assert isinstance(message, messages.Goodbye)
+    assert message.session == 11
+    last = re.fullmatch(
+        "all environments have failed too often; the last fault: environment [01] of group 0 "
+        "raised: RuntimeError: the simulator fell over",
+        message.reason,
+    )
+    assert last is not None
+    assert running.lines[-1] == last.string
     assert running.wait() == 1
     for index in range(2):
         own = [fault.quarantined for fault in steps.faults if fault.index == index]
@@ -117,6 +127,29 @@ def test_all_environments_in_quarantine_end_the_server(
     assert down
     assert all((row.flags == messages.FIRST).all() for row in down)
     assert sum("stays down" in line for line in running.lines) == 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "line"),
+    [(("raised", 1, "Traceback:\n  File\nE: a\n  b\n"), "environment 1 of group 3 raised: E: a"),
+     (("crashed", None, "its process ended by SIGSEGV"),
+      "group 3 crashed: its process ended by SIGSEGV"),
+     (("hung", 1, "Timeout (0:05:00)!\n  File"), "environment 1 of group 3 hung"),
+     (("not finite", None, ""), "group 3 not finite"),
+     (("raised", 1, "E: " + "a" * 1000), "environment 1 of group 3 raised: E: " + "a" * 497)],
+)  # fmt: skip
+def test_a_fault_in_one_line_says_what_was_raised(
+    fault: tuple[str, int | None, str], line: str
+) -> None:
+    kind, index, traceback = fault
+    assert describe(messages.Fault(11, 3, index, kind, 0, False, False, traceback)) == line
+
+
+def test_what_a_server_says_cannot_steer_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    _say_on_stderr("refused by the learner: \x1b[2J\nseed-envserver: all is well")
+    assert capsys.readouterr().err == (
+        "seed-envserver: refused by the learner: \\x1b[2J\\nseed-envserver: all is well\n"
+    )
 
 
 def test_what_waits_for_a_restart_is_forgotten_with_its_session(
@@ -307,7 +340,7 @@ def test_a_vector_environment_fails_as_a_whole(
 
 
 def test_a_server_without_its_supervisor_leaves(learner: FakeLearner) -> None:
-    running = Running(learner.address, 1, supervision=Supervision(supervisor=-1))
+    running = Running(learner.address, 1, supervision=Supervision(parent=-1))
     try:
         assert running.wait() == 0
     finally:

@@ -15,11 +15,11 @@ def test_notes_begin_anew_but_keep_faults() -> None:
     notes.keep_faults_of("pong")
     notes.running[0], notes.running[1] = 63, 65_535
     notes.faults[MAX_ENVS_PER_SERVER - 1] = 5
-    notes.exit_code = 0
+    notes.exit_code, notes.wait_status = 0, 9
     notes.starter_ended = True
-    assert [*notes.running, notes.exit_code] == [63, 65_535, 0]
+    assert [*notes.running, notes.exit_code, notes.wait_status] == [63, 65_535, 0, 9]
     notes.begin()
-    assert [*notes.running, notes.exit_code] == [NOBODY, NOBODY, None]
+    assert [*notes.running, notes.exit_code, notes.wait_status] == [NOBODY, NOBODY, None, None]
     assert notes.starter_ended
     assert notes.keep_faults_of("pong")
     assert notes.faults[MAX_ENVS_PER_SERVER - 1] == 5
@@ -60,4 +60,4 @@ def test_a_step_timer_is_set_back_often_enough(timeout_s: float, interval_s: flo
 def test_two_servers_have_two_numbers() -> None:
     assert Supervision().server_id != Supervision().server_id
     assert not Supervision().is_abandoned()
-    assert Supervision(supervisor=-1).is_abandoned()
+    assert Supervision(parent=-1).is_abandoned()

@@ -16,6 +16,9 @@ DEADLINE_S = 20.0
 PROGRAM = """
 import os, signal, sys, time
 from envservers import supervisor
+from seed.wire.terminal import shield_output
+shield_output()
+supervisor._CLOSE_S = float(sys.argv[5])
 supervisor.jitter = lambda: float(sys.argv[3])
 supervisor._STOPPED_S = float(sys.argv[4])
 # As in a terminal, also where the tests run in the background.
@@ -42,11 +45,13 @@ class Supervised:
     """A program under a supervisor, and the lines that it has written."""
 
     def __init__(
-        self, log: Path, code: str, jitter: float = 0.0, stopped_s: float = DEADLINE_S
-    ) -> None:
+        self, log: Path, code: str, jitter: float = 0.0, stopped_s: float = DEADLINE_S,
+        close_s: float = 1e6,
+    ) -> None:  # fmt: skip
         log.touch()
         self.log = log
-        command = [sys.executable, "-c", PROGRAM, str(log), code, str(jitter), str(stopped_s)]
+        numbers = map(str, (jitter, stopped_s, close_s))
+        command = [sys.executable, "-c", PROGRAM, str(log), code, *numbers]
         self.process = subprocess.Popen(
             command, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
@@ -268,7 +273,7 @@ def test_the_end_of_its_starter_is_noted(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.touch()
     code = "\nwhile not notes.starter_ended: time.sleep(0.02)\nlog.write('x x ended\\n')"
-    command = [sys.executable, "-c", PROGRAM, str(log), code, "0", "20"]
+    command = [sys.executable, "-c", PROGRAM, str(log), code, "0", "20", "5"]
     starter = subprocess.Popen(
         [sys.executable, "-c", "import subprocess, sys; subprocess.Popen(sys.argv[1:]).wait()",
          *command], stderr=subprocess.PIPE,

@@ -49,7 +49,7 @@ def test_the_limit_is_raised(
 
 
 @pytest.mark.parametrize(
-    ("hard", "servers", "least"), [(255, 0, 256), (300, 237, 301), (256, 192, None)]
+    ("hard", "servers", "least"), [(255, 0, 256), (300, 119, 302), (256, 96, None)]
 )
 def test_a_limit_that_is_too_low_is_refused(
     limits: list[tuple[int, int]], hard: int, servers: int, least: int | None

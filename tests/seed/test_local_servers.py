@@ -16,6 +16,8 @@ import pytest
 
 from seed.config import Config, ConfigError, InferenceConfig, LocalConfig
 from seed.local_servers import LocalServerError, LocalServers, server_command, server_count
+from seed.server_log import ServerOutput
+from seed.wire.terminal import printable
 
 DEADLINE_S = 20.0
 # Appends its process id to a file, then does what the second argument says.
@@ -235,10 +237,10 @@ def test_a_system_without_room_for_a_process_is_asked_again(
         wait_for(lambda: len(pids(log)) == 1)
         popen, full = servers._popen, iter(2 * [True])
 
-        def popen_later() -> subprocess.Popen[bytes]:
+        def popen_later(output: ServerOutput | None) -> subprocess.Popen[bytes]:
             if next(full, False):
                 raise OSError(errno.EMFILE, "Too many open files")
-            return popen()
+            return popen(output)
 
         monkeypatch.setattr(servers, "_popen", popen_later)
         os.kill(pids(log)[0], signal.SIGKILL)
@@ -252,12 +254,11 @@ def test_a_system_without_room_for_a_process_is_asked_again(
 def test_what_can_never_be_started_is_given_up(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    log_file = tmp_path / "no such folder" / "log"
-    servers = LocalServers([sys.executable], 1, log_file)
-    with pytest.raises(LocalServerError, match="cannot be read: No such file"):
+    servers = LocalServers([str(tmp_path / "no such program")], 1, tmp_path / "log")
+    with pytest.raises(LocalServerError, match="no local environment server is left"):
         check_until(servers, lambda: False)
     servers.stop(timeout_s=0.3)
-    assert caplog.text.count("cannot be started") == 5
+    assert caplog.text.count("cannot be started: [Errno 2] No such file") == 5
 
 
 def test_a_server_that_ran_for_long_may_end_again_and_again(
@@ -279,7 +280,8 @@ def print_and_refuse(text: str, log_file: Path) -> LocalServers:
     ("printed", "quoted"),
     [("one\nseed-envserver: no such game\n\n", "no such game"), ("alone", "alone"),
      ("", "it said nothing"), (" \n\n", "it said nothing"),
-     ("\x1b[2J\u202eno", r"\x1b[2J\u202eno"), ("x" * 600, "x" * 500)],
+     ("\x1b[2Jbad\x07\u202e\n", "\\x1b[2Jbad\\x07\\u202e"),
+     ("#" * 100_000 + "the end", "#" * 1696 + "the end")],
 )  # fmt: skip
 def test_the_last_words_of_a_server_are_quoted(tmp_path: Path, printed: str, quoted: str) -> None:
     log_file = tmp_path / "servers.log"
@@ -289,17 +291,77 @@ def test_the_last_words_of_a_server_are_quoted(tmp_path: Path, printed: str, quo
     servers.stop(timeout_s=DEADLINE_S)
     expected = f"exit code 2: {quoted} (more in {log_file})"
     assert str(refused.value) == f"a local environment server ended with {expected}"
-    assert log_file.read_text() == printed
+    whole = "".join(line for line in log_file.read_text().split("\n"))
+    assert whole == printable(printed.replace("\n", ""))
 
 
-def test_of_a_large_log_the_end_is_quoted(tmp_path: Path) -> None:
-    log_file = tmp_path / "servers.log"
-    log_file.write_text("#" * 100_000 + "the end")
-    servers = print_and_refuse("", log_file)
-    with pytest.raises(LocalServerError) as refused:
-        check_until(servers, lambda: False)
+@pytest.mark.usefixtures("impatient")
+def test_of_several_servers_the_one_that_ended_is_quoted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    program = (
+        "import os, sys, time\n"
+        "try: os.mkdir(sys.argv[1])\n"
+        "except OSError:\n"
+        "    print('another one', flush=True); time.sleep(1000)\n"
+        "while not os.path.exists(sys.argv[1] + '.end'): time.sleep(0.01)\n"
+        "sys.exit('its own reason')"
+    )
+    folder, log_file = tmp_path / "folder", tmp_path / "log"
+    servers = LocalServers([sys.executable, "-c", program, str(folder)], 2, log_file)
+    try:
+        check_until(servers, lambda: log_file.exists() and "another" in log_file.read_text())
+        (tmp_path / "folder.end").touch()
+        check_until(servers, lambda: bool(caplog.messages))
+    finally:
+        servers.stop(timeout_s=0.3)
+    assert f"not started again: its own reason (more in {log_file})" in caplog.text
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.usefixtures("impatient")
+def test_who_is_killed_from_outside_is_started_again_for_ever(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    log = tmp_path / "log"
+    command = [sys.executable, "-c", f"import os; os.kill(os.getpid(), {number})"]
+    servers = LocalServers(command, 1, log)
+    check_until(servers, lambda: len(caplog.messages) >= 8)
+    assert not servers._servers[0].given_up
     servers.stop(timeout_s=DEADLINE_S)
-    assert str(refused.value).count("#") == 65_536 - len("the end")
+    assert f"ended by {signal.Signals(number).name}; restarting" in caplog.text
+
+
+def test_a_log_that_cannot_be_written_stops_nobody(tmp_path: Path) -> None:
+    program = "import sys, time; print('#' * 500_000, flush=True); open(sys.argv[1], 'w'); " \
+        "time.sleep(1000)"  # fmt: skip
+    printed = tmp_path / "printed"
+    command = [sys.executable, "-c", program, str(printed)]
+    servers = LocalServers(command, 1, tmp_path / "no such folder" / "log")
+    try:
+        check_until(servers, printed.exists)
+    finally:
+        servers.stop(timeout_s=0.3)
+
+
+def test_what_a_killed_server_has_started_is_waited_for(tmp_path: Path) -> None:
+    """Its output is open as long as one of them lives."""
+    log_file, log = tmp_path / "log", tmp_path / "pids"
+    program = (
+        "import os, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "parent = os.getpid()\n"
+        "if not os.fork():\n"
+        "    with open(sys.argv[1], 'w') as file: file.write(f'{os.getpid()} ')\n"
+        "    while os.getppid() == parent: time.sleep(0.01)\n"
+        "    time.sleep(0.3); os.write(1, b'its last'); os._exit(0)\n"
+        "time.sleep(1000)"
+    )
+    log.touch()
+    servers = LocalServers([sys.executable, "-c", program, str(log)], 1, log_file)
+    wait_for(lambda: log.read_text().endswith(" "))
+    servers.stop(timeout_s=0.0)
+    assert log_file.read_text() == "its last\n"
 
 
 @pytest.mark.usefixtures("impatient")
@@ -312,6 +374,17 @@ def test_output_is_appended_over_restarts(tmp_path: Path) -> None:
         check_until(servers, lambda: False)
     servers.stop(timeout_s=DEADLINE_S)
     assert log_file.read_text() == "of an earlier start\n" + 5 * "stdout\n"
+
+
+@pytest.mark.usefixtures("impatient")
+def test_without_a_log_nothing_is_printed_on_standard_output(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    servers = LocalServers([sys.executable, "-c", "print('from a server'); exit(1)"], 1)
+    check_until(servers, lambda: servers._servers[0].given_up, connected=True)
+    servers.stop(timeout_s=DEADLINE_S)
+    output, errors = capfd.readouterr()
+    assert (output, "from a server" in errors) == ("", True)
 
 
 def fleet(count: int | Literal["auto"], max_envs: int) -> Config:
@@ -366,7 +439,7 @@ def test_keys_are_inherited_and_not_on_the_command_line(tmp_path: Path) -> None:
         [sys.executable, "-c", code, f"/dev/fd/{file}"], 2, log_file, key_files=(file,)
     )
     try:
-        wait_for(lambda: log_file.read_text() == "secret\nsecret\n")
+        check_until(servers, lambda: log_file.read_text() == "secret\nsecret\n")
     finally:
         servers.stop(timeout_s=0.0)
         os.close(file)
