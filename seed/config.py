@@ -287,6 +287,10 @@ def _check_ranges(config: Config) -> None:
     if config.optimizer.kind == "rmsprop_tf" and config.optimizer.epsilon == 0:
         raise ConfigError("optimizer.epsilon = 0.0: rmsprop_tf divides by it; expected more than 0")
     _check_hidden_sizes(config.network.hidden_sizes)
+    for name, value in config.environment.kwargs.items():
+        # What a message to an environment server can hold.
+        if type(value) is int and not -(2**63) <= value < 2**64:
+            raise ConfigError(f"environment.kwargs.{name}: expected an integer of 64 bits at most")
     servers = config.local_envservers
     if servers != "auto" and not 0 <= servers <= _MOST_LOCAL_SERVERS:
         raise ConfigError(

@@ -110,3 +110,11 @@ def test_an_integer_that_is_no_float_is_refused(table: str) -> None:
     name = {"optimizer": "learning_rate", "algorithm": "discount"}[table]
     with pytest.raises(ConfigError, match=rf"^{table}.{name} = 10+\.\.\.: expected a smaller"):
         from_tables({table: {name: 10**400}}, load_algorithm_config)
+
+
+@pytest.mark.parametrize("value", [-(2**63) - 1, 2**64, 10**400])
+def test_an_integer_that_no_message_holds_is_refused(value: int) -> None:
+    for good in (-(2**63), 2**64 - 1):
+        check(change(Config(), "environment.kwargs", {"a": good}))
+    with pytest.raises(ConfigError, match=r"^environment.kwargs.a: expected an integer of 64 bits"):
+        check(change(Config(), "environment.kwargs", {"a": value}))
