@@ -11,10 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from seed.addresses import AUTO, complaint_about, is_local
+from seed.ranges import find_out_of_range
 
 Scalar = bool | int | float | str
 _SEEDS = 2**62
 _LONGEST_LIMIT_S = 1_000_000
+_MOST_LOCAL_SERVERS = 1000
+_MOST_LAYERS, _WIDEST_LAYER = 100, 100_000
+_MOST_RATIO = 1_000_000
 
 
 class ConfigError(ValueError):
@@ -263,25 +267,12 @@ def check(config: Config) -> None:
     _check_relations(config)
 
 
-_AT_LEAST_ONE = (
-    "total_env_frames", "keep_checkpoints", "network.frame_stack", "inference.max_envs",
-    "inference.max_batch", "inference.min_batch", "inference.threads", "learner.unroll_length",
-    "learner.batch_size", "learner.queue_batches", "learner.publish_every_updates",
-    "learner.threads", "local.envs_per_server", "local.groups_per_server",
-    "environment.frames_per_step", "environment.atari.action_repeat",
-)  # fmt: skip
-_AT_LEAST_ZERO = (
-    "seed", "network.lstm_size", "inference.max_wait_us", "optimizer.learning_rate",
-    "optimizer.final_learning_rate_fraction", "optimizer.epsilon", "optimizer.clip_norm",
-    "environment.atari.noop_max", "inference.lease_s", "inference.max_envs_per_key",
-    "log_interval_s", "checkpoint_interval_s", "replay.capacity_rows", "replay.capacity_gib",
-    "replay.burn_in", "replay.min_rows",
-)  # fmt: skip
-
-
 def _check_ranges(config: Config) -> None:
-    if config.seed >= _SEEDS:
-        raise ConfigError(f"seed = {config.seed}: expected less than 2**62")
+    if out_of_range := find_out_of_range(config):
+        raise ConfigError(out_of_range)
+    if not 0 <= config.seed < _SEEDS:
+        expected = "at least 0" if config.seed < 0 else "less than 2**62"
+        raise ConfigError(f"seed = {config.seed}: expected {expected}")
     for name in ("priority_exponent", "importance_exponent"):
         exponent = getattr(config.replay, name)
         if not 0 <= exponent <= 1:
@@ -303,27 +294,31 @@ def _check_ranges(config: Config) -> None:
             f"inference.evaluation_share = {share}: expected from 0 to 1, and one environment of "
             f"inference.max_envs = {most} at least, or 0"
         )
-    for name, number in (
-        ("learner.queue_batches", config.learner.queue_batches),
-        ("replay.capacity_gib", config.replay.capacity_gib),
-    ):
-        if not math.isfinite(number):
-            raise ConfigError(f"{name} = {number}: expected a finite number")
     if config.optimizer.kind == "rmsprop_tf" and config.optimizer.epsilon == 0:
         raise ConfigError("optimizer.epsilon = 0.0: rmsprop_tf divides by it; expected more than 0")
-    if min(config.network.hidden_sizes, default=1) < 1:
+    _check_hidden_sizes(config.network.hidden_sizes)
+    for name, value in config.environment.kwargs.items():
+        # What a message to an environment server can hold.
+        if type(value) is int and not -(2**63) <= value < 2**64:
+            raise ConfigError(f"environment.kwargs.{name}: expected an integer of 64 bits at most")
+    servers = config.local_envservers
+    if servers != "auto" and not 0 <= servers <= _MOST_LOCAL_SERVERS:
         raise ConfigError(
-            f"network.hidden_sizes = {list(config.network.hidden_sizes)}: expected at least 1 each"
+            f"local_envservers = {servers}: expected at "
+            + ("least 0" if servers < 0 else f"most {_MOST_LOCAL_SERVERS}")
         )
-    for least, names in ((1, _AT_LEAST_ONE), (0, _AT_LEAST_ZERO)):
-        for name in names:
-            value: Any = config
-            for part in name.split("."):
-                value = getattr(value, part)
-            if not value >= least:
-                raise ConfigError(f"{name} = {value!r}: expected at least {least}")
-    if config.local_envservers != "auto" and config.local_envservers < 0:
-        raise ConfigError(f"local_envservers = {config.local_envservers}: expected at least 0")
+
+
+def _check_hidden_sizes(sizes: tuple[int, ...]) -> None:
+    if len(sizes) > _MOST_LAYERS:
+        raise ConfigError(
+            f"network.hidden_sizes: {len(sizes)} layers, expected at most {_MOST_LAYERS}"
+        )
+    if not all(1 <= size <= _WIDEST_LAYER for size in sizes):
+        raise ConfigError(
+            f"network.hidden_sizes = {list(sizes)}: expected at least 1 each, and at most "
+            f"{_WIDEST_LAYER}"
+        )
 
 
 def check_source(config: Config, source: Literal["queue", "replay"]) -> None:
@@ -345,7 +340,9 @@ def check_source(config: Config, source: Literal["queue", "replay"]) -> None:
                 "table [replay] out"
             )
         return
-    if not 0 < replay.ratio < math.inf:
+    if not 0 < replay.ratio <= _MOST_RATIO:
+        if replay.ratio > 0 and math.isfinite(replay.ratio):
+            raise ConfigError(f"replay.ratio = {replay.ratio}: expected at most {_MOST_RATIO}")
         raise ConfigError(f"replay.ratio = {replay.ratio}: expected a finite number above 0")
     context = max(1, config.network.frame_stack - 1)
     if replay.burn_in + context > length:
@@ -398,8 +395,6 @@ def _check_relations(config: Config) -> None:
             "local.groups_per_server)"
         )
     stack = config.network.frame_stack
-    if stack > 256:
-        raise ConfigError(f"network.frame_stack = {stack}: expected at most 256")
     if stack - 1 > config.learner.unroll_length:
         raise ConfigError(
             f"network.frame_stack = {stack}: expected at most "

@@ -22,6 +22,12 @@ import tyro
 from seed.config import Config, ConfigError, check
 from seed.field_names import meant, names_of
 from seed.module_folders import module_folders, search
+from seed.plain_files import read_plain
+
+# Far more than any configuration needs.
+_MOST_TOML_BYTES = 2**20
+_DEEPEST = 16
+_LONGEST_SHOWN = 200
 
 T = TypeVar("T")
 
@@ -204,11 +210,38 @@ def _config_type(algorithm_type: type) -> type[Config]:
 def read_toml(path: Path) -> dict[str, Any]:
     """The tables of a TOML file; raises ConfigError where it is missing or malformed."""
     try:
-        return tomllib.loads(path.read_text())
+        tables = tomllib.loads(read_plain(path, _MOST_TOML_BYTES).decode())
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise ConfigError(f"{path}: not valid TOML (nested too deep)") from None
+    except ValueError as error:
+        # Of TOML, of UTF-8, or a number of too many digits.
         raise ConfigError(f"{path}: not valid TOML ({error})") from None
+    if _is_deep(tables):
+        raise ConfigError(f"{path}: tables or lists more than {_DEEPEST} deep, expected fewer")
+    return tables
+
+
+def _is_deep(tables: dict[str, Any]) -> bool:
+    """Whether the tables are nested so deep that even naming them would take too much stack."""
+    level: list[Any] = [tables]
+    for _ in range(_DEEPEST):
+        level = [
+            inner for item in level
+            for inner in (item.values() if isinstance(item, dict) else item)
+            if isinstance(inner, (dict, list))
+        ]  # fmt: skip
+    return bool(level)
+
+
+def _show(value: Any) -> str:
+    """A value as a message can show it: not at any length."""
+    try:
+        said = repr(value)
+    except ValueError:
+        return "a number of more digits than can be shown"
+    return said if len(said) <= _LONGEST_SHOWN else f"{said[:_LONGEST_SHOWN]}..."
 
 
 def from_tables(tables: Mapping[str, Any], load_algorithm_config: Any) -> Config:
@@ -220,17 +253,17 @@ def from_tables(tables: Mapping[str, Any], load_algorithm_config: Any) -> Config
     rest = dict(tables)
     algorithm_table = rest.pop("algorithm", {})
     if not isinstance(algorithm_table, dict):
-        raise ConfigError(f"algorithm = {algorithm_table!r}: expected a table [algorithm]")
+        raise ConfigError(f"algorithm = {_show(algorithm_table)}: expected a table [algorithm]")
     algorithm_table = dict(algorithm_table)
     name = algorithm_table.pop("name", Config.algorithm_name)
     if not isinstance(name, str):
-        raise ConfigError(f"algorithm.name = {name!r}: expected a string")
+        raise ConfigError(f"algorithm.name = {_show(name)}: expected a string")
     algorithm_type = load_algorithm_config(name)
     algorithm = build(algorithm_type, algorithm_table, "algorithm.")
     if "algorithm_name" in rest:
         raise ConfigError(
-            f"algorithm_name = {rest['algorithm_name']!r}: unknown field; the algorithm's name is "
-            "`name` in table [algorithm]"
+            f"algorithm_name = {_show(rest['algorithm_name'])}: unknown field; the algorithm's "
+            "name is `name` in table [algorithm]"
         )
     rest |= {"algorithm": algorithm, "algorithm_name": name}
     return build(_config_type(algorithm_type), rest, "")
@@ -252,7 +285,7 @@ def build(cls: type[T], table: Mapping[str, Any], path: str) -> T:
             close = difflib.get_close_matches(name, names, 1) or meant(name, names_of(Config))
             hint = f" (did you mean {close[0]!r}?)" if close else ""
             raise ConfigError(
-                f"{path}{name} = {table[name]!r}: unknown field{hint}; "
+                f"{path}{name} = {_show(table[name])}: unknown field{hint}; "
                 f"expected one of {', '.join(names)}"
             )
     values = {name: _value(hints[name], value, path + name) for name, value in table.items()}
@@ -275,9 +308,12 @@ def _value(hint: Any, value: Any, path: str) -> Any:
         element = typing.get_args(hint)[1]
         return {key: _value(element, item, f"{path}.{key}") for key, item in value.items()}
     if hint is float and type(value) is int:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ConfigError(f"{path} = {_show(value)}: expected a smaller number") from None
     if not _matches(hint, value):
-        raise ConfigError(f"{path} = {value!r}: expected {_describe(hint)}")
+        raise ConfigError(f"{path} = {_show(value)}: expected {_describe(hint)}")
     return value
 
 

@@ -37,7 +37,8 @@ def compare_origin(state: dict[str, Any], config: Config) -> str:
     now = origin_of(config)
     before, after = _flatten(state["config"], ""), _flatten(now["config"], "")
     changes = [
-        f"{name} = {_say(after, name)} (it was {_say(before, name)})"
+        f"{name if name.isprintable() else ascii(name)} = {_say(after, name)} "
+        f"(it was {_say(before, name)})"
         for name in sorted(before.keys() | after.keys())
         if _say(before, name) != _say(after, name)
     ]

@@ -61,6 +61,12 @@ class Config:
         for name in ("n_steps", "target_period_updates", "dueling_size", "epsilon_last_power"):
             if not 1 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected at least 1")
+        for name, most in (("n_steps", 10**6), ("target_period_updates", 10**10),
+                           ("dueling_size", 10**5)):  # fmt: skip
+            if getattr(self, name) > most:
+                raise ValueError(f"{name} = {getattr(self, name)}: expected at most {most}")
+        if not math.isfinite(self.reward_scale):
+            raise ValueError(f"reward_scale = {self.reward_scale}: expected a finite number")
         for name in ("rescale_epsilon", "reward_clip"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected at least 0")

@@ -52,6 +52,9 @@ class Config:
         for name in ("clip_rho", "clip_pg_rho"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected more than 0")
+        for name in ("value_cost", "entropy_cost", "reward_scale", "reward_clip"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} = {getattr(self, name)}: expected a finite number")
         if not self.reward_clip >= 0:
             raise ValueError(f"reward_clip = {self.reward_clip}: expected at least 0")
 

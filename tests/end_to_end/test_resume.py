@@ -36,10 +36,12 @@ def test_a_killed_learner_goes_on_and_its_servers_come_back(start: Start, tmp_pa
                     "--total-env-frames", before[-1]["env_frames"] + 30_000)  # fmt: skip
     second.wait_for("going on from")
     assert second.wait() == 0, second.text
-    lines = read_metrics(run_dir)
-    after = lines[len(before) :]
     newest = re.search(r"going on from (\d+) frames", second.text)
     assert newest is not None
+    lines = read_metrics(run_dir)
+    frames = [line["env_frames"] for line in lines]
+    assert frames == sorted(frames), "what is played again is not among the run's own lines"
+    after = [line for line in lines if line["env_frames"] > int(newest.group(1))]
     # Half a second between checkpoints, half a second between lines.
     assert int(newest.group(1)) > 0.5 * before[-1]["env_frames"]
     assert after[-1]["env_frames"] >= before[-1]["env_frames"] + 30_000
@@ -128,3 +130,38 @@ def test_never_resume_refuses_a_used_run_directory(start: Start, tmp_path: Path)
     refused = start(*arguments, "--resume", "never")
     assert refused.wait(60) == 2
     assert "has checkpoints already" in refused.text
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(
+    start: Start, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    first = _start_endless(start, run_dir)
+    first.process.kill()
+    first.process.wait()
+    assert not (run_dir / "checkpoints").exists()
+    before = read_metrics(run_dir)
+    second = start("seed-learner", CONFIG, "--run-dir", run_dir, "--total-env-frames", 2_000,
+                   "--inference.address", "tcp://127.0.0.1:*")  # fmt: skip
+    assert second.wait() == 0, second.text
+    assert "starting from frame 0" in second.text
+    assert f"left is in {run_dir / 'earlier' / '1'}" in second.text
+    assert read_metrics(run_dir / "earlier" / "1")[: len(before)] == before
+    assert read_metrics(run_dir)[0]["env_frames"] < before[-1]["env_frames"]
+    # A process that ends by itself leaves no line from beyond its checkpoint.
+    third = start("seed-learner", CONFIG, "--run-dir", run_dir, "--total-env-frames", 4_000,
+                  "--inference.address", "tcp://127.0.0.1:*")  # fmt: skip
+    assert third.wait() == 0, third.text
+    assert not (run_dir / "earlier" / "2").exists()
+
+
+def test_a_run_whose_folder_is_moved_leaves_a_checkpoint_in_a_new_one(
+    start: Start, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    learner = _start_endless(start, run_dir)
+    run_dir.rename(tmp_path / "moved")
+    learner.wait_for("was deleted or moved; it is made anew")
+    learner.process.send_signal(signal.SIGTERM)
+    assert learner.wait(30) == 75, learner.text
+    assert start("seed-eval", run_dir, "--episodes", 2).wait(60) == 0

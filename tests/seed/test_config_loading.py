@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 import sys
 import tomllib
 from dataclasses import dataclass
@@ -149,6 +150,44 @@ def test_refuses_files_that_cannot_be_read(tmp_path: Path, content: bytes | None
         path.write_bytes(content)
     with pytest.raises(ConfigError, match=r"broken.toml: (not valid TOML|cannot be read)"):
         read_toml(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("a = " + "[" * 20_000 + "]" * 20_000, r"not valid TOML \(nested too deep\)"),
+        ("[" + ".".join("a" * 20_000) + "]", "tables or lists more than 16 deep"),
+        ("a = " + "[" * 100 + "]" * 100, "tables or lists more than 16 deep"),
+        ("a = " + "9" * 5_000, r"not valid TOML \(Exceeds the limit"),
+        ("a = 1\n" * 200_000, r"cannot be read \(More than 1048576 bytes\)"),
+    ],
+)
+def test_refuses_files_that_no_run_has(tmp_path: Path, content: str, reason: str) -> None:
+    path = tmp_path / "odd.toml"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=rf"odd.toml: {reason}"):
+        read_toml(path)
+
+
+# A pipe would be waited for, a device never end.
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device"])
+def test_reads_plain_files_only(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "odd.toml"
+    match kind:
+        case "folder":
+            path.mkdir()
+        case "pipe":
+            os.mkfifo(path)
+        case "device":
+            path.symlink_to("/dev/zero")
+    with pytest.raises(ConfigError, match=r"odd.toml: cannot be read \(Not a plain file\)"):
+        read_toml(path)
+
+
+def test_a_message_is_not_as_long_as_the_value(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        load("seed = '" + "x" * 100_000 + "'")
+    assert len(str(refusal.value)) < 400
 
 
 def test_round_trip_through_toml() -> None:

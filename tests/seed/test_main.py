@@ -25,6 +25,7 @@ from seed.description import UnusableEnvironment
 from seed.divergence import Diverged
 from seed.local_servers import LocalServerError
 from seed.main import Run
+from seed.resume import find_checkpoint, prepare_folder, restore
 from seed.run_lock import RunLock, hold_run
 from seed.signals import SIGNALS, Signals
 from seed.spaces import Spaces
@@ -297,6 +298,84 @@ def test_says_what_differs_from_the_run_that_it_goes_on_with(
     main._assemble(replace(config, seed=9), loaded)
     assert caplog.text.count("going on from 0 frames") == 2
     assert caplog.text.count("settings that differ") == 1
+
+
+# Instead of every tensor that does not fit.
+@pytest.mark.parametrize(
+    ("words", "setting"),
+    [
+        (("--network.hidden-sizes", "5"), "network.hidden_sizes = [5] (it was [4])"),
+        (("--network.lstm-size", "2"), "network.lstm_size = 2 (it was 0)"),
+        (("--optimizer.kind", "rmsprop_tf"), 'optimizer.kind = "rmsprop_tf" (it was "adam")'),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_names_the_settings_that_differ(
+    file: Path, assembled: None, words: tuple[str, ...], setting: str
+) -> None:
+    arguments = [str(file), "--run-dir", str(file.parent / "run")]
+    config = parse_command_line(arguments, load_algorithm_config).config
+    main._assemble(config, None).learner._save()
+    changed = parse_command_line([*arguments, *words], load_algorithm_config).config
+    loaded = find_checkpoint(changed)
+    assert loaded is not None
+    with pytest.raises(CheckpointError) as refused:
+        restore(main._assemble(changed, None).learner, loaded, changed)
+    said = str(refused.value)
+    assert said.startswith(f"{loaded.path}: the checkpoint")
+    assert said.endswith(
+        f"; settings that differ: {setting}; set them back, or choose another run_dir"
+    )
+    assert said.count("weight") <= 1
+
+
+def test_says_where_it_starts_and_sets_earlier_figures_aside(
+    file: Path, assembled: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    run_dir = file.parent / "run"
+    words = [str(file), "--run-dir", str(run_dir)]
+    config = parse_command_line(words, load_algorithm_config).config
+    run_dir.mkdir()
+    lines = run_dir / "metrics.jsonl"
+    lines.write_text('{"env_frames": 932560}\n')
+    prepare_folder(config, None)
+    assert "starting from frame 0\n" in caplog.text
+    assert f"what an earlier attempt has left is in {run_dir / 'earlier' / '1'}" in caplog.text
+    main._assemble(config, None).learner._save()
+    lines.write_text('{"env_frames": 0}\n{"env_frames": 900}\n')
+    loaded = find_checkpoint(config)
+    assert loaded is not None
+    prepare_folder(config, loaded)
+    assert lines.read_text() == '{"env_frames": 0}\n'
+    # The lines of a run are none of one that starts from its checkpoint elsewhere.
+    other = replace(config, run_dir=str(file.parent / "other"), resume=str(loaded.path))
+    (file.parent / "other").mkdir()
+    (file.parent / "other" / "metrics.jsonl").write_text('{"env_frames": 0}\n')
+    prepare_folder(other, find_checkpoint(other))
+    assert (file.parent / "other" / "earlier" / "1" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [("--learner.device", "cuda:99"), ("--network.torso", "nature"),
+              ("--resume", "no/such/checkpoint")]
+)  # fmt: skip
+def test_a_run_that_is_refused_leaves_no_folder_behind(
+    file: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    refusal(file, capsys, "--run-dir", file.parent / "a" / "run", *words)
+    assert list(file.parent.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "tensorboard", "config.toml", "lock"])
+def test_odd_entries_of_a_runs_folder_are_refused_in_a_line(
+    file: Path, capsys: pytest.CaptureFixture[str], assembled: None, name: str
+) -> None:
+    path = file.parent / "run" / name
+    path.parent.mkdir()
+    path.touch() if name == "tensorboard" else path.mkdir()
+    code, message = refusal(file, capsys)
+    assert code == 2
+    assert "run" in message
 
 
 def test_a_run_that_another_learner_works_on_is_refused(

@@ -229,9 +229,9 @@ def edit_numbers(folder: Path, **changes: Any) -> None:
     (folder / "numbers.json").write_text(json.dumps({**numbers, **changes}))
 
 
-def _save_archive(path: Path) -> None:
-    np.savez(path.with_suffix(".npz"), a=1)
-    path.with_suffix(".npz").rename(path)
+def replace_by_archive(path: Path) -> None:
+    with path.open("wb") as file:
+        np.savez(file, a=1)
 
 
 def replace_by_pipe(path: Path) -> None:
@@ -254,7 +254,7 @@ def replace_by_pipe(path: Path) -> None:
         (lambda f: np.save(f / "priorities.npy", np.ones(12)), "expected float32"),
         (lambda f: np.save(f / "rewards.npy", np.ones(5, np.float32)), "links go beyond"),
         (lambda f: np.save(f / "rewards.npy", np.array([None])), "cannot be read"),
-        (lambda f: _save_archive(f / "links.npy"), "no rows"),
+        (lambda f: replace_by_archive(f / "links.npy"), "no rows"),
         (lambda f: (f / "links.npy").write_bytes(b""), "links.npy cannot be read"),
         (lambda f: (f / "links.npy").write_bytes(b"\x93NUMPY\x01\x00\x05\x00{'a((("), "cannot be"),
         (lambda f: replace_by_pipe(f / "links.npy"), "Not a plain file"),
