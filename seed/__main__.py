@@ -50,6 +50,7 @@ def _keep_stdout_for_results() -> None:
     # Where one of them is closed there is nothing to keep apart.
     with contextlib.suppress(OSError, AttributeError):
         encoding, errors = sys.stdout.encoding, sys.stdout.errors
+        os.fstat(2)
         results = os.dup(1)
         os.dup2(2, 1)
         sys.stdout = open(results, "w", encoding=encoding, errors=errors)  # noqa: SIM115
