@@ -338,7 +338,7 @@ def _made(id_: str, make: Callable[[], Any]) -> Any:
             line = f"{error.last_line()} (in a process of its own)"
             raise InvalidEnvironment(line) from error
         unknown = (gymnasium.error.NameNotFound, gymnasium.error.NamespaceNotFound)
-        if isinstance(error, unknown) and ":" not in id_:
+        if isinstance(error, unknown) and ":" not in id_ and "Did you mean" not in text:
             text += f' An id that a package has to register is given as "package:{id_}".'
         raise InvalidEnvironment(
             f"environment {id_!r} cannot be made: {type(error).__name__}: {text}"

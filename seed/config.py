@@ -234,8 +234,7 @@ class Config:
     """Seconds without a sign of life from one of its threads after which the process prints all
     stacks and exits with code 1; 0 for no watchdog. Longer than any single system call takes."""
     module_folders: tuple[str, ...] = ()
-    """Where modules of your own are found, beside the working folder and the one of CONFIG; set in
-    CONFIG only."""
+    """Where modules of yours are found, beside the working folder and CONFIG's; in CONFIG only."""
     keep_checkpoints: int = 3
     """Checkpoints kept; older ones are deleted."""
     local_envservers: int | Literal["auto"] = "auto"

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+_ROOT = str(Path(__file__).parents[1])
+
 
 def working_folder() -> list[str]:
     """The folder that the command runs in; none where it has been removed."""
@@ -41,10 +43,13 @@ def search(folders: Iterable[str]) -> None:
 def python_command(module: str, folders: Iterable[str]) -> list[str]:
     """The beginning of a command line that runs `main` of a module of ours, arguments to follow.
 
-    Its process finds modules in these folders, and only there: with `python -m` the working folder
-    would come before Python's own library.
+    Its process finds modules in these folders, after all others: with `python -m` the working
+    folder would come before Python's own library.
     """
+    # These packages are found where this one was, before the folders count: what is installed to be
+    # edited is looked for last of all.
     code = (
-        f"import sys; sys.path += {list(folders)!r}; from {module} import main; sys.exit(main())"
+        f"import sys; sys.path.append({_ROOT!r}); import seed, envservers; "
+        f"sys.path[-1:] = {list(folders)!r}; from {module} import main; sys.exit(main())"
     )
     return [sys.executable, "-P", "-c", code]

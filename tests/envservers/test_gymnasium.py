@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import itertools
+import queue
+import re
 from typing import Any
 
 import gymnasium
@@ -240,7 +242,11 @@ def test_ale_ids_need_no_import_by_the_user() -> None:
 
 @pytest.mark.parametrize(
     ("id_", "vectorization", "kwargs", "reason"),
-    [("CartPol-v1", "sync", {}, "Did you mean: `CartPole`"),
+    [("CartPol-v1", "sync", {}, r"Did you mean: `CartPole`\?$"),
+     ("Nonesuch-v1", "sync", {}, r'Nonesuch.* is given as "package:Nonesuch-v1"\.$'),
+     ("nonesuch/Task-v1", "async", {}, 'is given as "package:nonesuch/Task-v1"'),
+     ("json:Nonesuch-v1", "sync", {}, r"Environment `Nonesuch` doesn't exist\.$"),
+     ("Nonesuch-v1", "native", {}, "Environment `Nonesuch` doesn't exist"),
      ("CartPole-v1", "sync", {"gravity": 1}, "gravity"),
      ("Pendulum-v1", "native", {}, "registered without a vector class; expected \"sync\""),
      ("Blackjack-v1", "sync", {}, "Tuple.* is not supported")],
@@ -296,6 +302,19 @@ def test_functions_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(InvalidEnvironment, match=reason):
         make_function_group(f"{HERE}:{name}", kwargs, 2)
+
+
+def test_a_module_that_is_not_found_is_said_where_to_put() -> None:
+    with pytest.raises(InvalidEnvironment, match=r"'no_such_module'; .* in the working folder, or"):
+        make_function_group("no_such_module:make", {}, 1)
+
+
+def test_another_module_of_the_same_name_is_named() -> None:
+    expected = rf"found, {re.escape(queue.__file__)}, has no attribute 'make'; if yours is another"
+    with pytest.raises(InvalidEnvironment, match=expected):
+        make_function_group("queue:make", {}, 1)
+    with pytest.raises(InvalidEnvironment, match="found, in Python, has no attribute 'make'"):
+        make_function_group("sys:make", {}, 1)
 
 
 @pytest.mark.parametrize("id_", ["no_such_module:make", "no_colon", ":make", f"{HERE}:"])

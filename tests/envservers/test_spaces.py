@@ -1,9 +1,21 @@
 from __future__ import annotations
 
+from typing import Any
+
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
+from gymnasium.spaces import (
+    Box,
+    Dict,
+    Discrete,
+    Graph,
+    MultiBinary,
+    MultiDiscrete,
+    Sequence,
+    Tuple,
+)
+from gymnasium.wrappers import DtypeObservation, FlattenObservation
 
 from envservers.groups import InvalidEnvironment
 from envservers.spaces import action_codec, observation_codec
@@ -105,5 +117,47 @@ def test_other_observation_spaces_are_refused(space: gymnasium.Space[object]) ->
     "space", [MultiDiscrete([2, 3]), Box(0, 3, (2,), np.int64), Dict({"a": Discrete(2)})]
 )
 def test_other_action_spaces_are_refused(space: gymnasium.Space[object]) -> None:
-    with pytest.raises(InvalidEnvironment, match="action space"):
+    # FlattenObservation is of no use here.
+    with pytest.raises(InvalidEnvironment, match=r"action space.* TransformAction"):
         action_codec(space)
+
+
+@pytest.mark.parametrize(
+    ("space", "wrappers"),
+    [(Dict({"a": Discrete(2)}), "FlattenObservation"),
+     (MultiDiscrete([2, 3]), "FlattenObservation"),
+     (MultiBinary(3), "FlattenObservation and DtypeObservation, to float32"),
+     (Box(0, 1, (2,), np.int8), "DtypeObservation, to float32"),
+     (Sequence(Discrete(2)), "TransformObservation"),
+     (Tuple([Graph(Discrete(2), None)]), "TransformObservation")],
+)  # fmt: skip
+def test_the_wrapper_that_is_named_helps(space: gymnasium.Space[Any], wrappers: str) -> None:
+    with pytest.raises(InvalidEnvironment, match=rf"Gymnasium's {wrappers}$"):
+        observation_codec(space)
+    env: Any = gymnasium.Env()
+    env.observation_space = space
+    if "Flatten" in wrappers:
+        env = FlattenObservation(env)
+    if "Dtype" in wrappers:
+        env = DtypeObservation(env, np.float32)
+    if "Transform" not in wrappers:
+        observation_codec(env.observation_space)
+
+
+class Foreign:
+    """A space of another package, such as gym."""
+
+    n, start, shape, dtype = 2, 0, (), np.dtype(np.int64)
+
+
+@pytest.mark.parametrize("codec", [observation_codec, action_codec])
+@pytest.mark.parametrize(
+    ("module", "remedy"), [("gym.spaces.discrete", "; shimmy's .*"), ("theirs", ""), ("gymx", "")]
+)
+def test_spaces_that_are_none_of_gymnasiums_are_refused_with_their_package(
+    codec: Any, module: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Foreign, "__module__", module)
+    expected = f"expected a space of gymnasium.spaces, got a Foreign of {module}{remedy}$"
+    with pytest.raises(InvalidEnvironment, match=expected):
+        codec(Foreign())

@@ -109,11 +109,12 @@ def test_refuses_a_share_too_small_for_any_evaluation_environment(max_envs: int)
 
 
 @pytest.mark.parametrize("limit_s", [-1.0, 0.5, 1e7, float("inf"), float("nan")])
-def test_refuses_a_watchdog_that_never_or_always_bites(limit_s: float) -> None:
+@pytest.mark.parametrize("name", ["watchdog_s", "local.step_timeout_s"])
+def test_refuses_a_limit_that_never_or_always_bites(name: str, limit_s: float) -> None:
     for good in (0.0, 1.0, 300.0):
-        check(change(Config(), "watchdog_s", good))
-    with pytest.raises(ConfigError, match=r"^watchdog_s = .*: expected 0, for none, or from 1 to"):
-        check(change(Config(), "watchdog_s", limit_s))
+        check(change(Config(), name, good))
+    with pytest.raises(ConfigError, match=rf"^{name} = .*: expected 0, for none, or from 1 to"):
+        check(change(Config(), name, limit_s))
 
 
 @pytest.mark.parametrize("path", ["learner.queue_batches", "replay.capacity_gib"])

@@ -35,6 +35,7 @@ queue_batches = 2
 name = "vtrace"
 discount = 0.5
 """
+NAMES = "from seed.algorithms.vtrace import DATA_SOURCE, Config, act, loss, make_agent\n"
 
 
 @dataclass(frozen=True)
@@ -401,3 +402,52 @@ def test_a_foreign_algorithm_is_found_by_its_import_path(
 def test_shipped_configurations_are_valid(path: Path) -> None:
     config = parse(path)
     assert config.run_dir == str(Path.cwd() / "runs" / path.stem)
+
+
+def test_the_runs_folder_and_modules_stay_where_the_command_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "run.toml").write_text('run_dir = "x/y"\nmodule_folders = ["more"]')
+    monkeypatch.chdir(tmp_path)
+    config = parse("configs/run.toml")
+    here = str(tmp_path)
+    assert config.run_dir == f"{here}/x/y"
+    assert config.module_folders == (here, f"{here}/configs", f"{here}/more")
+    assert sys.path[-3:] == list(config.module_folders)
+    assert parse("configs/run.toml", "--run-dir", "z").run_dir == f"{here}/z"
+    # What a run leaves has the same meaning everywhere.
+    (tmp_path / "config.toml").write_text(to_toml(config))
+    monkeypatch.chdir("/")
+    again = parse(tmp_path / "config.toml")
+    assert again.run_dir == config.run_dir
+    assert again.module_folders == ("/", *config.module_folders)
+
+
+def test_an_algorithm_may_lie_beside_the_file(tmp_path: Path) -> None:
+    (tmp_path / "beside_the_file.py").write_text(NAMES)
+    path = tmp_path / "run.toml"
+    path.write_text('[algorithm]\nname = "beside_the_file"\ndiscount = 0.5')
+    assert parse(path).algorithm.discount == 0.5
+
+
+@pytest.mark.parametrize("value", ["3", '"folder"', "[3]"])
+def test_module_folders_of_another_type_are_refused(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(f"module_folders = {value}")
+    with pytest.raises(ConfigError, match=r"^module_folders.* = .*: expected a"):
+        parse(path)
+
+
+@pytest.mark.parametrize("run_dir", ["x", os.fsdecode(b"/\xff")])
+def test_a_run_folder_that_is_nowhere_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_dir: str
+) -> None:
+    (tmp_path / "run.toml").write_text("")
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(ConfigError, match=r"^run_dir = .*: .* (absolute path|in UTF-8)$"):
+        parse(tmp_path / "run.toml", "--run-dir", run_dir)
+    assert parse(tmp_path / "run.toml", "--run-dir", "/x").run_dir == "/x"

@@ -120,3 +120,11 @@ def test_a_broken_package_is_not_called_missing(folder: Path) -> None:
     (folder / "contract_broken_package" / "__init__.py").write_text("import nosuch_dependency")
     with pytest.raises(ModuleNotFoundError, match="nosuch_dependency"):
         load_algorithm(path)
+
+
+def test_what_a_module_prints_is_no_result(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "contract_loud.py").write_text('print("hello")\n' + text_of())
+    load_algorithm("contract_loud")
+    assert capsys.readouterr() == ("", "hello\n")

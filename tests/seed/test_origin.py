@@ -48,8 +48,9 @@ def test_what_differs_is_named_in_one_line() -> None:
     )
 
 
-def test_how_the_checkpoint_was_found_is_no_difference() -> None:
-    assert compare_origin(kept(replace(CONFIG, resume="never")), CONFIG).endswith(": none")
+@pytest.mark.parametrize("found", [{"resume": "never"}, {"module_folders": ("/a",)}])
+def test_how_the_checkpoint_and_modules_were_found_is_no_difference(found: Any) -> None:
+    assert compare_origin(kept(replace(CONFIG, **found)), CONFIG).endswith(": none")
 
 
 @pytest.mark.parametrize(
