@@ -280,7 +280,7 @@ def _assemble(config: Config, loaded: Checkpoint | None) -> Run:
     learner = Learner(
         config, algorithm, agent, source, slot, lambda: run.progress(),
         {"spaces": spaces.to_map(), "environment": _environment(config), **origin_of(config)},
-        kept.save if kept is not None else None,
+        kept.save if kept is not None else None, inference.server_of,
     )  # fmt: skip
     if loaded is not None:
         learner.restore(loaded)
