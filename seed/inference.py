@@ -33,6 +33,7 @@ from seed.unrolls import UnrollStore
 from seed.weights import WeightSlot
 from seed.wire import codec, messages
 from seed.wire.checks import WireError
+from seed.wire.terminal import printable
 
 _IDLE_POLL_MS = 20
 _HOUSEKEEPING_S = 1.0
@@ -55,7 +56,7 @@ class _Pending(NamedTuple):
 class Inference:
     """The ROUTER socket and everything that happens between a STEP and its ACTIONS.
 
-    Other threads may read `env_steps`, `endpoint`, `num_envs`, `paused_s`, `phases`,
+    Other threads may read `env_steps`, `endpoint`, `num_envs`, `paused_s`, `phases`, `server_of`,
     `authentication`, the counts of `faults` and the queue `records`. `paused_s` counts the seconds
     in which rows waited for the learner to make room.
     """
@@ -121,6 +122,10 @@ class Inference:
     def num_envs(self) -> int:
         """Environments connected."""
         return self._sessions.num_envs
+
+    def server_of(self, env_id: int) -> str:
+        """The printable name of the server that has this environment, or had it last."""
+        return printable(self._sessions.server_of(env_id))
 
     @property
     def messages_refused(self) -> int:

@@ -9,6 +9,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from seed.config import Config
 from seed.contract import Algorithm, find_update_target
 from seed.devices import prepare_thread
 from seed.divergence import UpdateGuard, check_optimizer, check_weights
+from seed.extremes import find_extremes
 from seed.graphs import can_capture
 from seed.optimizers import linear_learning_rate, make_optimizer
 from seed.phases import Phases
@@ -91,6 +93,7 @@ class Learner:
         kept_state: dict[str, Any],
         save_replay: SaveReplay | None = None,
         hold: Callable[[], object] = lambda: None,
+        server_of: Callable[[int], str] = lambda env_id: "",
     ) -> None:
         """The agent is this object's own from here on, on the learner's device.
 
@@ -105,6 +108,7 @@ class Learner:
             save_replay: Writes the replay into a folder of every checkpoint.
             hold: Called before each checkpoint; raises where the run's folder is no longer this
                 process's own, OSError where it cannot tell.
+            server_of: Names the environment server of an env_id, for messages; thread-safe.
         """
         self.learner_steps = 0
         self.checkpoints_failed = 0
@@ -121,6 +125,7 @@ class Learner:
         self._kept_state = kept_state
         self._save_replay = save_replay
         self._hold = hold
+        self._server_of = server_of
         self._device = next(agent.parameters()).device
         self._optimizer = make_optimizer(
             agent.parameters(),
@@ -215,7 +220,8 @@ class Learner:
         self.phases.enter("loss")
         outcome = self._update.measure()
         scalars = outcome.scalars
-        if not self._guard.accepts(self.learner_steps + 1, scalars):
+        find = partial(find_extremes, self._update.unroll, batch.env_ids, self._server_of)
+        if not self._guard.accepts(self.learner_steps + 1, scalars, find):
             self._update.discard()
             return {}
         if scalars.get(_CLIPPED, 0.0) > 0:

@@ -286,7 +286,7 @@ def _assemble(config: Config, loaded: Checkpoint | None) -> Run:
     learner = Learner(
         config, algorithm, agent, source, slot, lambda: run.progress(),
         {"spaces": spaces.to_map(), "environment": environment_of(config), **origin_of(config)},
-        kept.save if kept is not None else None, lambda: run.hold_folder(),
+        kept.save if kept is not None else None, lambda: run.hold_folder(), inference.server_of,
     )  # fmt: skip
     if loaded is not None:
         restore(learner, loaded, config)

@@ -18,6 +18,7 @@ from seed.wire.messages import NO_HISTORY
 Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 NO_PAGE = -1
+NO_ENVIRONMENT = -1
 MAX_AGE = 255
 
 
@@ -92,6 +93,8 @@ class PageTable:
         self._free = list(range(num_pages - 1, -1, -1))
         self._needs = [0] * num_pages
         self._before = [NO_PAGE] * num_pages
+        # Whose rows each page holds.
+        self._owners = [NO_ENVIRONMENT] * num_pages
         # Row of each page that was written first.
         self._starts = [0] * num_pages
         # Of each environment: its open page, the page before, the rows in it. [max_envs] each
@@ -152,6 +155,7 @@ class PageTable:
             before, page = int(self._pages[env_id]), self._free.pop()
             start = self._first_offsets[env_id] if before == NO_PAGE else 0
             self._before[page], self._starts[page], self._needs[page] = before, start, 1
+            self._owners[page] = env_id
             self._pages[env_id], self._predecessors[env_id] = page, before
             self._lengths[env_id] = start
             if before == NO_PAGE:
@@ -181,8 +185,16 @@ class PageTable:
         """
         pages = [self._free.pop() for _ in needs]
         for page, count in zip(pages, needs.tolist(), strict=True):
-            self._needs[page] = count
+            self._needs[page], self._owners[page] = count, NO_ENVIRONMENT
         return np.array(pages, np.int64)
+
+    def owners(self, pages: Links) -> list[int]:
+        """Whose these pages are, until they are consumed; by any thread that was handed them.
+
+        NO_ENVIRONMENT where an earlier process wrote them.
+        """
+        links = pages.tolist() if isinstance(pages, np.ndarray) else pages
+        return [self._owners[page] for _, page, _ in links]
 
     def consume(self, pages: Links) -> None:
         """The unrolls of these pages have been read for the last time."""

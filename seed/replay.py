@@ -142,9 +142,10 @@ class Replay:
         weights = importance_weights(
             torch.from_numpy(drawn.probabilities), len(self), self._config.importance_exponent
         ).to(self._store.device)
-        unroll = self._store.gather(self._links[drawn.numbers % self._capacity])
+        links = self._links[drawn.numbers % self._capacity]
+        unroll = dataclasses.replace(self._store.gather(links), importance=weights)
         self._sampled += self._batch_size
-        return Batch(dataclasses.replace(unroll, importance=weights), drawn.numbers)
+        return Batch(unroll, self._store.owners(links), drawn.numbers)
 
     def update_priorities(self, numbers: Int64Array, priorities: Tensor) -> None:
         """Priorities `[B] float32` that an update found for the unrolls with these numbers.

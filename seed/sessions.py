@@ -94,6 +94,8 @@ class SessionTable:
         # A heap: the lowest is taken first.
         self._free_env_ids = list(range(max_envs))
         self._taken = np.zeros(max_envs, np.bool_)
+        # Servers that hold, or held last, each environment; other threads read them.
+        self._names = [""] * max_envs
         self._sessions: dict[int, Session] = {}
         self._by_server: dict[int, Session] = {}
 
@@ -110,6 +112,10 @@ class SessionTable:
     def env_ids(self) -> Int64Array:
         """Numbers of the environments of all sessions, in ascending order. `[num_envs] int64`"""
         return np.flatnonzero(self._taken)
+
+    def server_of(self, env_id: int) -> str:
+        """The name of the server that has this environment, or had it last; by any thread."""
+        return self._names[env_id]
 
     def find(self, number: int, identity: bytes, key: str = "") -> Session | None:
         """The session with this number if it belongs to this connection and key.
@@ -168,6 +174,8 @@ class SessionTable:
         self._envs_by_owner[key or identity] += hello.num_envs
         self._sessions[number] = self._by_server[hello.server_id] = session
         self._taken[session.all_env_ids] = True
+        for env_id in session.all_env_ids.tolist():
+            self._names[env_id] = hello.name
         return session
 
     def _check_quota(self, num_envs: int, owner: str | bytes) -> None:

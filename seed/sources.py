@@ -21,10 +21,12 @@ class Batch(NamedTuple):
 
     Attributes:
         unroll: Copied out of the store: pages may be written again at any time.
+        env_ids: Whose unrolls they are, as `UnrollStore.owners` says.
         numbers: Replay's numbers of the unrolls; None from the queue. `[B] int64`
     """
 
     unroll: Unroll
+    env_ids: list[int]
     numbers: Int64Array | None = None
 
 
@@ -62,12 +64,12 @@ class QueueSource:
     def next_batch(self) -> Batch:
         """Those unrolls, copied out; their pages are handed back."""
         pages, self._pages = self._pages, []
-        unroll = self._store.gather(pages)
+        unroll, env_ids = self._store.gather(pages), self._store.owners(pages)
         if self._store.device.type == "cuda":
             # Pages may be written again once released: the copies must be complete.
             torch.cuda.current_stream(self._store.device).synchronize()
         self._store.release(pages)
-        return Batch(unroll)
+        return Batch(unroll, env_ids)
 
     def update_priorities(self, numbers: Int64Array, priorities: Tensor) -> None:
         """Does nothing: the unrolls are gone."""

@@ -264,6 +264,13 @@ class UnrollStore:
         short, self._pages_short = max(0, self._pages_short), 0
         return short
 
+    def owners(self, pages: Links) -> list[int]:
+        """env_ids of the environments that wrote these pages, which are not released yet.
+
+        NO_ENVIRONMENT (`seed.pages`) where it was one of an earlier process.
+        """
+        return self._table.owners(pages)
+
     def release(self, pages: Links) -> None:
         """Hands pages back once no copy of them is needed or under way any more."""
         self._released.put(pages)

@@ -74,6 +74,12 @@ class Update:
         else:
             self._unroll = move(unroll, self._device)
 
+    @property
+    def unroll(self) -> Unroll:
+        """The unrolls that were taken last, until they are applied or discarded."""
+        assert self._unroll is not None
+        return self._unroll
+
     def measure(self) -> Outcome:
         """Loss and clipped gradient of the unrolls that were taken; changes no weight."""
         measured = self._gradient()
@@ -94,8 +100,7 @@ class Update:
             self._unroll = None
 
     def _measure(self) -> _Measured:
-        unroll = self._unroll
-        assert unroll is not None
+        unroll = self.unroll
         result = self._algorithm.loss(self._agent, self._target, unroll, self._config.algorithm)
         # The optimizer's graph reads gradients where they were when it was captured.
         self._optimizer.zero_grad(set_to_none=not self._gradient.captures)

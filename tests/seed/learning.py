@@ -63,6 +63,7 @@ class Setup:
             self.config, cast(Algorithm, self), self.agent,
             QueueSource(self.store, BATCH), self.slot,
             lambda: Progress(self.env_steps, 99, 1.5), {"spaces": "kept"},
+            server_of=lambda env_id: f"host:{env_id}",
         )  # fmt: skip
 
     def loss(self, agent: nn.Module, target: None, unroll: Unroll, config: Any) -> LossResult:

@@ -59,6 +59,23 @@ def test_what_is_no_number_is_skipped_and_ten_in_a_row_are_the_end(
     assert checkpoint.names(setup.checkpoints) == [], "no checkpoint of a diverged state"
 
 
+def test_the_end_names_the_environments_whose_rows_were_extreme(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    setup = Setup(tmp_path, total(make_config(), 10**6))
+    # The good batch between them has nothing to do with the end.
+    setup.feed([-7e20, 1.0, *[3e38] * 10])
+    setup.on_loss = lambda mean: mean if setup.env_steps == 20 else mean * math.inf
+    with pytest.raises(Diverged) as ended:
+        run(setup)
+    (skipped,) = [x for x in caplog.messages if "skipped" in x]
+    for env_id in range(BATCH):
+        assert f"observation of environment {env_id} (host:{env_id}): 7e+20" in skipped
+        assert f"observation of environment {env_id} (host:{env_id}): 3e+38" in str(ended.value)
+    assert "7e+20" not in str(ended.value)
+    assert "reward of" not in str(ended.value)
+
+
 def kept_tensors(setup: Setup) -> dict[str, Tensor]:
     """Copies of what a checkpoint would keep now."""
     packed = checkpoint.pack({"agent": setup.agent}, setup.learner._optimizer)

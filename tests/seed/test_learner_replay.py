@@ -46,7 +46,7 @@ def make_batch(
     observations = torch.full_like(acted, observation, dtype=torch.float32)
     rows = Rows(observations, blank, blank.float(), flags, flags, flags)
     unroll = Unroll(rows, blank, {}, acted, torch.zeros(2, 0), torch.ones(2), burn_in)
-    return Batch(unroll, None if numbers is None else np.array(numbers))
+    return Batch(unroll, [0, 1], None if numbers is None else np.array(numbers))
 
 
 class Given:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +17,7 @@ from seed.signals import SIGNALS, Signals
 @pytest.fixture(autouse=True)
 def process_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Gives the process its signal handlers back, and leaves its output alone."""
-    monkeypatch.setattr(__main__, "_keep_stdout_for_results", lambda: None)
+    monkeypatch.setattr(__main__, "keep_stdout_for_results", lambda: None)
     before = {number: signal.getsignal(number) for number in SIGNALS}
     yield
     for number, handler in before.items():
@@ -90,22 +89,3 @@ def _miss(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         return original(module, *arguments, **named)
 
     monkeypatch.setattr(builtins, "__import__", fail)
-
-
-@pytest.mark.parametrize(
-    ("closed", "out", "err"),
-    [("", "result\n", "from C; from a child\n"),
-     # There is nothing to keep apart, and nothing that fails.
-     (">&-", "", ""), ("2>&-", "from C; from a child\nresult\n", "")],
-)  # fmt: skip
-def test_standard_output_has_the_result_only(closed: str, out: str, err: str) -> None:
-    code = (
-        "import contextlib, os, subprocess; from seed import __main__\n"
-        "__main__._keep_stdout_for_results()\n"
-        "with contextlib.suppress(OSError): os.write(1, b'from C; ')\n"
-        "subprocess.run('echo from a child', shell=True, stderr=subprocess.DEVNULL)\n"
-        "print('result')"
-    )
-    command = ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, code]
-    finished = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert (finished.stdout, finished.stderr) == (out, err)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seed.pages import MAX_AGE, NO_PAGE, PageLinks, PageTable, Placed
+from seed.pages import MAX_AGE, NO_ENVIRONMENT, NO_PAGE, PageLinks, PageTable, Placed
 from seed.wire.messages import NO_HISTORY
 
 
@@ -341,3 +341,15 @@ def test_run_ids_use_all_64_bits(run_id: int) -> None:
     advance(table, [0], [run_id])
     assert advance(table, [0], [run_id]).offsets.tolist() == [1]
     assert advance(table, [0], [run_id ^ 2**63]).offsets.tolist() == [0]
+
+
+def test_a_page_is_its_environments_until_it_is_anothers() -> None:
+    table = make_table(8, 1, 3)
+    adopted = table.adopt(np.array([1]))
+    advance(table, [0, 2], [1, 1])
+    complete = advance(table, [2, 0], [1, 1]).complete
+    assert table.owners(complete) == [2, 0]
+    assert table.owners(np.array(complete)) == [2, 0]
+    assert table.owners([PageLinks(NO_PAGE, int(adopted[0]), complete[0].page)]) == [
+        NO_ENVIRONMENT
+    ]

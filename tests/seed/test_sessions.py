@@ -178,3 +178,12 @@ def test_env_ids_are_never_held_twice(operations: list[list[int] | int]) -> None
         assert all(0 <= env < 10 for env in held)
         assert len(held) == table.num_envs
         assert table.env_ids.tolist() == held
+
+
+def test_the_last_server_of_an_environment_is_known_after_it_has_gone() -> None:
+    table = SessionTable(4, 4)
+    first = open_session(table, 1, 3)
+    assert [table.server_of(env_id) for env_id in range(4)] == ["server 1"] * 3 + [""]
+    table.close(first)
+    open_session(table, 2, 1)
+    assert [table.server_of(env_id) for env_id in range(3)] == ["server 2", *["server 1"] * 2]

@@ -24,6 +24,7 @@ def test_every_unroll_comes_once_the_oldest_first() -> None:
         batch = source.next_batch()
         model.check_unroll(batch.unroll, histories)
         assert batch.numbers is None
+        assert batch.env_ids == [0, 0]
         assert batch.unroll.importance.tolist() == [1.0, 1.0]
     assert not source.wait(0.0)
     assert model.store.num_ready == 1

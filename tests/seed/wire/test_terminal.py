@@ -156,3 +156,23 @@ def test_a_descriptor_of_another_meaning_is_followed() -> None:
     )
     output, errors = run("", program).communicate(timeout=DEADLINE_S)
     assert (output, errors) == (b"here\n", b"")
+
+
+@pytest.mark.parametrize(
+    ("closed", "out", "err"),
+    [("", "result\n", "from C; from a child\n"),
+     # Nothing fails where nobody listens.
+     (">&-", "", "from C; from a child\n"), ("2>&-", "result\n", "")],
+)  # fmt: skip
+def test_standard_output_has_the_result_only(closed: str, out: str, err: str) -> None:
+    code = (
+        "import contextlib, os, subprocess\n"
+        "from seed.wire.terminal import keep_stdout_for_results, shield_output\n"
+        "shield_output(); keep_stdout_for_results()\n"
+        "with contextlib.suppress(OSError): os.write(1, b'from C; ')\n"
+        "subprocess.run('echo from a child', shell=True, stderr=subprocess.DEVNULL)\n"
+        "print('result')"
+    )
+    command = ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, code]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (finished.stdout, finished.stderr) == (out, err)
