@@ -58,7 +58,7 @@ def test_an_environment_that_always_raises_is_quarantined(start: Start, tmp_path
     go_on(run_dir)
     lines = read_metrics(run_dir)
     assert [last_known(lines, name) for name in ("env_faults", "envs_quarantined")] == [5, 1]
-    assert last_known(lines, "num_envs") == 8
+    assert last_known(lines, "num_envs") == 7
     # A row at most for each of its five histories: those of an environment that is down are none.
     assert last_known(lines, "rows_dropped") <= 5
     server.process.send_signal(signal.SIGTERM)
@@ -94,7 +94,7 @@ def test_an_environment_that_always_ends_its_process_is_quarantined(
     go_on(run_dir)
     lines = read_metrics(run_dir)
     assert [last_known(lines, name) for name in ("env_faults", "envs_quarantined")] == [5, 1]
-    assert last_known(lines, "num_envs") == 12
+    assert last_known(lines, "num_envs") == 11
     assert server.text.count(f"its process {kind} in environment 7 of group 0") == 5
     assert learner.text.count("well connected") == 1
     assert "well left" not in learner.text
