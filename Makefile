@@ -3,6 +3,7 @@
 PYTHON ?= python3
 CONFIG ?= configs/pong_vtrace.toml
 ARGS ?=
+TESTS := -m "not slow"
 
 BIN := .venv/bin
 TRAIN_STAMP := .venv/.installed-train
@@ -11,7 +12,7 @@ DEV_STAMP := .venv/.installed-dev
 .DEFAULT_GOAL := help
 # In this order even under `make -j`: the tests' summary is to be the last line.
 .NOTPARALLEL:
-.PHONY: help train test lint types imports unit clean
+.PHONY: help train test nightly lint types imports unit clean
 
 # A run that was stopped (75, 130) is no error of make's. Signals are the learner's to answer: the
 # shell waits for it, and hands on what came for make alone.
@@ -30,6 +31,9 @@ train: $(TRAIN_STAMP) ## train; CONFIG=configs/NAME.toml, ARGS="--seed 2 ..." to
 
 test: lint types imports unit ## everything that must pass before a change lands
 
+nightly: TESTS := --hypothesis-profile "new examples"
+nightly: test ## the same with the slow tests, and with examples that no run has had
+
 lint: $(DEV_STAMP) ## style and docstrings
 	$(BIN)/ruff check .
 
@@ -39,8 +43,8 @@ types: $(DEV_STAMP) ## type annotations
 imports: $(DEV_STAMP) ## who imports whom
 	$(BIN)/lint-imports
 
-unit: $(DEV_STAMP) ## the tests, one on each core; ARGS="-k vtrace" chooses
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
+unit: $(DEV_STAMP) ## the tests but slow ones, one on each core; ARGS="-k vtrace" chooses
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist load --maxschedchunk 1 $(TESTS) $(ARGS)
 
 .venv: $(TRAIN_STAMP) ## install what training needs, and nothing else
 

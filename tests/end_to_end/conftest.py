@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +13,14 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.commands import Command, Start, Train, read_metrics
+from tests.end_to_end.commands import (
+    Command,
+    Start,
+    Train,
+    reached_once,
+    read_metrics,
+    wait_until,
+)
 
 ROOT = Path(__file__).parents[2]
 MODULES = {"seed-learner": "seed", "seed-envserver": "envservers.main",
@@ -44,15 +53,30 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 @pytest.fixture
 def train(start: Start, tmp_path: Path) -> Train:
-    """Trains a configuration to its end with local servers; returns its metrics lines."""
+    """Trains a configuration with local servers, to its end or a goal; returns its metrics lines.
 
-    def train_config(config: str, *overrides: object, run: str = "run") -> list[dict[str, Any]]:
+    The goal is of the figure `figure`. It is reached where that has been seen over enough episodes.
+    """
+
+    def train_config(
+        config: str,
+        *overrides: object,
+        run: str = "run",
+        figure: str = "episode_return_mean",
+        goal: float = math.inf,
+    ) -> list[dict[str, Any]]:
         run_dir = tmp_path / run
         command = start(
             "seed-learner", config, "--run-dir", run_dir,
             "--inference.address", "tcp://127.0.0.1:*", *overrides,
         )  # fmt: skip
-        assert command.wait() == 0, command.text
+        wait_until(
+            lambda: command.process.poll() is not None
+            or reached_once(read_metrics(run_dir), figure, goal)
+        )
+        command.process.send_signal(signal.SIGTERM)
+        # The training may have come to its end by itself at the same time.
+        assert command.wait() in (0, 75), command.text
         return read_metrics(run_dir)
 
     return train_config

@@ -50,6 +50,11 @@ def sync_slowly() -> None:
     os.fsync = sync_later  # type: ignore[assignment]
 
 
+def sync_never() -> None:
+    """No file ever reaches the disk."""
+    os.fsync = lambda descriptor: time.sleep(3600)  # type: ignore[assignment]
+
+
 def step_wall_clock() -> None:
     """The wall clock is stepped every half second, by up to an hour either way."""
     monotonic, now = time.monotonic, time.time
@@ -119,7 +124,7 @@ def _once_asked(fail: Callable[[], None]) -> None:
 FAULTS = {
     function.__name__.replace("_", "-"): function
     for function in (
-        stall_learner, hold_interpreter, sync_slowly, step_wall_clock, poison_losses,
+        stall_learner, hold_interpreter, sync_slowly, sync_never, step_wall_clock, poison_losses,
         end_authentication, stall_authentication,
     )
 }  # fmt: skip

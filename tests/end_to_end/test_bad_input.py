@@ -16,7 +16,7 @@ CONFIG = "configs/catch_vtrace.toml"
 
 
 def _assert_clear(command: Command, code: int, *words: str) -> None:
-    assert command.wait(60) == code, command.text
+    assert command.wait() == code, command.text
     assert "Traceback" not in command.text
     for word in words:
         assert word in command.text

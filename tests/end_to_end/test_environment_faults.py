@@ -39,7 +39,7 @@ def newest(run_dir: Path, name: str) -> float:
 def go_on(run_dir: Path, steps: int = 2_000) -> None:
     """Waits until the run has made so many more steps."""
     goal = newest(run_dir, "env_steps") + steps
-    wait_until(lambda: newest(run_dir, "env_steps") >= goal, 60)
+    wait_until(lambda: newest(run_dir, "env_steps") >= goal)
 
 
 def end(learner: Command) -> None:
@@ -63,14 +63,15 @@ def test_an_environment_that_always_raises_is_quarantined(start: Start, tmp_path
     assert last_known(lines, "rows_dropped") <= 5
     server.process.send_signal(signal.SIGTERM)
     assert server.wait() == 0
-    wait_until(lambda: newest(run_dir, "envs_quarantined") == 0, 60)
+    wait_until(lambda: newest(run_dir, "envs_quarantined") == 0)
     end(learner)
 
 
 @pytest.mark.parametrize(
     ("how", "kind", "reasons"),
     [
-        ("hang", "hung", ["faulty.py", " in step"]),
+        # A fault takes as long as the timeout, which no healthy step on a busy machine may.
+        pytest.param("hang", "hung", ["faulty.py", " in step"], marks=pytest.mark.slow),
         ("exit", "crashed", ["its process ended with exit code 0"]),
         ("segfault", "crashed", ["faulty.py", " in step", "its process ended by SIGSEGV"]),
     ],
@@ -85,7 +86,7 @@ def test_an_environment_that_always_ends_its_process_is_quarantined(
     go_on(run_dir, 200)
     # In one group, so that it gives no step before the one that ends its process.
     server = start("seed-envserver", "--connect", address, "--num-envs", 8, "--groups", 1,
-                   "--name", "here", "--step-timeout-s", 1)  # fmt: skip
+                   "--name", "here", "--step-timeout-s", 8)  # fmt: skip
     learner.wait_for(f"here: environment 7 of group 0 {kind} (restarts before: 0), it is restarted")
     for reason in reasons:
         learner.wait_for(reason)
@@ -107,13 +108,13 @@ def test_a_hang_and_a_kill_are_recovered_from(start: Start, tmp_path: Path) -> N
     marker = tmp_path / "has_hung"
     learner, address = start_learner(start, run_dir, f'how = "hang", at = 50, marker = "{marker}"')
     server = start("seed-envserver", "--connect", address, "--num-envs", 8, "--groups", 2,
-                   "--name", "here", "--step-timeout-s", 1)  # fmt: skip
+                   "--name", "here", "--step-timeout-s", 8)  # fmt: skip
     learner.wait_for("here: environment 3 of group 1 hung")
     assert "faulty.py" in learner.wait_for("in step")
     go_on(run_dir)
     os.kill(worker_of(server), signal.SIGKILL)
     # Whether an environment was being stepped is chance.
-    wait_until(lambda: newest(run_dir, "env_faults") == 2, 60)
+    wait_until(lambda: newest(run_dir, "env_faults") == 2)
     learner.wait_for("its process ended by SIGKILL")
     go_on(run_dir)
     assert newest(run_dir, "num_envs") == 8

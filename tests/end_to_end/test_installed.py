@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.end_to_end.commands import PATIENCE_S
+
 ENVIRONMENT = """
 import gymnasium
 
@@ -37,7 +39,8 @@ def test_modules_of_the_working_directory_are_found(tmp_path: Path) -> None:
     finished = subprocess.run(
         [Path(sys.executable).with_name("seed-learner"), "my.toml", "--run-dir", "run",
          "--inference.address", "tcp://127.0.0.1:*"],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False,
+        cwd=tmp_path, env=environment, capture_output=True, text=True,
+        timeout=PATIENCE_S, check=False,
     )  # fmt: skip
     assert finished.returncode == 0, finished.stderr
     assert (tmp_path / "run" / "metrics.jsonl").exists()

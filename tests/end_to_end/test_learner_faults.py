@@ -31,29 +31,29 @@ def _children(pid: int) -> list[int]:
     ("fault", "said"),
     [
         # The main thread sees the learner's silence ...
-        ("stall-learner", "the learner thread has made no sign of life for 2 s"),
+        ("stall-learner", "the learner thread has made no sign of life for 8 s"),
         # ... and where no thread runs any more, the timer goes off.
-        ("hold-interpreter", "Timeout (0:00:02)!"),
+        ("hold-interpreter", "Timeout (0:00:08)!"),
     ],
 )
 def test_a_stalled_thread_ends_the_process_with_all_stacks(
     start: Start, tmp_path: Path, fault: str, said: str
 ) -> None:
-    learner = _learn(start, fault, tmp_path / "run", "--watchdog-s", 2)
+    learner = _learn(start, fault, tmp_path / "run", "--watchdog-s", 8)
     learner.wait_for("stalling")
     servers = _children(learner.process.pid)
-    assert learner.wait(60) == 1, learner.text
+    assert learner.wait() == 1, learner.text
     assert said in learner.text
     assert "measure_or_stall" in learner.text, "the stack that stalls"
     assert "in _supervise" in learner.text, "the main thread's stack"
     assert len(servers) == 1
-    wait_until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in servers), 30)
+    wait_until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in servers))
 
 
 def test_losses_that_are_no_numbers_end_with_77(start: Start, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     learner = _learn(start, "poison-losses", run_dir, "--checkpoint-interval-s", 0)
-    assert learner.wait(60) == 77, learner.text
+    assert learner.wait() == 77, learner.text
     assert "Traceback" not in learner.text
     assert "skipped (1 skipped so far)" in learner.text
     assert read_metrics(run_dir)[-1]["updates_skipped"] == 10
@@ -71,9 +71,9 @@ def test_a_signal_during_a_slow_save_waits_for_a_whole_checkpoint(
 ) -> None:
     run_dir = tmp_path / "run"
     learner = _learn(start, "sync-slowly", run_dir, "--checkpoint-interval-s", 0.1)
-    wait_until(lambda: _begins_to_save(run_dir), 60)
+    wait_until(lambda: _begins_to_save(run_dir))
     learner.process.send_signal(signal.SIGUSR1)
-    assert learner.wait(60) == 75, learner.text
+    assert learner.wait() == 75, learner.text
     assert "Traceback" not in learner.text
     assert checkpoint.load_newest(run_dir / "checkpoints") is not None
     assert not _begins_to_save(run_dir)
@@ -83,15 +83,15 @@ def test_a_second_signal_leaves_at_once_and_what_was_begun_is_not_believed(
     start: Start, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
-    learner = _learn(start, "sync-slowly", run_dir)
-    wait_until(lambda: bool(read_metrics(run_dir)), 60)
+    learner = _learn(start, "sync-never", run_dir, "--watchdog-s", 0, "--log-interval-s", 0.1)
+    wait_until(lambda: bool(read_metrics(run_dir)))
     learner.process.send_signal(signal.SIGTERM)
-    wait_until(lambda: _begins_to_save(run_dir), 30)
+    wait_until(lambda: _begins_to_save(run_dir))
     # Sooner, it would be taken for the same request.
     time.sleep(1.2)
     assert learner.process.poll() is None
     learner.process.send_signal(signal.SIGTERM)
-    assert learner.wait(10) == 128 + signal.SIGTERM, learner.text
+    assert learner.wait() == 128 + signal.SIGTERM, learner.text
     assert _begins_to_save(run_dir)
     assert checkpoint.load_newest(run_dir / "checkpoints") is None
 
@@ -105,11 +105,11 @@ def test_a_signal_while_starting_ends_with_75_and_no_traceback(
         for index in range(3)
     ]  # fmt: skip
     for learner, pause_s in zip(learners, (0.0, 0.7, 1.0), strict=True):
-        wait_until(partial(_catches_terminate, learner.process.pid), 30)
+        wait_until(partial(_catches_terminate, learner.process.pid))
         time.sleep(pause_s)
         learner.process.send_signal(signal.SIGTERM)
     for learner in learners:
-        assert learner.wait(60) == 75, learner.text
+        assert learner.wait() == 75, learner.text
         assert "Traceback" not in learner.text
         assert "Error" not in learner.text
 
@@ -123,13 +123,13 @@ def _catches_terminate(pid: int) -> bool:
 def test_steps_of_the_wall_clock_change_nothing(start: Start, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     learner = _learn(start, "step-wall-clock", run_dir, "--total-env-frames", 30_000,
-                     "--watchdog-s", 20, "--log-interval-s", 0.5)  # fmt: skip
-    assert learner.wait(90) == 0, learner.text
+                     "--watchdog-s", 120, "--log-interval-s", 0.5)  # fmt: skip
+    assert learner.wait() == 0, learner.text
     (newest,) = checkpoint.names(run_dir / "checkpoints")
     assert newest.startswith("frames-0000000003"), "none came before its interval"
     lines = read_metrics(run_dir)
     times = [line["time_s"] for line in lines]
     assert times == sorted(times)
-    assert times[-1] < 90
+    assert times[-1] < 1800, "the clock is stepped by an hour"
     assert lines[-1]["rows_dropped"] == 0
     assert " left: " not in learner.text, "no session was given up"

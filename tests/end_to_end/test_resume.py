@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.commands import Command, Start, last_known, read_metrics, wait_until
+from tests.end_to_end.commands import (
+    Command,
+    Start,
+    kept_frames,
+    last_known,
+    read_metrics,
+    wait_until,
+)
 
 CONFIG = "configs/catch_vtrace.toml"
 
@@ -28,7 +35,9 @@ def test_a_killed_learner_goes_on_and_its_servers_come_back(start: Start, tmp_pa
     assert found is not None
     address = found.group()
     server = start("seed-envserver", "--connect", address, "--num-envs", 32)
-    wait_until(lambda: _best_return(run_dir) > 0.5, 90)
+    wait_until(lambda: _best_return(run_dir) > 0.5)
+    learned = read_metrics(run_dir)[-1]["env_frames"]
+    wait_until(lambda: kept_frames(run_dir) >= learned)
     first.process.send_signal(signal.SIGKILL)
     first.process.wait()
     before = read_metrics(run_dir)
@@ -42,8 +51,7 @@ def test_a_killed_learner_goes_on_and_its_servers_come_back(start: Start, tmp_pa
     frames = [line["env_frames"] for line in lines]
     assert frames == sorted(frames), "what is played again is not among the run's own lines"
     after = [line for line in lines if line["env_frames"] > int(newest.group(1))]
-    # Half a second between checkpoints, half a second between lines.
-    assert int(newest.group(1)) > 0.5 * before[-1]["env_frames"]
+    assert int(newest.group(1)) >= learned
     assert after[-1]["env_frames"] >= before[-1]["env_frames"] + 30_000
     assert after[-1]["learner_steps"] > before[-1]["learner_steps"] * 0.8
     assert after[-1]["episode_return_mean"] > 0.3
@@ -58,8 +66,9 @@ def _best_return(run_dir: Path) -> float:
 def _start_endless(start: Start, run_dir: Path) -> Command:
     """A learner that has trained for some lines of metrics."""
     learner = start("seed-learner", CONFIG, "--run-dir", run_dir, "--total-env-frames", 10**9,
-                    "--inference.address", "tcp://127.0.0.1:*")  # fmt: skip
-    wait_until(lambda: len(read_metrics(run_dir)) >= 3, 60)
+                    "--inference.address", "tcp://127.0.0.1:*",
+                    "--log-interval-s", 0.1)  # fmt: skip
+    wait_until(lambda: len(read_metrics(run_dir)) >= 3)
     return learner
 
 
@@ -67,11 +76,11 @@ def test_interrupt_leaves_a_checkpoint_that_plays(start: Start, tmp_path: Path) 
     run_dir = tmp_path / "run"
     learner = _start_endless(start, run_dir)
     learner.process.send_signal(signal.SIGINT)
-    assert learner.wait(30) == 130, learner.text
+    assert learner.wait() == 130, learner.text
     assert "Traceback" not in learner.text
     assert len(list((run_dir / "checkpoints").glob("frames-*"))) == 1
     evaluation = start("seed-eval", run_dir, "--episodes", 10, "--json")
-    assert evaluation.wait(60) == 0, evaluation.text
+    assert evaluation.wait() == 0, evaluation.text
     assert '"episodes": 10' in evaluation.text
 
 
@@ -79,7 +88,7 @@ def test_terminate_exits_with_75(start: Start, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     learner = _start_endless(start, run_dir)
     learner.process.send_signal(signal.SIGTERM)
-    assert learner.wait(30) == 75, learner.text
+    assert learner.wait() == 75, learner.text
     assert list((run_dir / "checkpoints").glob("frames-*"))
 
 
@@ -92,16 +101,16 @@ def test_a_second_learner_waits_for_the_first_to_end(start: Start, tmp_path: Pat
     for waiting in (second, third):
         waiting.wait_for(f"another learner works in {run_dir}; waiting for it to end")
     third.process.send_signal(signal.SIGTERM)
-    assert third.wait(30) == 75
+    assert third.wait() == 75
     assert "stopped before the training began" in third.text
     assert "listening on" not in second.text
     first.process.send_signal(signal.SIGTERM)
-    assert first.wait(30) == 75, first.text
+    assert first.wait() == 75, first.text
     # Its checkpoint was not there yet when the second one was started.
     second.wait_for("going on from")
     second.wait_for("listening on")
     second.process.send_signal(signal.SIGTERM)
-    assert second.wait(30) == 75, second.text
+    assert second.wait() == 75, second.text
 
 
 def test_a_run_goes_on_with_its_replay(start: Start, tmp_path: Path) -> None:
@@ -128,7 +137,7 @@ def test_never_resume_refuses_a_used_run_directory(start: Start, tmp_path: Path)
                  "--inference.address", "tcp://127.0.0.1:*")  # fmt: skip
     assert start(*arguments).wait() == 0
     refused = start(*arguments, "--resume", "never")
-    assert refused.wait(60) == 2
+    assert refused.wait() == 2
     assert "has checkpoints already" in refused.text
 
 

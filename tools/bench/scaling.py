@@ -55,7 +55,7 @@ Part = Literal["environments", "connections", "cores"]
 PARTS: tuple[Part, ...] = ("environments", "connections", "cores")
 LARGE, SMALL = 84, 8
 _MOST_ROWS, _MOST_GROUPS = 32, 64
-_SETTLE_S = 60.0
+_SETTLE_S = 300.0
 _POLL_S = 0.05
 
 

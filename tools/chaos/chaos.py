@@ -10,7 +10,7 @@ from tools.chaos.faults import KINDS, Fault
 from tools.chaos.training import Server, Training
 
 RECOVERY_LIMIT_S = 60.0
-_START_LIMIT_S = 60.0
+_START_LIMIT_S = 300.0
 _LOOK_INTERVAL_S = 0.05
 _SHORTEST_S = 0.3
 
@@ -23,7 +23,7 @@ def wait_until_ready(training: Training) -> None:
     """Looks at a training until every environment server has given unrolls.
 
     Raises:
-        Unready: where that has not come after a minute.
+        Unready: where that has not come after five minutes.
     """
     while len(training.made_s) < len(training.servers):
         training.look()
@@ -80,7 +80,7 @@ class Chaos:
         It ends earlier once there have been `most_faults`, where that is given.
 
         Raises:
-            Unready: where the training has not begun after a minute.
+            Unready: where the training has not begun after five minutes.
         """
         wait_until_ready(self._training)
         end_s = self._training.now_s() + seconds

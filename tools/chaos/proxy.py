@@ -27,7 +27,7 @@ End = Literal["server", "learner"]
 _CHUNK_BYTES = 65_536
 _QUEUE_CHUNKS = 256
 _RECORDED_MESSAGES = 256
-_START_TIMEOUT_S = 10.0
+_START_TIMEOUT_S = 60.0
 _Chunks = asyncio.Queue[bytes]
 _Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 

@@ -18,7 +18,7 @@ GOOD_RETURN = 0.9
 # After its start a learner grows for other reasons.
 _WARM_UP_S = 30.0
 # A flipped bit spoils rows that were made about then.
-_SPOILED_S = 1.5
+_SPOILED_S = 5.0
 # Beyond a checkpoint interval: the time that a checkpoint takes, and a line of metrics.
 _SAVING_S = 2.0
 

@@ -1,0 +1,81 @@
+"""Trainings in one thread, reproducible: what must learn does, and fails without what it needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.in_turns import Trained, train
+from tests.seeds import reached, stayed_below
+
+# Weights are up to 20 updates late, at a learning rate at which that matters.
+LATE_WEIGHTS = (
+    "--learner.publish-every-updates", 20, "--optimizer.learning-rate", 5e-3,
+    "--local.groups-per-server", 1, "--total-env-frames", 300_000,
+)  # fmt: skip
+
+
+MEMORY_CHAIN = "configs/memory_chain_vtrace.toml"
+# No unroll of 16 rows holds both the cue and the question, 20 rows later.
+LONG_CHAIN = ("configs/memory_chain_r2d2.toml", "--environment.kwargs.length", 20)
+
+
+def test_the_same_seed_is_the_same_training(tmp_path: Path) -> None:
+    def train_seed(seed: int, run: str) -> Trained:
+        short = ("--total-env-frames", 4_000, "--seed", seed)
+        return train(tmp_path / run, "configs/catch_vtrace.toml", *short)
+
+    first, again, other = train_seed(1, "first"), train_seed(1, "again"), train_seed(2, "other")
+    assert first == again
+    assert first != other
+
+
+def test_cartpole_with_late_weights(tmp_path: Path) -> None:
+    def train_seed(seed: int) -> float:
+        config, run_dir = "configs/cartpole_vtrace.toml", tmp_path / str(seed)
+        trained = train(run_dir, config, *LATE_WEIGHTS, "--seed", seed, goal=400)
+        assert 8 < trained.policy_lag_mean < 12
+        return trained.return_mean
+
+    reached(400, train_seed)
+
+
+def test_cartpole_with_late_weights_fails_uncorrected(tmp_path: Path) -> None:
+    """Uncorrected, the policy's own actions become ever surer: it falls after 9 steps."""
+
+    def train_seed(seed: int) -> float:
+        config, run_dir = "tests/outside/cartpole_uncorrected.toml", tmp_path / str(seed)
+        trained = train(run_dir, config, *LATE_WEIGHTS, "--seed", seed)
+        assert 8 < trained.policy_lag_mean < 12
+        return trained.return_mean
+
+    stayed_below(100, train_seed)
+
+
+@pytest.mark.slow
+def test_memory_chain_fails_without_memory(tmp_path: Path) -> None:
+    def train_seed(seed: int) -> float:
+        without = ("--network.lstm-size", 0, "--seed", seed)
+        return train(tmp_path / str(seed), MEMORY_CHAIN, *without).return_mean
+
+    stayed_below(0.5, train_seed)
+
+
+@pytest.mark.slow
+def test_chain_longer_than_the_unroll(tmp_path: Path) -> None:
+    def train_seed(seed: int) -> float:
+        return train(tmp_path / str(seed), *LONG_CHAIN, "--seed", seed, goal=0.9).return_mean
+
+    reached(0.9, train_seed)
+
+
+@pytest.mark.slow
+def test_chain_longer_than_the_unroll_fails_without_stored_state(tmp_path: Path) -> None:
+    """A seed may be lucky and keep the cue in its own actions, each of which the next row shows."""
+
+    def train_seed(seed: int) -> float:
+        without = ("--algorithm.no-stored-state", "--replay.burn-in", 0, "--seed", seed)
+        return train(tmp_path / str(seed), *LONG_CHAIN, *without).return_mean
+
+    stayed_below(0.5, train_seed)
