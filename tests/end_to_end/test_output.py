@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from seed import checkpoint
-from tests.end_to_end.commands import TIMEOUT_S, read_metrics, wait_until
+from tests.end_to_end.commands import PATIENCE_S, read_metrics, wait_until
 from tests.end_to_end.conftest import ROOT
 
 
@@ -34,9 +34,9 @@ def test_a_learner_that_cannot_print(
     )
     try:
         if asked:
-            wait_until(lambda: len(read_metrics(run_dir)) >= 2, TIMEOUT_S)
+            wait_until(lambda: len(read_metrics(run_dir)) >= 2)
             process.send_signal(asked)
-        assert process.wait(TIMEOUT_S) == code
+        assert process.wait(PATIENCE_S) == code
     finally:
         process.kill()
         process.wait()

@@ -172,5 +172,5 @@ def test_a_run_whose_folder_is_moved_leaves_a_checkpoint_in_a_new_one(
     run_dir.rename(tmp_path / "moved")
     learner.wait_for("was deleted or moved; it is made anew")
     learner.process.send_signal(signal.SIGTERM)
-    assert learner.wait(30) == 75, learner.text
-    assert start("seed-eval", run_dir, "--episodes", 2).wait(60) == 0
+    assert learner.wait() == 75, learner.text
+    assert start("seed-eval", run_dir, "--episodes", 2).wait() == 0
