@@ -42,7 +42,9 @@ def test_learner(
 ) -> None:
     command = start("seed-learner", CONFIG, "--run-dir", tmp_path / "run", *overrides)
     _assert_clear(command, 78 if "--resume" in overrides else 2, *words)
-    assert command.text.count("\n") == 1, command.text
+    # On a busy machine it takes long to find out, which is said.
+    said = [line for line in command.text.splitlines() if "making one environment" not in line]
+    assert len(said) == 1, command.text
 
 
 @pytest.mark.parametrize(

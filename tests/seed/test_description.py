@@ -26,6 +26,7 @@ from seed.config import Config, EnvironmentConfig, LocalConfig
 from seed.description import UnusableEnvironment, describe
 from seed.spaces import Spaces
 from seed.wire.spaces import SpaceSpec
+from tests.seed.deeds import is_running
 
 ROOT = Path(__file__).parents[2]
 SPACES = Spaces(SpaceSpec("float32", (2,)), SpaceSpec("int64", (), 2))
@@ -76,16 +77,7 @@ def state() -> dict[str, Any]:
                    logging.root.handlers[:], locale.setlocale(locale.LC_NUMERIC)),
         "process": (os.nice(0), resource.getrlimit(resource.RLIMIT_NOFILE), os.getpgid(0)),
         "children": Path(f"/proc/self/task/{os.getpid()}/children").read_text(),
-        "environment": "tests.seed.deeds" in sys.modules,
     }  # fmt: skip
-
-
-def is_running(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
 def refusal(of: Config) -> str:
