@@ -34,8 +34,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "inference.max_envs": (1, 10**8),
     "inference.max_batch": (1, 10**6),
     "inference.min_batch": (1, 10**6),
-    # A minute: milliseconds must fit the poll's C int.
-    "inference.max_wait_us": (0, 60 * 10**6),
+    # An hour: milliseconds must fit the C int of a poll.
+    "inference.max_wait_us": (0, 3600 * 10**6),
     # A million threads of torch's are a segmentation fault.
     "inference.threads": (1, 1024),
     "inference.lease_s": (0, _ANY_TIME_S),

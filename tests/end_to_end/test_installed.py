@@ -56,7 +56,7 @@ def run(command: str, *arguments: object, cwd: Path) -> subprocess.CompletedProc
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     finished = subprocess.run(
         [Path(sys.executable).with_name(command), *map(str, arguments)],
-        cwd=cwd, env=environment, capture_output=True, text=True, timeout=240, check=False,
+        cwd=cwd, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
     )  # fmt: skip
     assert finished.returncode == 0, finished.stderr
     return finished

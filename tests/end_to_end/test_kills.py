@@ -51,9 +51,10 @@ class Runs:
 
     def train_and_kill(self, pause_s: float) -> Killed:
         """Kills a learner some time after it has rows again, and a checkpoint of them."""
-        before, lines = self.newest(), len(read_metrics(self.run_dir))
-        learner = self.learner()
+        before, learner = self.newest(), self.learner()
         learner.wait_for("listening on")
+        # Lines of lost work have been set aside by now.
+        lines = len(read_metrics(self.run_dir))
         if before is not None:
             assert f"going on from {before.state['env_frames']} frames" in learner.text
         began_s = time.monotonic()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,19 +20,22 @@ class Tail:
     def __init__(self, path: Path) -> None:
         """The file need not exist yet."""
         self._path = path
-        self._offset = 0
+        self._seen: list[bytes] = []
 
     def read(self) -> list[Line]:
-        """The new whole lines. What a killed process left of a line is skipped."""
+        """The new whole lines. What a killed process left of a line is skipped.
+
+        A start that goes on from a checkpoint takes lines from the end: those after are new.
+        """
         if not self._path.exists():
             return []
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            data = file.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        self._offset += len(whole)
+        data = self._path.read_bytes()
+        there = data[: data.rfind(b"\n") + 1].splitlines()
+        pairs = zip(there, self._seen, strict=False)
+        known = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        self._seen = there
         lines = []
-        for text in whole.splitlines():
+        for text in there[known:]:
             with contextlib.suppress(ValueError):
                 lines.append(json.loads(text))
         return lines

@@ -22,6 +22,15 @@ def test_each_line_is_read_once_and_whole(tmp_path: Path) -> None:
     assert tail.read() == []
 
 
+def test_lines_that_a_restart_set_aside_are_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    tail = Tail(path)
+    path.write_text('{"a": 1}\n{"a": 2}\n{"a": 3}\n')
+    assert len(tail.read()) == 3
+    path.write_text('{"a": 1}\n{"a": 4}\n{"a": 5}\n{"a": 6}\n')
+    assert tail.read() == [{"a": 4}, {"a": 5}, {"a": 6}]
+
+
 def test_half_a_line_of_a_killed_process_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"a": {"a": 1}\n{"a": 2}\n')
