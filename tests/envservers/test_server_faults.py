@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,13 +14,14 @@ import pytest
 import envservers.recovery
 from envservers.all_groups import AllGroups, LostEnvironment
 from envservers.groups import InvalidEnvironment
+from envservers.instances import SameInstance
 from envservers.server import _say_on_stderr, describe
 from envservers.sources import Sources
-from envservers.supervision import Casualty, Supervision
+from envservers.supervision import Casualty, StepTimer, Supervision
 from envservers.tasks import catch
 from seed.wire import codec, messages
 from seed.wire.spaces import SpaceSpec
-from tests.envservers.fake_learner import BOARD, FakeLearner
+from tests.envservers.fake_learner import BOARD, MOVE, FakeLearner
 from tests.envservers.faulty_envs import Factory, Script
 from tests.envservers.running import Running, Serve, offer_function
 
@@ -304,6 +306,42 @@ def test_edited_or_other_environments_are_made_by_another_process(
         # What has been edited may run now.
         assert supervision.notes.faults[1] == (5 if other else 0)
         assert len(factory.made) == 2
+
+
+def test_a_file_that_is_edited_after_its_environments_were_made_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "edited_task.py"
+    path.write_text("from envservers.tasks.catch import make\n")
+    environment = {"kind": "function", "id": "edited_task:make"}
+    groups = AllGroups([1], Supervision(supervisor=1))
+    assert groups.why_not_here(environment) == ""
+    groups.make(environment, (BOARD, MOVE))
+    path.write_text("from envservers.tasks.catch import make  # edited\n")
+    assert groups.why_not_here(environment) == f"{path} has changed"
+    monkeypatch.delitem(sys.modules, path.stem)
+
+
+def test_one_object_for_two_groups_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    only = Script(0, lambda env, what: None)
+    offer_function("failing", lambda: only, monkeypatch)
+    with pytest.raises(SameInstance):
+        AllGroups([1, 1], Supervision()).make(FAILING, (POINT, PUSH))
+
+
+def test_the_end_of_a_server_is_bounded(learner: FakeLearner) -> None:
+    bounds: list[float] = []
+
+    class Recording(StepTimer):
+        def end_within(self, timeout_s: float) -> None:
+            bounds.append(timeout_s)
+
+    running = Running(learner.address, 1, supervision=Supervision(step_timer=Recording()))
+    learner.receive(messages.Hello)
+    assert not bounds
+    running.stop()
+    assert len(bounds) == 1
 
 
 def test_faults_of_another_environment_are_forgotten(
