@@ -17,7 +17,7 @@ import pytest
 from seed.config import Config, ConfigError, InferenceConfig, LocalConfig
 from seed.local_servers import LocalServerError, LocalServers, server_command, server_count
 
-DEADLINE_S = 20.0
+DEADLINE_S = 300.0
 # Appends its process id to a file, then does what the second argument says.
 PROGRAM = """
 import os, signal, sys, time
