@@ -10,7 +10,7 @@ import pytest
 import zmq
 
 from seed.wire import codec, messages
-from tests.end_to_end.commands import Command, Start
+from tests.end_to_end.commands import PATIENCE_S, Command, Start
 
 CONFIG = "configs/catch_vtrace.toml"
 
@@ -104,7 +104,7 @@ def test_environment_server_of_another_protocol_version(start: Start, tmp_path: 
     dealer: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
     dealer.connect(found.group())
     dealer.send_multipart(codec.encode(messages.Hello(1, (1,), "from the future", protocol=99)))
-    assert dealer.poll(20_000)
+    assert dealer.poll(int(1000 * PATIENCE_S))
     refusal = codec.decode(dealer.recv_multipart())
     dealer.close(linger=0)
     assert isinstance(refusal, messages.Refusal)

@@ -13,7 +13,7 @@ from seed.wire.spaces import SpaceSpec
 
 M = TypeVar("M", bound=messages.Message)
 
-PATIENCE_MS = 10_000
+PATIENCE_MS = 300_000
 CATCH = {"kind": "function", "id": "envservers.tasks.catch:make"}
 BOARD, MOVE = SpaceSpec("float32", (10, 5)), SpaceSpec("int64", (), 3)
 

@@ -232,16 +232,18 @@ def test_a_refusal_for_now_is_followed_by_a_hello(learner: FakeLearner, serve: S
 def test_one_refusal_for_each_group_asks_for_one_hello(
     learner: FakeLearner, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Long enough for the second refusal to come before the HELLO after the first.
-    monkeypatch.setattr(envservers.server, "_SHORTEST_DELAY_S", 1.0)
+    monkeypatch.setattr(envservers.server, "doubled_s", lambda *_: 3600.0)
     running = serve(1, 1)
     hello = learner.receive(Hello)
     learner.welcome(hello)
     learner.rows(2, 1)
     for _ in range(2):
         learner.send(Refusal("unknown session", True))
+    while running.server.dropped_messages != 1:
+        time.sleep(0.01)
+    running.server._hello_due_s = 0.0
+    running.server._connection.wake()
     assert learner.receive(Hello) == hello
-    assert running.server.dropped_messages == 1
 
 
 def test_a_hello_in_vain_makes_the_next_one_later(

@@ -29,7 +29,7 @@ class Sleeper(gymnasium.Env[Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self.asleep.set()
-        assert self.awake.wait(60)
+        assert self.awake.wait(300)
         self.steps += 1
         return np.int64(0), 0.0, False, False, {}
 

@@ -12,15 +12,16 @@ from pathlib import Path
 
 import pytest
 
-DEADLINE_S = 20.0
+DEADLINE_S = 300.0
 PROGRAM = """
 import os, signal, sys, time
 from envservers import supervisor
 from seed.wire.terminal import shield_output
 shield_output()
-supervisor._CLOSE_S = float(sys.argv[5])
+supervisor._CLOSE_S = float(sys.argv[7])
 supervisor.jitter = lambda: float(sys.argv[3])
 supervisor._STOPPED_S = float(sys.argv[4])
+supervisor._SAME_REQUEST_S = float(sys.argv[5])
 # As in a terminal, also where the tests run in the background.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -36,8 +37,9 @@ def work(supervision):
     exec(sys.argv[2])
     return notes.exit_code or 0
 
-sys.exit(supervisor.supervise(work, 1.0))
+sys.exit(supervisor.supervise(work, float(sys.argv[6])))
 """
+NOTE_REQUESTS = "signal.signal(signal.SIGTERM, lambda *_, log=log: log.write(' asked\\n'))\n"
 SLEEP = "log.write(' ready\\n'); time.sleep(1000)"
 
 
@@ -46,12 +48,12 @@ class Supervised:
 
     def __init__(
         self, log: Path, code: str, jitter: float = 0.0, stopped_s: float = DEADLINE_S,
-        close_s: float = 1e6,
+        same_request_s: float = DEADLINE_S, step_timeout_s: float = 1.0, close_s: float = 1e6,
     ) -> None:  # fmt: skip
         log.touch()
         self.log = log
-        numbers = map(str, (jitter, stopped_s, close_s))
-        command = [sys.executable, "-c", PROGRAM, str(log), code, *numbers]
+        numbers = (jitter, stopped_s, same_request_s, step_timeout_s, close_s)
+        command = [sys.executable, "-c", PROGRAM, str(log), code, *map(str, numbers)]
         self.process = subprocess.Popen(
             command, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
@@ -64,7 +66,10 @@ class Supervised:
         return int(self.lines()[life].split()[0])
 
     def wait_until_ready(self) -> None:
-        wait_for(lambda: " ready" in self.log.read_text())
+        self.wait_until_said(" ready")
+
+    def wait_until_said(self, text: str) -> None:
+        wait_for(lambda: text in self.log.read_text())
 
     def deaths(self) -> list[str]:
         return [line.split(maxsplit=2)[2] for line in self.lines()]
@@ -163,10 +168,11 @@ def test_what_does_not_end_in_time_is_ended_with_its_exit_code(run: Run) -> None
 def test_what_holds_the_interpreter_for_ever_is_ended(run: Run) -> None:
     # The lock is never handed over: nothing in Python would run again.
     supervised = run(
-        "supervision.step_timer.set_back()\n"
-        "notes.running[0] = 0; notes.running[1] = 5\n"
-        "sys.setswitchinterval(1000)\n"
-        "if lives == 1: sum(iter(int, 1))\n"
+        "if lives == 1:\n"
+        "    notes.running[0] = 0; notes.running[1] = 5\n"
+        "    supervision.step_timer.set_back()\n"
+        "    sys.setswitchinterval(1000)\n"
+        "    sum(iter(int, 1))\n"
         "notes.exit_code = 0"
     )
     code, _ = supervised.end()
@@ -185,11 +191,12 @@ def test_what_was_stopped_from_outside_has_not_hung(run: Run) -> None:
         "    os.killpg(0, signal.SIGSTOP)\n"
         "    time.sleep(1000)\n"
         "notes.exit_code = 0",
-        stopped_s=1.5,
+        stopped_s=3.5,
+        step_timeout_s=3.0,
         jitter=1000.0,
     )
     os.waitpid(supervised.process.pid, os.WUNTRACED)
-    time.sleep(2.0)
+    time.sleep(4.0)
     os.killpg(supervised.process.pid, signal.SIGCONT)
     code, errors = supervised.end()
     assert code == 0
@@ -199,8 +206,10 @@ def test_what_was_stopped_from_outside_has_not_hung(run: Run) -> None:
 
 def test_a_step_timer_that_is_set_back_does_not_bite(run: Run) -> None:
     supervised = run(
-        "for _ in range(75): supervision.step_timer.set_back(); time.sleep(0.02)\n"
-        "notes.exit_code = 0"
+        "end_s = time.monotonic() + 5.0\n"
+        "while time.monotonic() < end_s: supervision.step_timer.set_back(); time.sleep(0.02)\n"
+        "notes.exit_code = 0",
+        step_timeout_s=4.0,
     )
     assert supervised.end()[0] == 0
     assert len(supervised.lines()) == 1
@@ -238,18 +247,30 @@ def test_ctrl_c_while_it_starts_leaves_no_traceback(run: Run) -> None:
 
 
 def test_a_second_request_does_not_wait_for_anything(run: Run) -> None:
-    supervised = run("signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SLEEP)
+    supervised = run(NOTE_REQUESTS + SLEEP, same_request_s=0.0)
     pid = supervised.pid()
     supervised.wait_until_ready()
     supervised.process.send_signal(signal.SIGTERM)
-    # Within a second it counts as the same request.
-    time.sleep(0.1)
-    supervised.process.send_signal(signal.SIGTERM)
-    time.sleep(1.1)
+    supervised.wait_until_said(" asked")
     assert is_alive(pid)
     supervised.process.send_signal(signal.SIGTERM)
     assert supervised.end()[0] == -signal.SIGTERM
     wait_for(lambda: not is_alive(pid))
+
+
+def test_a_request_that_comes_twice_is_one(run: Run) -> None:
+    supervised = run(
+        NOTE_REQUESTS + "log.write(' ready\\n')\n"
+        "while not os.path.exists(sys.argv[1] + '.end'): time.sleep(0.005)\n"
+        "notes.exit_code = 0"
+    )
+    supervised.wait_until_ready()
+    supervised.process.send_signal(signal.SIGTERM)
+    supervised.wait_until_said(" asked")
+    supervised.process.send_signal(signal.SIGTERM)
+    supervised.log.with_name("log.end").touch()
+    assert supervised.end()[0] == 0
+    assert supervised.log.read_text().count(" asked") == 1
 
 
 def test_a_request_while_nothing_runs_ends_it(run: Run) -> None:
@@ -273,7 +294,7 @@ def test_the_end_of_its_starter_is_noted(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.touch()
     code = "\nwhile not notes.starter_ended: time.sleep(0.02)\nlog.write('x x ended\\n')"
-    command = [sys.executable, "-c", PROGRAM, str(log), code, "0", "20", "5"]
+    command = [sys.executable, "-c", PROGRAM, str(log), code, "0", "20", "20", "20", "5"]
     starter = subprocess.Popen(
         [sys.executable, "-c", "import subprocess, sys; subprocess.Popen(sys.argv[1:]).wait()",
          *command], stderr=subprocess.PIPE,

@@ -12,7 +12,7 @@ from seed.wire.keys import KeyPair
 
 
 def handshake(
-    endpoint: str, pair: KeyPair | None, learner_key: str, wait_ms: int = 10_000
+    endpoint: str, pair: KeyPair | None, learner_key: str, wait_ms: int = 300_000
 ) -> str | None:
     """How a connection's first attempt ends, by the name of its event; None if not in time."""
     socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)

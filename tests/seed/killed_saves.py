@@ -18,7 +18,8 @@ from seed.checkpoint import Checkpoint
 from tests.seed.checkpoints import state_of
 
 _TENSOR_SIZE = 20_000
-_LONGEST_LIFE_S = 0.15
+_MOST_SAVES = 2
+_LONGEST_PAUSE_S = 0.02
 
 
 def save_for_ever(folder: Path, number: int) -> None:
@@ -50,6 +51,16 @@ def newest(folder: Path) -> int:
     return number if whole else -1
 
 
+def _await_save(folder: Path, number: int) -> None:
+    """Waits until the save after that of this number has begun."""
+    while number and checkpoint.name_of(number, 0) not in checkpoint.names(folder):
+        time.sleep(0.0005)
+    # Over before it was seen, or there: either way, some time after its begin.
+    after = checkpoint.name_of(number + 1, 0)
+    while not any(folder.glob(".frames-*.tmp")) and after not in checkpoint.names(folder):
+        time.sleep(0.0005)
+
+
 def kill_often(folder: Path, kills: int) -> dict[str, int]:
     """Kills so many processes that save; returns how many saves were torn, believed, lost."""
     chance = random.Random(kills)
@@ -59,7 +70,8 @@ def kill_often(folder: Path, kills: int) -> dict[str, int]:
         child = os.fork()
         if child == 0:
             save_for_ever(folder, number)
-        time.sleep(chance.uniform(0.0, _LONGEST_LIFE_S))
+        _await_save(folder, number + chance.randint(0, _MOST_SAVES))
+        time.sleep(chance.choice((0.0, chance.uniform(0.0, _LONGEST_PAUSE_S))))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         figures["torn"] += any(folder.glob(".frames-*.tmp"))

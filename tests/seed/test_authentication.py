@@ -132,10 +132,10 @@ def test_a_dead_authenticator_lets_nobody_in_and_ends_the_process(
     monkeypatch.setattr(authentication._handler, "handle_zap_message", fail)
     def serve() -> None:
         with central(authentication=authentication) as served:
-            outcome = handshake(served.inference.endpoint, GOOD, LEARNER.public, wait_ms=5_000)
+            outcome = handshake(served.inference.endpoint, GOOD, LEARNER.public, wait_ms=300_000)
             assert outcome != "HANDSHAKE_SUCCEEDED"
             assert failed.is_set()
-            assert served.crew.stop.wait(5.0)
+            assert served.crew.stop.wait(300)
 
     with pytest.raises(RuntimeError, match="authenticator is dead"):
         serve()
@@ -169,10 +169,10 @@ def test_its_thread_says_where_it_hangs(
 
     def hang() -> None:
         hanging.set()
-        released.wait(20)
+        released.wait(300)
 
     monkeypatch.setattr(authentication.allowed, "refresh", hang)
-    assert hanging.wait(20)
+    assert hanging.wait(300)
     try:
         assert phases.name == "refreshing"
     finally:

@@ -69,7 +69,7 @@ class PlayedInference:
             self.records.put(record)
 
     def run(self, stop: threading.Event, farewell: Callable[[], str]) -> None:
-        stop.wait(20)
+        stop.wait(300)
 
 
 class NoServers:

@@ -125,14 +125,14 @@ listener = Listener(endpoint)
 
 def exchange(dealer):
     dealer.send(b"hello")
-    if not router.poll(10_000):
+    if not router.poll(300_000):
         return "nothing"
     identity, _ = router.recv_multipart()
     router.send_multipart([identity, b"there"])
-    return dealer.recv().decode() if dealer.poll(10_000) else "nothing"
+    return dealer.recv().decode() if dealer.poll(300_000) else "nothing"
 
 def check_until(closed):
-    deadline_s = time.monotonic() + 20
+    deadline_s = time.monotonic() + 300
     while listener.closed != closed and time.monotonic() < deadline_s:
         listener.check()
         time.sleep(0.002)
@@ -185,4 +185,4 @@ def test_near_the_limit_nobody_else_is_let_in_and_no_core_spins() -> None:
         strangers.close()
         print(file=process.stdin, flush=True)
         assert json.loads(process.stdout.readline()) == [False, "there", "there"]
-        assert process.wait(20) == 0
+        assert process.wait(300) == 0

@@ -152,7 +152,7 @@ def test_many_compute_at_a_time() -> None:
 
     def compute() -> None:
         with lock.compute():
-            both.wait(20)
+            both.wait(300)
 
     thread = threading.Thread(target=compute)
     thread.start()

@@ -19,7 +19,7 @@ from seed.local_servers import LocalServerError, LocalServers, server_command, s
 from seed.server_log import ServerOutput
 from seed.wire.terminal import printable
 
-DEADLINE_S = 20.0
+DEADLINE_S = 300.0
 # Appends its process id to a file, then does what the second argument says.
 PROGRAM = """
 import os, signal, sys, time

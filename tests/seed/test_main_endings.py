@@ -55,7 +55,7 @@ class Ending:
         self.run = Run(config, store, self.inference, learner, Progress(env_steps=5, time_s=60.0))
 
     def serve(self, stop: threading.Event, farewell: Callable[[], str]) -> None:
-        stop.wait(20)
+        stop.wait(300)
         self.farewells.append(farewell())
 
     def complete(self) -> None:
@@ -122,7 +122,7 @@ def test_a_signal_stops_the_run(tmp_path: Path) -> None:
 
     def learn(stop: threading.Event) -> None:
         ending.signals.asked = True
-        stopped.append(stop.wait(20))
+        stopped.append(stop.wait(300))
 
     ending = Ending(tmp_path / "run", learn)
     ending.supervise()
@@ -174,13 +174,28 @@ def test_servers_that_keep_failing_stop_the_run(tmp_path: Path) -> None:
         raise LocalServerError("no such game")
 
     def learn(stop: threading.Event) -> None:
-        stop.wait(20)
+        stop.wait(300)
 
     ending = Ending(tmp_path / "run", learn)
     ending.check = fail
     with pytest.raises(LocalServerError, match="no such game"):
         ending.supervise()
     assert ending.farewells == ["the learner failed"]
+
+
+class Lively(Phases):
+    """Has always given one more sign of life."""
+
+    _given = 0
+
+    @property
+    def signs(self) -> int:
+        self._given += 1
+        return self._given
+
+    @signs.setter
+    def signs(self, number: int) -> None:
+        pass
 
 
 class Stalling(Ending):
@@ -216,7 +231,7 @@ def test_a_learner_that_stalls_is_given_up_even_while_it_is_to_end(
 ) -> None:
     def learn(stop: threading.Event) -> None:
         ending.signals.asked = asked
-        ending.released.wait(20)
+        ending.released.wait(300)
 
     ending = Stalling(tmp_path / "run", monkeypatch, learn)
     ending.supervise()
@@ -228,16 +243,14 @@ def test_an_authentication_that_stalls_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def learn(stop: threading.Event) -> None:
-        for _ in range(200):
-            ending.run.learner.phases.sign()
-            if ending.released.wait(0.05):
-                return
+        ending.released.wait(300)
 
     def read_keys(stop: threading.Event) -> None:
         authentication.phases.enter("refreshing")
-        ending.released.wait(20)
+        ending.released.wait(300)
 
     ending = Stalling(tmp_path / "run", monkeypatch, learn)
+    ending.run.learner.phases = Lively()
     authentication = SimpleNamespace(run=read_keys, phases=Phases())
     ending.inference.authentication = authentication
     ending.supervise()

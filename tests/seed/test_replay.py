@@ -162,7 +162,7 @@ def test_inserts_wait_in_the_queue_while_the_learner_is_behind() -> None:
 def test_inserts_what_comes_while_it_waits() -> None:
     setup = Setup(CONFIG, batch_size=8)
     ready: list[bool] = []
-    thread = threading.Thread(target=lambda: ready.append(setup.replay.wait(20.0)))
+    thread = threading.Thread(target=lambda: ready.append(setup.replay.wait(300.0)))
     thread.start()
     while thread.is_alive():
         setup.step()
@@ -240,9 +240,9 @@ def test_a_learner_that_waits_for_inserts_still_makes_room(monkeypatch: pytest.M
         return take_some(limit, timeout_s)
 
     monkeypatch.setattr(setup.store, "take_some", note)
-    learner = threading.Thread(target=lambda: setup.replay.wait(5.0))
+    learner = threading.Thread(target=lambda: setup.replay.wait(300.0))
     learner.start()
-    waits.wait(5.0)
+    waits.wait(300.0)
     envs, runs = np.arange(ENVS), np.full(ENVS, 10**6, np.uint64)
     while learner.is_alive() and not setup.store.has_room(envs, runs):
         setup.store.wait_for_release(0.1)

@@ -20,7 +20,7 @@ from seed import run_lock
 from seed.config import ConfigError
 from seed.run_lock import RunLock, RunTaken, hold_run
 
-PATIENCE_S = 30.0
+PATIENCE_S = 300.0
 # Holds the lock, with a process of its own that outlives it, and says that one's number.
 HOLDER = """
 import subprocess, sys, time

@@ -15,7 +15,7 @@ from seed.sockets import MOST_FRAMES, bind, drain, receive, send
 from seed.wire.limits import MAX_GROUPS
 from tools.chaos.proxy import FaultProxy
 
-PATIENCE_S = 20
+PATIENCE_S = 300
 # What ZMTP 3 begins with: signature, version, the mechanism NULL, a client.
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(48)
 
@@ -76,9 +76,9 @@ def test_a_frame_that_is_too_large_ends_its_connection_alone() -> None:
     for dealer in (good, bad):
         dealer.connect(router.get_string(zmq.LAST_ENDPOINT))
     bad.send(bytes(1001))
-    assert monitor.poll(10_000)
+    assert monitor.poll(1000 * PATIENCE_S)
     good.send(bytes(1000))
-    assert router.poll(10_000)
+    assert router.poll(1000 * PATIENCE_S)
     message = receive(router)
     assert message is not None
     assert message[1] == [bytes(1000)]
@@ -97,7 +97,7 @@ def test_every_group_of_a_connection_can_be_answered_at_once() -> None:
             dealer.send(b"step")
         identities: list[bytes] = []
         while len(identities) < MAX_GROUPS:
-            assert router.poll(10_000)
+            assert router.poll(1000 * PATIENCE_S)
             message = receive(router)
             assert message is not None
             identities.append(message[0])

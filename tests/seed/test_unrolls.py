@@ -224,7 +224,7 @@ def test_whatever_the_learner_moves_ends_the_wait_for_it(move: str) -> None:
         store.release(pages)
     else:
         getattr(store, move)(1, 0.0)
-    thread.join(20.0)
+    thread.join(300.0)
     assert not thread.is_alive()
 
 
@@ -235,7 +235,7 @@ def test_what_was_moved_before_the_wait_ends_it_too() -> None:
     model.store.take(1, 0)
     thread = threading.Thread(target=lambda: model.store.wait_for_release(3600.0), daemon=True)
     thread.start()
-    thread.join(20.0)
+    thread.join(300.0)
     assert not thread.is_alive()
 
 

@@ -29,7 +29,7 @@ class Bench:
         self.cancelled = 0
         self.ends = [threading.Event(), threading.Event()]
         self.phases = [Phases(), Phases()]
-        self.threads = [threading.Thread(target=end.wait, args=(20,)) for end in self.ends]
+        self.threads = [threading.Thread(target=end.wait, args=(300,)) for end in self.ends]
         for thread, name in zip(self.threads, ("inference", "learner"), strict=True):
             thread.name = name
             thread.start()

@@ -27,7 +27,7 @@ from tools.bench.free_environments import EPISODE_STEPS
 
 IMAGE, ACTION = SpaceSpec("uint8", (3, 2)), SpaceSpec("int64", (), 18)
 SIZE = 4
-PATIENCE_MS = 10_000
+PATIENCE_MS = 300_000
 
 
 class Learner:
@@ -42,7 +42,7 @@ class Learner:
 
     def receive(self, fleet: FakeServers) -> tuple[bytes, Message]:
         """The next message, while the fleet works."""
-        for _ in range(1000):
+        for _ in range(PATIENCE_MS // 10):
             if self.socket.poll(10):
                 identity, *frames = self.socket.recv_multipart()
                 return identity, decode([*frames])

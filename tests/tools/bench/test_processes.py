@@ -112,12 +112,12 @@ def test_a_stopped_process_is_no_failure() -> None:
 def test_finish_awaits_a_good_end_only() -> None:
     with Processes() as processes:
         good = processes.start("good", [sys.executable, "-c", "print('done')"])
-        processes.finish([good], 30.0)
+        processes.finish([good], 300.0)
         processes.check()
         assert good.text == "done\n"
         bad = processes.start("bad", [sys.executable, "-c", "raise SystemExit(2)"])
         with pytest.raises(ProcessFailed, match="bad ended with exit code 2"):
-            processes.finish([bad], 30.0)
+            processes.finish([bad], 300.0)
 
 
 def test_figures_of_a_process_are_read() -> None:

@@ -79,7 +79,7 @@ def test_a_thread_of_a_crew_is_read_by_its_name() -> None:
 
     def work() -> None:
         _burn(0.1)
-        crew.stop.wait(20)
+        crew.stop.wait(300)
 
     crew.start("learner", work)
     while not sum_groups({}, read_threads(os.getpid()), os.getpid())[LEARNER] >= 0.05:

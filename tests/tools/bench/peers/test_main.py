@@ -33,7 +33,7 @@ def test_workers_of_a_peer_do_not_outlive_it() -> None:
         with running("peer", [sys.executable, "-c", parent], processes) as process:
             worker = int(process.wait_for("worker ").split()[1])
             os.kill(worker, 0)
-        deadline_s = time.monotonic() + 30
+        deadline_s = time.monotonic() + 300
         while is_running(worker) and time.monotonic() < deadline_s:
             time.sleep(0.01)
         assert not is_running(worker)
