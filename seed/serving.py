@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from seed.answers import check_acted, check_agent
 from seed.authentication import Authentication
 from seed.config import Config, ConfigError
 from seed.contract import Acted, Algorithm, Fleet
@@ -45,7 +46,7 @@ def make_agent(
         )
     except ValueError as error:
         raise ConfigError(f"network: {error}") from None
-    return agent.to(device)
+    return check_agent(agent, config.algorithm_name).to(device)
 
 
 def plan_store(
@@ -116,12 +117,6 @@ def _layout(
     """The store's form and its size without replay."""
     spare = 2 * (queue_limit(config) + config.learner.batch_size)
     acted = _try_act(algorithm, config, spaces, agent)
-    action = Column(tuple(acted.actions.shape[1:]), acted.actions.dtype)
-    if action != _column(spaces.action):
-        raise ConfigError(
-            f"algorithm.name = {config.algorithm_name!r}: act gives actions {action}, the "
-            f"environment takes {_column(spaces.action)}"
-        )
     return StoreLayout(
         unroll_length=config.learner.unroll_length,
         num_pages=3 * config.inference.max_envs + spare,
@@ -129,7 +124,7 @@ def _layout(
         frame_stack=config.network.frame_stack,
         state_size=int(agent.state_size),  # type: ignore[arg-type]
         observation=_column(spaces.observation),
-        action=action,
+        action=_column(spaces.action),
         behaviour={
             name: Column(tuple(values.shape[1:]), values.dtype)
             for name, values in acted.behaviour.items()
@@ -213,7 +208,12 @@ def _try_act(algorithm: Algorithm, config: Config, spaces: Spaces, agent: nn.Mod
     fleet = Fleet(
         torch.zeros(batch, device=device), torch.zeros(batch, dtype=torch.bool, device=device)
     )
-    return algorithm.act(agent, rows, state, config.algorithm, fleet=fleet, greedy=False)
+    acted = algorithm.act(agent, rows, state, config.algorithm, fleet=fleet, greedy=False)
+    check_acted(
+        acted, config.algorithm_name,
+        batch=batch, action=action, state_size=state.shape[1], device=device,
+    )  # fmt: skip
+    return acted
 
 
 def _column(spec: SpaceSpec) -> Column:

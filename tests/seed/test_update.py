@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from seed import checkpoint
-from seed.config import Config, LearnerConfig, NetworkConfig, OptimizerConfig
+from seed.config import Config, ConfigError, LearnerConfig, NetworkConfig, OptimizerConfig
 from seed.contract import Algorithm, LossResult, load_algorithm
 from seed.devices import move, prepare_thread
 from seed.optimizers import make_optimizer
@@ -116,6 +116,14 @@ def test_recorded_graphs_make_the_updates_of_plain_calls(
     plain = make_case(name, kind, CPU, cuda_graphs=False)
     record_on_cpu(monkeypatch)
     check_same_updates(make_case(name, kind, CPU, cuda_graphs=True), plain)
+
+
+def test_a_loss_of_another_form_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = make_case("vtrace", "adam", CPU, cuda_graphs=False)
+    monkeypatch.setattr("seed.algorithms.vtrace.loss", lambda *_: LossResult(0.5, {}))  # type: ignore[arg-type]
+    case.update.take(make_unroll(0))
+    with pytest.raises(ConfigError, match=r"'vtrace': loss gives loss: a float; expected a tensor"):
+        case.update.measure()
 
 
 @needs_gpu
