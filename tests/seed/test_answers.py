@@ -16,9 +16,9 @@ from seed.layout import Column
 
 CPU = torch.device("cpu")
 ACTION = Column((2,), torch.float32)
-ACTED = Acted(torch.zeros(3, 2), {"policy": torch.zeros(3, 4)}, torch.zeros(3, 5))
+ACTED: Any = Acted(torch.zeros(3, 2), {"policy": torch.zeros(3, 4)}, torch.zeros(3, 5))
 LOSS = torch.zeros((), requires_grad=True)
-RESULT = LossResult(LOSS, {"entropy": torch.zeros(())}, torch.ones(3))
+RESULT: Any = LossResult(LOSS, {"entropy": torch.zeros(())}, torch.ones(3))
 Pair = namedtuple("Pair", ["actions", "agent_state"])
 
 
@@ -40,7 +40,7 @@ def test_what_the_contract_says_passes() -> None:
         (tuple(ACTED), r"expected seed\.contract\.Acted\(actions, behaviour, agent_state\)"),
         (Pair(*ACTED[::2]), "gives a Pair without behaviour;"),
         # In another order.
-        (Acted(ACTED[0], ACTED[2], ACTED[1]), "gives behaviour: a Tensor; expected a dict"),  # type: ignore[arg-type]
+        (Acted(ACTED[0], ACTED[2], ACTED[1]), "gives behaviour: a Tensor; expected a dict"),
         (ACTED._replace(actions=[[0.0, 0.0]] * 3), "gives actions: a list; expected a tensor of"),
         (ACTED._replace(actions=torch.zeros(3)), r"shape \(3,\) .*expected .*shape \(3, 2\)"),
         (ACTED._replace(actions=torch.zeros(3, 2).long()), r"torch\.int64 .* and torch\.float32"),
