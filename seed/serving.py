@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -31,6 +31,9 @@ from seed.spaces import Spaces
 from seed.unrolls import UnrollStore
 from seed.weights import WeightSlot
 from seed.wire.spaces import SpaceSpec
+
+# Bytes that updates with unrolls of a layout take of the agent's device.
+TryUpdate: TypeAlias = Callable[[StoreLayout], int]
 
 
 def make_agent(
@@ -57,11 +60,15 @@ def plan_store(
     device: torch.device,
     *,
     replay: bool = False,
+    try_update: TryUpdate | None = None,
 ) -> StoreLayout:
     """The form of a store for what this agent's acting leaves, and for the replay if asked for.
 
     Its size never blocks the learner: for each environment an open page, the one before as its
     context and one in the queue, and two batches, besides replay's own pages.
+
+    Where the agent is on the same device, what `try_update` says that its updates need must fit
+    there, too.
 
     Raises:
         ConfigError: where it does not fit into the device's memory.
@@ -75,12 +82,17 @@ def plan_store(
             burn_in=config.replay.burn_in,
             replay_unrolls=unrolls,
         )
+    needed = try_update(layout) if try_update is not None else 0
+    if _device_of(agent, device) != torch.empty(0, device=device).device:
+        needed = 0
     available = available_bytes(device)
-    if layout.nbytes > available:
+    if layout.nbytes + needed > available:
+        learning = f", updates {needed / 2**30:.1f} GiB" if needed else ""
         raise ConfigError(
             f"{_describe_size(config, replay)}: the store's {layout.num_pages} pages of "
-            f"{layout.unroll_length} rows take {layout.nbytes / 2**30:.1f} GiB, and {device} has "
-            f"{available / 2**30:.1f} GiB free; make it smaller or choose another device"
+            f"{layout.unroll_length} rows take {layout.nbytes / 2**30:.1f} GiB{learning}, and "
+            f"{device} has {available / 2**30:.1f} GiB free; make it smaller or choose another "
+            "device"
         )
     return layout
 
@@ -93,12 +105,15 @@ def make_store(
     device: torch.device,
     *,
     replay: bool = False,
+    try_update: TryUpdate | None = None,
 ) -> UnrollStore:
     """The store that `plan_store` describes, with its memory on the device; same arguments.
 
     Where it is in host memory and the agent is on a GPU, batches are gathered for that GPU.
     """
-    layout = plan_store(algorithm, config, spaces, agent, device, replay=replay)
+    layout = plan_store(
+        algorithm, config, spaces, agent, device, replay=replay, try_update=try_update
+    )
     to_gpu = device.type == "cpu" and _device_of(agent, device).type == "cuda"
     return UnrollStore(layout, device, pinned=to_gpu)
 
