@@ -94,8 +94,8 @@ def resolve_precision(
 def available_bytes(device: torch.device) -> int:
     """Bytes that can still be taken there: of this machine and container, or of the GPU.
 
-    Of a GPU, what networks and batches need is left out. Where the system does not say (it is not
-    Linux), that counts as no limit.
+    Of a GPU, something is left out for forward passes, libraries and their graphs. Where the
+    system does not say (it is not Linux), that counts as no limit.
     """
     if device.type == "cuda":
         free: int = torch.cuda.mem_get_info(device)[0]

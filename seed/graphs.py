@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 import torch
 
 from seed.config import ConfigError
+from seed.threads import Consequence
 
 T = TypeVar("T")
 
@@ -19,11 +20,12 @@ _WARM_UP_CALLS = 3
 
 
 class CaptureLock:
-    """Any number of threads compute, or one captures.
+    """Any number of threads compute, or one captures; after a capture that failed, nobody.
 
     A capture changes what is one in a process: the device's random number generator serves the
     capture alone, and waiting for the whole device is an error meanwhile, in whichever thread. All
-    else that other threads do on streams of their own goes on.
+    else that other threads do on streams of their own goes on. A capture that failed leaves the
+    process's random numbers in it: whoever comes later would fail with a message that misleads.
     """
 
     def __init__(self) -> None:
@@ -31,12 +33,17 @@ class CaptureLock:
         self._changed = threading.Condition()
         self._computing = 0
         self._capturing = False
+        self._failed = False
 
     @contextmanager
     def compute(self) -> Iterator[None]:
-        """For drawing random numbers on a GPU, and for waiting for all of it."""
+        """For drawing random numbers on a GPU, and for waiting for all of it.
+
+        Raises:
+            Consequence: where another thread's capture has failed.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: not self._capturing)
+            self._wait_for_captures()
             self._computing += 1
         try:
             yield
@@ -47,18 +54,30 @@ class CaptureLock:
 
     @contextmanager
     def capture(self) -> Iterator[None]:
-        """For capturing: waits until nobody computes, and keeps everybody from it."""
+        """For capturing: waits until nobody computes, and keeps everybody from it.
+
+        Raises:
+            Consequence: where another thread's capture has failed.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: not self._capturing)
+            self._wait_for_captures()
             # First of all, so that threads that compute all the time let this one in.
             self._capturing = True
             self._changed.wait_for(lambda: self._computing == 0)
+        self._failed = True
         try:
             yield
+            self._failed = False
         finally:
             with self._changed:
                 self._capturing = False
                 self._changed.notify_all()
+
+    def _wait_for_captures(self) -> None:
+        """Waits for the capture that is going on, with `_changed` held."""
+        self._changed.wait_for(lambda: not self._capturing)
+        if self._failed:
+            raise Consequence("another thread's capture has failed")
 
 
 capture_lock = CaptureLock()

@@ -58,6 +58,7 @@ from seed.signals import Signals
 from seed.sources import QueueSource, Source
 from seed.spaces import Spaces
 from seed.threads import Crew
+from seed.trial import update_bytes
 from seed.unrolls import UnrollStore
 from seed.watchdog import Watchdog, exit_with_stacks
 from seed.weights import WeightSlot
@@ -270,6 +271,7 @@ def _assemble(config: Config, loaded: Checkpoint | None) -> Run:
     store = make_store(
         algorithm, config, spaces, agent, _store_device(algorithm, config, acting_device),
         replay=_has_replay(algorithm),
+        try_update=partial(update_bytes, algorithm, config, agent),
     )  # fmt: skip
     slot = WeightSlot()
     start = Progress()

@@ -8,13 +8,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from seed.addresses import AUTO, USUAL
+from seed.answers import check_acted, check_agent
 from seed.authentication import Authentication
 from seed.config import Config, ConfigError, InferenceConfig
 from seed.contract import Acted, Algorithm, Fleet
@@ -32,6 +33,9 @@ from seed.unrolls import UnrollStore
 from seed.weights import WeightSlot
 from seed.wire.spaces import SpaceSpec
 
+# Bytes that updates with unrolls of a layout take of the agent's device.
+TryUpdate: TypeAlias = Callable[[StoreLayout], int]
+
 
 def make_agent(
     algorithm: Algorithm, config: Config, spaces: Spaces, device: torch.device
@@ -46,7 +50,7 @@ def make_agent(
         )
     except ValueError as error:
         raise ConfigError(f"network: {error}") from None
-    return agent.to(device)
+    return check_agent(agent, config.algorithm_name).to(device)
 
 
 def plan_store(
@@ -57,11 +61,15 @@ def plan_store(
     device: torch.device,
     *,
     replay: bool = False,
+    try_update: TryUpdate | None = None,
 ) -> StoreLayout:
     """The form of a store for what this agent's acting leaves, and for the replay if asked for.
 
     Its size never blocks the learner: for each environment an open page, the one before as its
     context and one in the queue, and two batches, besides replay's own pages.
+
+    Where the agent is on the same device, what `try_update` says that its updates need must fit
+    there, too.
 
     Raises:
         ConfigError: where it does not fit into the device's memory.
@@ -75,12 +83,17 @@ def plan_store(
             burn_in=config.replay.burn_in,
             replay_unrolls=unrolls,
         )
+    needed = try_update(layout) if try_update is not None else 0
+    if _device_of(agent, device) != torch.empty(0, device=device).device:
+        needed = 0
     available = available_bytes(device)
-    if layout.nbytes > available:
+    if layout.nbytes + needed > available:
+        learning = f", updates {needed / 2**30:.1f} GiB" if needed else ""
         raise ConfigError(
             f"{_describe_size(config, replay)}: the store's {layout.num_pages} pages of "
-            f"{layout.unroll_length} rows take {layout.nbytes / 2**30:.1f} GiB, and {device} has "
-            f"{available / 2**30:.1f} GiB free; make it smaller or choose another device"
+            f"{layout.unroll_length} rows take {layout.nbytes / 2**30:.1f} GiB{learning}, and "
+            f"{device} has {available / 2**30:.1f} GiB free; make it smaller or choose another "
+            "device"
         )
     return layout
 
@@ -93,12 +106,15 @@ def make_store(
     device: torch.device,
     *,
     replay: bool = False,
+    try_update: TryUpdate | None = None,
 ) -> UnrollStore:
     """The store that `plan_store` describes, with its memory on the device; same arguments.
 
     Where it is in host memory and the agent is on a GPU, batches are gathered for that GPU.
     """
-    layout = plan_store(algorithm, config, spaces, agent, device, replay=replay)
+    layout = plan_store(
+        algorithm, config, spaces, agent, device, replay=replay, try_update=try_update
+    )
     to_gpu = device.type == "cpu" and _device_of(agent, device).type == "cuda"
     return UnrollStore(layout, device, pinned=to_gpu)
 
@@ -117,12 +133,6 @@ def _layout(
     """The store's form and its size without replay."""
     spare = 2 * (queue_limit(config) + config.learner.batch_size)
     acted = _try_act(algorithm, config, spaces, agent)
-    action = Column(tuple(acted.actions.shape[1:]), acted.actions.dtype)
-    if action != _column(spaces.action):
-        raise ConfigError(
-            f"algorithm.name = {config.algorithm_name!r}: act gives actions {action}, the "
-            f"environment takes {_column(spaces.action)}"
-        )
     return StoreLayout(
         unroll_length=config.learner.unroll_length,
         num_pages=3 * config.inference.max_envs + spare,
@@ -130,7 +140,7 @@ def _layout(
         frame_stack=config.network.frame_stack,
         state_size=int(agent.state_size),  # type: ignore[arg-type]
         observation=_column(spaces.observation),
-        action=action,
+        action=_column(spaces.action),
         behaviour={
             name: Column(tuple(values.shape[1:]), values.dtype)
             for name, values in acted.behaviour.items()
@@ -222,7 +232,12 @@ def _try_act(algorithm: Algorithm, config: Config, spaces: Spaces, agent: nn.Mod
     fleet = Fleet(
         torch.zeros(batch, device=device), torch.zeros(batch, dtype=torch.bool, device=device)
     )
-    return algorithm.act(agent, rows, state, config.algorithm, fleet=fleet, greedy=False)
+    acted = algorithm.act(agent, rows, state, config.algorithm, fleet=fleet, greedy=False)
+    check_acted(
+        acted, config.algorithm_name,
+        batch=batch, action=action, state_size=state.shape[1], device=device,
+    )  # fmt: skip
+    return acted
 
 
 def _column(spec: SpaceSpec) -> Column:

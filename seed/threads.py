@@ -12,8 +12,15 @@ _LONGEST_NAME = 15
 _TICK_S = 0.1
 
 
+class Consequence(Exception):
+    """A failure that another thread's has brought about, and that says nothing of its reason."""
+
+
 class Crew:
-    """Starts threads that share one stop event; an exception in any of them sets it."""
+    """Starts threads that share one stop event; an exception in any of them sets it.
+
+    The first one is what is raised, but a Consequence gives way to its cause.
+    """
 
     def __init__(self) -> None:
         """No threads yet."""
@@ -30,7 +37,8 @@ class Crew:
             try:
                 function()
             except BaseException as error:
-                self._failure = self._failure or error
+                if self._failure is None or isinstance(self._failure, Consequence):
+                    self._failure = error
                 self.stop.set()
 
         thread = threading.Thread(target=guarded, name=name, daemon=True)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from seed.answers import check_result
 from seed.config import Config
 from seed.contract import Algorithm
 from seed.devices import move, overwrite
@@ -63,6 +64,7 @@ class Update:
         self._gradient = Graph(self._measure, self._device, capture=capture, field=_FIELD)
         self._step = Graph(optimizer.step, self._device, capture=capture, field=_FIELD)
         self._unroll: Unroll | None = None
+        self._checked = False
 
     def take(self, unroll: Unroll) -> None:
         """Brings a batch's unrolls, copied for this update alone, to where they are learned from.
@@ -81,7 +83,11 @@ class Update:
         return self._unroll
 
     def measure(self) -> Outcome:
-        """Loss and clipped gradient of the unrolls that were taken; changes no weight."""
+        """Loss and clipped gradient of the unrolls that were taken; changes no weight.
+
+        Raises:
+            ConfigError: at the first call, where `loss` does not return what the contract says.
+        """
         measured = self._gradient()
         # All values in one transfer from the device.
         scalars = dict(zip(measured.names, measured.values.tolist(), strict=True))
@@ -102,6 +108,12 @@ class Update:
     def _measure(self) -> _Measured:
         unroll = self.unroll
         result = self._algorithm.loss(self._agent, self._target, unroll, self._config.algorithm)
+        if not self._checked:
+            check_result(
+                result, self._config.algorithm_name,
+                batch=len(unroll.importance), device=self._device,
+            )  # fmt: skip
+            self._checked = True
         # The optimizer's graph reads gradients where they were when it was captured.
         self._optimizer.zero_grad(set_to_none=not self._gradient.captures)
         result.loss.backward()  # type: ignore[no-untyped-call]

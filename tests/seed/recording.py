@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from seed.config import ConfigError
+from seed.graphs import CaptureLock
 
 T = TypeVar("T")
 
@@ -71,3 +72,5 @@ def record_on_cpu(patch: pytest.MonkeyPatch) -> None:
     for module in ("graphs", "learner"):
         patch.setattr(f"seed.{module}.can_capture", lambda device: True)
     patch.setattr("seed.graphs._capture", record)
+    # One that failed is closed for good.
+    patch.setattr("seed.graphs.capture_lock", CaptureLock())

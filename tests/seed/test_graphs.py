@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
+from seed import graphs
 from seed.config import ConfigError
 from seed.devices import prepare_thread
-from seed.graphs import CaptureLock, Graph, can_capture, capture_lock
+from seed.graphs import CaptureLock, Graph, can_capture
+from seed.threads import Consequence, Crew
 from tests.seed.central import wait_for
+from tests.seed.gpu_streams import own_stream
 from tests.seed.recording import record_on_cpu
 
 CPU = torch.device("cpu")
@@ -24,14 +28,17 @@ DEVICES = [
 
 
 @pytest.fixture(params=DEVICES)
-def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
+def device(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[torch.device]:
     """A GPU, or a CPU that can capture."""
     if request.param == "recorded":
         record_on_cpu(monkeypatch)
-        return CPU
+        yield CPU
+        return
     device = torch.device("cuda")
-    prepare_thread(device, 1, urgent=False)
-    return device
+    with own_stream(device):
+        yield device
 
 
 class Adding:
@@ -160,22 +167,75 @@ def test_many_compute_at_a_time() -> None:
     thread.join()
 
 
-def test_a_failed_capture_lets_the_others_go_on() -> None:
+def test_a_failed_computation_lets_the_others_go_on() -> None:
     lock = CaptureLock()
-    with pytest.raises(ValueError, match="failed"), lock.capture():
-        raise ValueError("failed")
     with pytest.raises(ValueError, match="failed"), lock.compute():
         raise ValueError("failed")
-    with lock.capture(), pytest.raises(ValueError, match="failed"):
-        raise ValueError("failed")
+    with lock.capture():
+        pass
+    with lock.compute():
+        pass
+
+
+def test_a_failed_capture_is_the_end_for_those_who_wait_and_those_who_come() -> None:
+    lock, failures = CaptureLock(), []
+
+    def compute() -> None:
+        try:
+            with lock.compute():
+                pass
+        except Consequence as error:
+            failures.append(str(error))
+
+    def capture() -> None:
+        with lock.capture():
+            thread.start()
+            raise ValueError("failed")
+
+    thread = threading.Thread(target=compute)
+    with pytest.raises(ValueError, match="failed"):
+        capture()
+    thread.join()
+    compute()
+    with pytest.raises(Consequence), lock.capture():
+        pass
+    assert failures == ["another thread's capture has failed"] * 2
+
+
+def test_the_reason_of_a_failed_capture_is_what_a_crew_raises(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The learner's capture fails while inference waits for it; inference may be heard first."""
+    record_on_cpu(monkeypatch)
+    value, waits, crew = torch.ones(()), threading.Event(), Crew()
+    failing = Graph(lambda: value * value.item(), CPU, capture=True, field="learner.cuda_graphs")
+    other = Graph(lambda: value + 1, CPU, capture=True, field="inference.cuda_graphs")
+
+    def learn() -> None:
+        try:
+            while True:
+                failing()
+        finally:
+            # Whoever waits for the lock has failed by now, and been heard.
+            waits.set()
+            acting.join()
+
+    def act() -> None:
+        waits.wait()
+        other()
+
+    acting = crew.start("inference", act)
+    crew.start("learner", learn)
+    with pytest.raises(ConfigError, match=r"^learner.cuda_graphs = true: "):
+        crew.join()
 
 
 def test_calls_hold_the_lock_of_all_graphs(device: torch.device) -> None:
     computing, capturing = [], []
 
     def look() -> Tensor:
-        computing.append(capture_lock._computing)
-        capturing.append(capture_lock._capturing)
+        computing.append(graphs.capture_lock._computing)
+        capturing.append(graphs.capture_lock._capturing)
         return torch.ones((), device=device) + 1
 
     graph = Graph(look, device, capture=True, field="a.field")
@@ -183,7 +243,8 @@ def test_calls_hold_the_lock_of_all_graphs(device: torch.device) -> None:
         graph()
     assert computing == [1, 1, 1, 0]
     assert capturing == [False, False, False, True]
-    assert (capture_lock._computing, capture_lock._capturing) == (0, False)
+    lock = graphs.capture_lock
+    assert (lock._computing, lock._capturing) == (0, False)
 
 
 def test_only_gpus_capture() -> None:
@@ -208,12 +269,12 @@ def test_another_thread_draws_and_allocates_while_there_are_captures() -> None:
     thread = threading.Thread(target=sample)
     thread.start()
     try:
-        prepare_thread(device, 1, urgent=False)
         wait_for(lambda: len(draws) > 10)
-        for _ in range(20):
-            adding = Adding(device)
-            graph = adding.graph()
-            assert [graph().item() for _ in range(6)] == [10, 20, 30, 40, 50, 60]
+        with own_stream(device):
+            for _ in range(20):
+                adding = Adding(device)
+                graph = adding.graph()
+                assert [graph().item() for _ in range(6)] == [10, 20, 30, 40, 50, 60]
     finally:
         stop.set()
         thread.join()
@@ -223,8 +284,8 @@ def test_another_thread_draws_and_allocates_while_there_are_captures() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_every_replay_draws_new_random_numbers() -> None:
     device = torch.device("cuda")
-    prepare_thread(device, 1, urgent=False)
     graph = Graph(
         lambda: torch.empty((), device=device).exponential_(), device, capture=True, field="a.field"
     )
-    assert len({graph().item() for _ in range(20)}) == 20
+    with own_stream(device):
+        assert len({graph().item() for _ in range(20)}) == 20

@@ -189,7 +189,7 @@ def test_the_queue_limit_is_rounded_up(batch_size: int, queue_batches: float, li
 def test_refuses_actions_that_the_environment_does_not_take(
     action: Tensor, space: SpaceSpec
 ) -> None:
-    with pytest.raises(ConfigError, match=r"'vtrace': act gives actions .*the environment takes"):
+    with pytest.raises(ConfigError, match=r"'vtrace': act gives actions: a tensor .*; expected a"):
         Constant(action).make_store(space)
 
 

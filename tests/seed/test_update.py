@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from seed import checkpoint
-from seed.config import Config, LearnerConfig, NetworkConfig, OptimizerConfig
+from seed.config import Config, ConfigError, LearnerConfig, NetworkConfig, OptimizerConfig
 from seed.contract import Algorithm, LossResult, load_algorithm
-from seed.devices import move, prepare_thread
+from seed.devices import move
 from seed.optimizers import make_optimizer
 from seed.rows import Unroll
 from seed.update import Outcome, Update
 from seed.wire.spaces import SpaceSpec
+from tests.seed.gpu_streams import own_stream
 from tests.seed.random_rows import random_rows
 from tests.seed.recording import record_on_cpu
 
@@ -118,14 +119,24 @@ def test_recorded_graphs_make_the_updates_of_plain_calls(
     check_same_updates(make_case(name, kind, CPU, cuda_graphs=True), plain)
 
 
+def test_a_loss_of_another_form_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = make_case("vtrace", "adam", CPU, cuda_graphs=False)
+    monkeypatch.setattr("seed.algorithms.vtrace.loss", lambda *_: LossResult(0.5, {}))  # type: ignore[arg-type]
+    case.update.take(make_unroll(0))
+    with pytest.raises(ConfigError, match=r"'vtrace': loss gives loss: a float; expected a tensor"):
+        case.update.measure()
+
+
 @needs_gpu
 @pytest.mark.parametrize("kind", ["adam", "rmsprop_tf"])
 @pytest.mark.parametrize("name", ["vtrace", "r2d2"])
 def test_graphs_on_a_gpu_make_the_updates_of_plain_calls(name: str, kind: Kind) -> None:
     device = torch.device("cuda")
-    prepare_thread(device, 1, urgent=False)
-    case, plain = (make_case(name, kind, device, cuda_graphs=graphs) for graphs in (True, False))
-    check_same_updates(case, plain)
+    with own_stream(device):
+        case, plain = (
+            make_case(name, kind, device, cuda_graphs=graphs) for graphs in (True, False)
+        )
+        check_same_updates(case, plain)
 
 
 def test_graphs_keep_unrolls_and_gradients_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
