@@ -29,10 +29,10 @@ def test_a_learner_that_waits_says_so_and_leaves_with_all_that_was_started(
     (tmp_path / "run.toml").write_text(CONFIG.format(file=file))
     command = start("seed-learner", tmp_path / "run.toml", "--run-dir", tmp_path / "run")
     command.wait_for("making one environment to learn its spaces")
-    wait_until(file.exists, timeout_s=60)
+    wait_until(file.exists)
     pids = [int(pid) for pid in file.read_text().split()]
     assert all(map(is_running, pids))
     command.process.send_signal(number)
     assert command.wait() == code
     assert "Traceback" not in command.text
-    wait_until(lambda: not any(map(is_running, pids)), timeout_s=60)
+    wait_until(lambda: not any(map(is_running, pids)))
