@@ -103,6 +103,7 @@ class Inference:
         self._queue_limit = queue_limit
         self._publish = publish
         self._sessions = SessionTable(config.max_envs, config.max_batch, config.max_envs_per_key)
+        self.server_of = self._sessions.server_of
         allowed = authentication.allowed if authentication else None
         self._reception = Reception(allowed)
         self._sessions_opened = 0
@@ -122,10 +123,6 @@ class Inference:
     def num_envs(self) -> int:
         """Environments connected."""
         return self._sessions.num_envs
-
-    def server_of(self, env_id: int) -> str:
-        """The printable name of the server that has this environment, or had it last."""
-        return printable(self._sessions.server_of(env_id))
 
     @property
     def messages_refused(self) -> int:
