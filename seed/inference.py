@@ -33,7 +33,6 @@ from seed.unrolls import UnrollStore
 from seed.weights import WeightSlot
 from seed.wire import codec, messages
 from seed.wire.checks import WireError
-from seed.wire.terminal import printable
 
 _IDLE_POLL_MS = 20
 _HOUSEKEEPING_S = 1.0
@@ -103,6 +102,7 @@ class Inference:
         self._queue_limit = queue_limit
         self._publish = publish
         self._sessions = SessionTable(config.max_envs, config.max_batch, config.max_envs_per_key)
+        self.server_of = self._sessions.server_of
         self._reception = Reception(authentication.allowed if authentication else None)
         self._arrivals = ArrivalLog()
         self._sessions_opened = 0
@@ -122,10 +122,6 @@ class Inference:
     def num_envs(self) -> int:
         """Environments connected."""
         return self._sessions.num_envs
-
-    def server_of(self, env_id: int) -> str:
-        """The printable name of the server that has this environment, or had it last."""
-        return printable(self._sessions.server_of(env_id))
 
     @property
     def messages_refused(self) -> int:

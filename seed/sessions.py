@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from seed.faults import printable
 from seed.wire import messages
 from seed.wire.checks import WireError
 from seed.wire.limits import PROTOCOL_VERSION
@@ -114,8 +115,11 @@ class SessionTable:
         return np.flatnonzero(self._taken)
 
     def server_of(self, env_id: int) -> str:
-        """The name of the server that has this environment, or had it last; by any thread."""
-        return self._names[env_id]
+        """The name, fit to print, of the server that has this environment or had it last.
+
+        For any thread.
+        """
+        return printable(self._names[env_id])
 
     def find(self, number: int, identity: bytes, key: str = "") -> Session | None:
         """The session with this number if it belongs to this connection and key.

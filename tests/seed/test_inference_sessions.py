@@ -316,6 +316,7 @@ def test_the_log_obeys_no_server(caplog: pytest.LogCaptureFixture) -> None:
     for message in caplog.messages:
         assert all(line.isprintable() for line in message.split("\n"))
     assert any(r"\x1b[2Jname left: bye\r\x1b[A" in message for message in caplog.messages)
+    assert served.inference.server_of(0) == r"\x1b[2Jname"
 
 
 def test_rows_of_an_environment_that_is_down_are_no_steps_and_not_missed() -> None:

@@ -286,7 +286,9 @@ def test_says_what_differs_from_the_run_that_it_goes_on_with(
     caplog.set_level("INFO")
     words = [str(file), "--run-dir", str(file.parent / "run")]
     config = parse_command_line(words, load_algorithm_config).config
-    main._assemble(config, None).learner._save()
+    first = main._assemble(config, None)
+    assert first.learner._server_of == first.inference.server_of
+    first.learner._save()
     loaded = checkpoint.load_newest(file.parent / "run" / "checkpoints")
     assert loaded is not None
     main._assemble(replace(config, seed=9), loaded)
