@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from seed.faults import printable
 from seed.wire import messages
 from seed.wire.checks import WireError
 from seed.wire.limits import PROTOCOL_VERSION
+from seed.wire.terminal import printable
 
 Int64Array = npt.NDArray[np.int64]
 
