@@ -20,6 +20,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _rank(item: pytest.Item) -> int:
-    if item.get_closest_marker("slow"):
+    if item.get_closest_marker("slow") or "learning" in item.path.name:
         return 0
-    return 1 if "learning" in item.path.name else 2 if "end_to_end" in item.path.parts else 3
+    return 1 if {"end_to_end", "tools"} & set(item.path.parts) else 2
