@@ -30,7 +30,7 @@ from tests.seed.deeds import is_running
 
 ROOT = Path(__file__).parents[2]
 SPACES = Spaces(SpaceSpec("float32", (2,)), SpaceSpec("int64", (), 2))
-DEADLINE_S = 30.0
+DEADLINE_S = 300.0
 HARMLESS = (
     "nothing", "take_signals", "change_folder", "set_variables", "print_much", "replace_streams",
     "close_streams", "read_input", "start_threads", "change_numpy", "change_torch",
