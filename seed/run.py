@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import time
@@ -62,12 +63,16 @@ def write_config(config: Config, run_dir: Path) -> None:
     """Leaves `config.toml` in the run's folder; raises ConfigError where that cannot be."""
     # A later start from this file goes on with the run, whatever this one started from.
     text = to_toml(dataclasses.replace(config, resume="auto"))
+    temporary = run_dir / ".config.toml.tmp"
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        temporary = run_dir / ".config.toml.tmp"
-        temporary.write_text(text)
+        # What somebody has put there may be a pipe, or a link to a file of theirs.
+        temporary.unlink(missing_ok=True)
+        temporary.write_text(text, encoding="utf-8")
         temporary.replace(run_dir / "config.toml")
     except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise ConfigError(
             f"run_dir = {config.run_dir!r}: cannot be written ({error.strerror})"
-        ) from None
+        ) from error

@@ -382,7 +382,10 @@ def test_what_is_normal_is_said_at_the_start(
     ("number", "code"),
     [(errno.ENOSPC, 1), (errno.EDQUOT, 1), (errno.EIO, 1), (errno.EACCES, 2), (errno.EROFS, 2)],
 )
-@pytest.mark.parametrize("failing", ["pathlib.Path.mkdir", "pathlib.Path.write_text"])
+@pytest.mark.parametrize(
+    "failing", ["pathlib.Path.mkdir", "seed.run_lock.RunLock._open", "pathlib.Path.write_text",
+                "seed.metrics.open_to_append"],
+)  # fmt: skip
 def test_a_disk_without_room_is_no_refused_configuration(
     file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     assembled: None, failing: str, number: int, code: int,
@@ -390,6 +393,7 @@ def test_a_disk_without_room_is_no_refused_configuration(
     def fail(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
+    monkeypatch.setattr(main, "spare_collector", lambda: None)
     monkeypatch.setattr(failing, fail)
-    assert learn(file) == code
+    assert learn(file, "--local-envservers", 0) == code
     assert f"cannot be written ({os.strerror(number)})" in capsys.readouterr().err
