@@ -51,8 +51,6 @@ def assemble(config: Config, loaded: Checkpoint | None) -> Run:
     acting_device = resolve_device(config.inference.device, "inference.device")
     learning_device = resolve_device(config.learner.device, "learner.device")
     agent = make_agent(algorithm, config, spaces, learning_device)
-    for line in describe_bodies(agent):
-        log.info("%s", line)
     acting = make_agent(algorithm, config, spaces, acting_device)
     store = make_store(
         algorithm, config, spaces, agent, _store_device(algorithm, config, acting_device),
@@ -80,6 +78,8 @@ def assemble(config: Config, loaded: Checkpoint | None) -> Run:
         restore(learner, loaded, config)
         if kept is not None and loaded.path is not None:
             _load_replay(kept, loaded.path)
+    for line in describe_bodies(agent):
+        log.info("%s", line)
     learner.publish()
     # What is sampled from here on is not what an earlier process of this run has sampled.
     torch.manual_seed(sum(seed))
