@@ -176,7 +176,7 @@ def test_the_first_checkpoint_comes_early(tmp_path: Path) -> None:
 
 # What decides is not how far the environments are by now, but what a checkpoint holds.
 def test_a_run_is_complete_once_a_checkpoint_has_all_its_frames(tmp_path: Path) -> None:
-    setup = Setup(tmp_path, total(make_config(), 140), env_steps=70)
+    setup = Setup(tmp_path, total(make_config(), 70), env_steps=70)
     assert not setup.learner.complete
     run(setup)
     assert setup.learner.complete
