@@ -19,7 +19,7 @@ def names_of(config_type: type) -> list[str]:
 
 def hints_of(config_type: type, start: str = "") -> dict[str, Any]:
     """The same fields with their types."""
-    found = {}
+    found: dict[str, Any] = {}
     hints = typing.get_type_hints(config_type)
     for field in dataclasses.fields(config_type):
         hint = hints[field.name]

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from seed import __version__, checkpoint, main
+from seed import checkpoint, main
 from seed.checkpoint import Checkpoint, CheckpointError, SaveFailed
 from seed.config import Config, ConfigError, EnvironmentConfig
 from seed.config_loading import parse_command_line
