@@ -81,7 +81,7 @@ def action_codec(space: gymnasium.Space[object]) -> tuple[SpaceSpec, Convert]:
         return _checked(SpaceSpec("float32", tuple(space.shape)), space), _scaling(space)
     raise InvalidEnvironment(
         f"action space {space} is not supported: expected Discrete, or Box of float32 or float64; "
-        f"{_WRAP} TransformAction, which makes its actions of those of such a space"
+        f"{_WRAP} TransformAction, so that it takes actions of such a space"
     )
 
 

@@ -21,9 +21,10 @@ import tyro
 
 from seed.config import Config, ConfigError
 from seed.config_checks import check
-from seed.field_names import meant, names_of
+from seed.field_names import describe, meant, names_of
 from seed.module_folders import module_folders, search
 from seed.plain_files import read_plain
+from seed.refused_options import refusal
 
 # Far more than any configuration needs.
 _MOST_TOML_BYTES = 2**20
@@ -57,6 +58,8 @@ def parse_command_line(arguments: Sequence[str], load_algorithm_config: Any) -> 
     config_file = next((Path(word) for word in arguments if word.endswith(".toml")), None)
     if config_file is None and _is_missing(arguments):
         raise ConfigError(f"CONFIG: expected the run's TOML file, as in {_examples()}")
+    if config_file is not None and not config_file.exists():
+        raise ConfigError(f"{config_file}: there is no such file{_hint_of_file(config_file)}")
     tables = read_toml(config_file) if config_file else {}
     search_module_folders(tables, config_file)
     arguments, algorithm_name = _take_option(arguments, "--algorithm.name")
@@ -65,7 +68,10 @@ def parse_command_line(arguments: Sequence[str], load_algorithm_config: Any) -> 
     default = from_tables(tables, load_algorithm_config)
     parsed = _parse(arguments, default)
     if parsed.config_file != config_file:
-        raise ConfigError(f"{parsed.config_file}: expected a file whose name ends with .toml")
+        raise ConfigError(
+            f"{parsed.config_file}: expected a file whose name ends with .toml"
+            f"{_hint_of_file(parsed.config_file)}"
+        )
     config = dataclasses.replace(parsed.config, run_dir=_absolute(parsed.config.run_dir))
     check(config)
     return CommandLine(parsed.config_file, parsed.dry_run, config)
@@ -111,6 +117,17 @@ def _examples() -> str:
     return f"{example}; configs/ has {', '.join(here)}" if here else example
 
 
+def _hint_of_file(missing: Path) -> str:
+    """Which files may have been meant: in the same folder, or among the configurations."""
+    folders = dict.fromkeys([missing.parent, Path("configs")])
+    there = sorted(path for folder in folders for path in folder.glob("*.toml"))
+    stems, stem = [path.stem for path in there], missing.stem
+    likely = {stem} & {*stems} or {*filter(lambda other: stem in other, stems)}
+    likely = likely or {*difflib.get_close_matches(stem, stems, 1)}
+    found = [str(path) for path in there if path.stem in likely]
+    return f"; did you mean {' or '.join(found)}?" if stem and found else ""
+
+
 def _take_option(arguments: Sequence[str], option: str) -> tuple[list[str], str | None]:
     """The arguments without this option, and its value; it decides which others there are."""
     rest, value = [], None
@@ -144,21 +161,8 @@ def _parse(arguments: Sequence[str], default: Config) -> Any:
     except SystemExit as exit_request:
         if not exit_request.code:
             raise
-        said = _in_one_line(complaint.getvalue())
-        if said.startswith("Unrecognized") and "Perhaps you meant" not in said:
-            said = _with_hint(said, arguments, names_of(type(default)))
+        said = refusal(_in_one_line(complaint.getvalue()), arguments, type(default))
         raise ConfigError(f"{said}; --help lists all fields") from None
-
-
-def _with_hint(said: str, arguments: Sequence[str], names: list[str]) -> str:
-    """The parser's words, with the options that those which do not exist may stand for."""
-    words = [word.removeprefix("--").partition("=")[0].replace("-", "_")
-             for word in arguments if word.startswith("--")]  # fmt: skip
-    found = [option for word in words if word not in names for option in meant(word, names)]
-    if not found:
-        return said
-    options = " or ".join("--" + option.replace("_", "-") for option in dict.fromkeys(found))
-    return f"{said}; did you mean {options}?"
 
 
 def _in_one_line(box: str) -> str:
@@ -260,7 +264,7 @@ def from_tables(tables: Mapping[str, Any], load_algorithm_config: Any) -> Config
     if not isinstance(name, str):
         raise ConfigError(f"algorithm.name = {_show(name)}: expected a string")
     algorithm_type = load_algorithm_config(name)
-    algorithm = build(algorithm_type, algorithm_table, "algorithm.")
+    algorithm = build(algorithm_type, algorithm_table, "algorithm.", f" of {name!r}")
     if "algorithm_name" in rest:
         raise ConfigError(
             f"algorithm_name = {_show(rest['algorithm_name'])}: unknown field; the algorithm's "
@@ -270,11 +274,12 @@ def from_tables(tables: Mapping[str, Any], load_algorithm_config: Any) -> Config
     return build(_config_type(algorithm_type), rest, "")
 
 
-def build(cls: type[T], table: Mapping[str, Any], path: str) -> T:
+def build(cls: type[T], table: Mapping[str, Any], path: str, owner: str = "") -> T:
     """An instance of dataclass `cls` from a table, without any conversion but int → float.
 
     Args:
         path: Prefix of the field names in errors, such as "learner.".
+        owner: Whose fields they are, such as " of 'vtrace'", where that is not plain.
 
     Raises:
         ConfigError: for an unknown field or a value of another type than declared.
@@ -286,7 +291,7 @@ def build(cls: type[T], table: Mapping[str, Any], path: str) -> T:
             close = difflib.get_close_matches(name, names, 1) or meant(name, names_of(Config))
             hint = f" (did you mean {close[0]!r}?)" if close else ""
             raise ConfigError(
-                f"{path}{name} = {_show(table[name])}: unknown field{hint}; "
+                f"{path}{name} = {_show(table[name])}: unknown field{owner}{hint}; "
                 f"expected one of {', '.join(names)}"
             )
     values = {name: _value(hints[name], value, path + name) for name, value in table.items()}
@@ -314,7 +319,7 @@ def _value(hint: Any, value: Any, path: str) -> Any:
         except OverflowError:
             raise ConfigError(f"{path} = {_show(value)}: expected a smaller number") from None
     if not _matches(hint, value):
-        raise ConfigError(f"{path} = {_show(value)}: expected {_describe(hint)}")
+        raise ConfigError(f"{path} = {_show(value)}: expected {describe(hint)}")
     return value
 
 
@@ -328,20 +333,6 @@ def _matches(hint: Any, value: Any) -> bool:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return isinstance(value, hint)
     return hint is Any or type(value) is hint
-
-
-def _describe(hint: Any) -> str:
-    origin = typing.get_origin(hint)
-    if origin is Literal:
-        return " or ".join(repr(choice) for choice in typing.get_args(hint))
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(_describe(option) for option in typing.get_args(hint))
-    if origin is tuple:
-        return f"a list of {_describe(typing.get_args(hint)[0])}"
-    if origin is dict or dataclasses.is_dataclass(hint):
-        return "a table"
-    names = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
-    return names.get(hint, str(hint))
 
 
 def to_tables(config: Config) -> dict[str, Any]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import pkgutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, cast
 
 from torch import Tensor, nn
@@ -132,8 +134,8 @@ def load_algorithm(name: str) -> Algorithm:
     path = next((path for path in paths if _is_module(path)), None)
     if path is None:
         raise ConfigError(
-            f"algorithm.name = {name!r}: no module {' or '.join(paths)}; expected a file of "
-            "seed/algorithms or the import path of a module"
+            f"algorithm.name = {name!r}: no module of that name; expected one of "
+            f"{', '.join(_own())}, or the import path of a module"
         )
     # Standard output is for results.
     with contextlib.redirect_stdout(sys.stderr):
@@ -147,6 +149,12 @@ def load_algorithm(name: str) -> Algorithm:
             "'replay'"
         )
     return cast(Algorithm, module)
+
+
+def _own() -> list[str]:
+    """The names of the algorithms that come with the package."""
+    folder = Path(__file__).with_name("algorithms")
+    return sorted(module.name for module in pkgutil.iter_modules([str(folder)]))
 
 
 def _is_module(path: str) -> bool:

@@ -1,26 +1,54 @@
-"""The names of all fields of a configuration, and which of them a wrong name may have meant."""
+"""The names and types of all fields of a configuration; which field a wrong name may have meant."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import types
 import typing
+from typing import Any, Literal
 
 # Of difflib: names less alike than that have nothing to do with each other.
 _ALIKE = 0.75
 
 
-def names_of(config_type: type, start: str = "") -> list[str]:
+def names_of(config_type: type) -> list[str]:
     """Every field of a dataclass and of those in it, such as "learner.batch_size"."""
-    names = []
+    return list(hints_of(config_type))
+
+
+def hints_of(config_type: type, start: str = "") -> dict[str, Any]:
+    """The same fields with their types."""
+    found: dict[str, Any] = {}
     hints = typing.get_type_hints(config_type)
     for field in dataclasses.fields(config_type):
         hint = hints[field.name]
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-            names += names_of(hint, f"{start}{field.name}.")
+            found |= hints_of(hint, f"{start}{field.name}.")
         else:
-            names.append(start + field.name)
-    return names
+            found[start + field.name] = hint
+    return found
+
+
+def describe(hint: Any) -> str:
+    """A type as a message names it: "an integer", say."""
+    origin = typing.get_origin(hint)
+    if origin is typing.Annotated:
+        return describe(typing.get_args(hint)[0])
+    if origin is Literal:
+        return " or ".join(repr(choice) for choice in typing.get_args(hint))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(describe(option) for option in typing.get_args(hint))
+    if origin is tuple:
+        return f"a list of {_several(typing.get_args(hint)[0])}"
+    if origin is dict or dataclasses.is_dataclass(hint):
+        return "a table"
+    names = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
+    return names.get(hint, str(hint))
+
+
+def _several(hint: Any) -> str:
+    return {int: "integers", float: "numbers", str: "strings"}.get(hint) or describe(hint)
 
 
 def meant(name: str, names: list[str]) -> list[str]:

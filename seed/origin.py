@@ -30,7 +30,7 @@ def compare_origin(state: dict[str, Any], config: Config) -> str:
         config: Of this process.
 
     Returns:
-        The line; empty for a checkpoint that does not say where it comes from.
+        The line; empty where nothing differs, or the checkpoint does not say where it comes from.
     """
     if not isinstance(state.get("config"), dict) or "version" not in state:
         return ""
@@ -42,10 +42,14 @@ def compare_origin(state: dict[str, Any], config: Config) -> str:
         for name in sorted(before.keys() | after.keys())
         if _say(before, name) != _say(after, name)
     ]
-    return (
-        f"the checkpoint was written by version {state['version']}, this is {now['version']}; "
-        f"settings that differ: {', '.join(changes) or 'none'}"
-    )
+    lines = []
+    if state["version"] != now["version"]:
+        lines.append(
+            f"the checkpoint was written by version {state['version']}, this is {now['version']}"
+        )
+    if changes:
+        lines.append(f"settings that differ: {', '.join(changes)}")
+    return "; ".join(lines)
 
 
 def _flatten(tables: dict[str, Any], path: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+import re
 import sys
 import tomllib
 from dataclasses import dataclass
@@ -130,7 +131,7 @@ def test_refuses_unknown_fields(text: str, message: str) -> None:
         ("[environment.atari]\ngrayscale = 1", "grayscale = 1: expected true or false"),
         ('[optimizer]\nkind = "sgd"', "kind = 'sgd': expected 'rmsprop_tf' or 'adam'"),
         ('local_envservers = "many"', "local_envservers = 'many': expected an integer or 'auto'"),
-        ("[network]\nhidden_sizes = 64", "hidden_sizes = 64: expected a list of an integer"),
+        ("[network]\nhidden_sizes = 64", "hidden_sizes = 64: expected a list of integers"),
         ("[network]\nhidden_sizes = [64, 0.5]", r"hidden_sizes\[1\] = 0.5: expected an integer"),
         ("learner = 4", "learner = 4: expected a table"),
         ("algorithm = 4", r"algorithm = 4: expected a table \[algorithm\]"),
@@ -261,9 +262,21 @@ ENCODINGS = pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
         (("--nosuch", "1"), ("Unrecognized options: --nosuch",)),
         (("--lr", "1"), ("options: --lr, 1; did you mean --optimizer.learning-rate?",)),
         (("--learner.learning-rate=1",), ("did you mean --optimizer.learning-rate?",)),
-        (("--discount", "1"), ("Perhaps you meant: --algorithm.discount FLOAT",)),
-        (("--learner.batchsize", "1"), ("Perhaps you meant: --learner.batch-size INT",)),
-        (("--optimizer.kind", "sgd"), ("'sgd'", "--optimizer.kind", "rmsprop_tf", "adam")),
+        (("--discount", "1"), ("--discount, 1; did you mean --algorithm.discount?;",)),
+        (("--learner.batchsize", "1"), ("did you mean --learner.batch-size?;",)),
+        (("--lambda", "1"), ("did you mean --algorithm.lambda_?;",)),
+        (("--device", "cpu"), ("mean --inference.device or --learner.device or --replay.device?",)),
+        (("--env", "pong"), ("Unrecognized options: --env, pong; --help",)),
+        (("--optimizer.kind", "sgd"), ("optimizer.kind = 'sgd': expected 'rmsprop_tf' or 'adam'",)),
+        (("--seed=x",), ("--seed = 'x': expected an integer;",)),
+        (("--seed",), ("--seed: expected an integer;",)),
+        (("--local-envservers", "all"), ("= 'all': expected an integer or 'auto';",)),
+        (("--network.hidden-sizes", "a", "b"), ("'a b': expected integers, with spaces between;",)),
+        (("--inference.cuda-graphs", "true"), (
+            "--inference.cuda-graphs = 'true': it takes no value; expected "
+            "--inference.cuda-graphs or --inference.no-cuda-graphs;",
+        )),
+        (("--dry-run=1",), ("--dry-run = '1': it takes no value; expected --dry-run alone;",)),
         (("--algorithm.discount", "2"), ("discount = 2.0: expected from 0 to 1",)),
     ],
 )
@@ -277,6 +290,39 @@ def test_bad_overrides_are_refused_in_one_line(
     assert said.endswith("--help lists all fields")
     for word in words:
         assert word in said
+
+
+def test_keywords_that_are_no_pairs_are_refused(file: Path) -> None:
+    file.write_text("")
+    with pytest.raises(ConfigError, match="= 'a 3 b': expected names and values in turn, with"):
+        parse(file, "--environment.kwargs", "a", 3, "b")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("configs/one.toml", "there is no such file; did you mean configs/one_two.toml?"),
+        ("oen_two.toml", "there is no such file; did you mean configs/one_two.toml?"),
+        ("three.toml", "there is no such file; did you mean configs/three.toml?"),
+        ("one", "expected a file whose name ends with .toml; did you mean configs/one_two.toml?"),
+        ("xyz.toml", "there is no such file"),
+    ],
+)
+def test_a_configuration_that_may_have_been_meant_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, said: str
+) -> None:
+    (tmp_path / "configs").mkdir()
+    for name in ("one_two", "three", "three_four"):
+        (tmp_path / f"configs/{name}.toml").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=f"^{re.escape(f'{given}: {said}')}$"):
+        parse(given)
+
+
+def test_a_field_of_another_algorithm_says_whose_it_is_not(file: Path) -> None:
+    file.write_text('[algorithm]\nname = "vtrace"\nreduction = "mean"')
+    with pytest.raises(ConfigError, match="reduction = 'mean': unknown field of 'r2d2'; expected"):
+        parse(file, "--algorithm.name", "r2d2")
 
 
 @ENCODINGS
