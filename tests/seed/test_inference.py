@@ -18,8 +18,8 @@ from tests.seed.central import (
     act_by_standing,
     central,
     drain,
-    wait_for,
 )
+from tests.waiting import wait_for
 
 
 def test_a_step_is_answered_with_its_actions() -> None:
