@@ -106,7 +106,7 @@ class SinglesGroup:
             try:
                 if self._guard is not None:
                     self._guard.note(index)
-                result = env.step(action)
+                result: Any = env.step(action)
                 # Calls cost more than these comparisons, which nearly always are enough.
                 if type(result) is not tuple or len(result) != 5:
                     result = step_parts(result)
