@@ -24,7 +24,12 @@ import sys
 import time
 from typing import Any, NoReturn
 
-from envservers.descendants import adopt_orphans, end_descendants, end_with_parent
+from envservers.processes import (
+    adopt_orphans,
+    end_descendants,
+    end_with,
+    forget_signals_in_forks,
+)
 
 _READ_BYTES = 65_536
 _KEPT_BYTES, _KEPT_LINES, _LONGEST_LINE = 16_384, 20, 200
@@ -48,7 +53,7 @@ def main() -> int:
     this = os.getpid()
     child = os.fork()
     if not child:
-        end_with_parent(this)
+        end_with(this)
         os.close(results)
         os.close(words)
         _move_in(words_of_child)
@@ -79,6 +84,7 @@ def _describe(
 ) -> NoReturn:
     """Makes the environment, writes down what is found, and closes it."""
     faulthandler.enable()
+    forget_signals_in_forks()
     if timeout_s < math.inf:
         faulthandler.dump_traceback_later(timeout_s, exit=True)
     group, answer = None, dict[str, Any]()
@@ -127,7 +133,10 @@ class _Watch:
         try:
             end = self._wait()
         finally:
-            end_descendants(self._child)
+            # Where the system does not know what is below this process, it knows the group.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._child, signal.SIGKILL)
+            end_descendants()
         while self._read(0.0):
             pass
         if sys.stdin.fileno() not in self._open:

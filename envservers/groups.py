@@ -13,9 +13,17 @@ from seed.wire.spaces import SpaceSpec
 
 Array: TypeAlias = npt.NDArray[Any]
 
+_LONGEST_REASON, _LONGEST_END = 1_900, 400
+
 
 class InvalidEnvironment(ValueError):
     """An environment that cannot be run; its text is one line for the person who asked for it."""
+
+    def __init__(self, text: str) -> None:
+        """Keeps beginning and end of a text that is too long, as third parties' exceptions are."""
+        if len(text) > _LONGEST_REASON:
+            text = f"{text[: _LONGEST_REASON - _LONGEST_END]} […] {text[-_LONGEST_END:]}"
+        super().__init__(text)
 
 
 class UnfitRow(ValueError):

@@ -12,8 +12,10 @@ from envservers.recovery import Recovery
 from envservers.supervision import NOBODY, Supervision
 from seed.wire.messages import Fault
 
-# What an environment may raise: a third-party one has no common class, and some call sys.exit.
-ANYTHING = (Exception, SystemExit)
+# What an environment may raise: SystemExit of sys.exit, CancelledError of asyncio, panics of Rust
+# and KeyboardInterrupt of its own are no Exception. Requests to stop are not raised
+# (envservers.main).
+ANYTHING = (BaseException,)
 _MAX_TRACEBACKS = 64
 
 

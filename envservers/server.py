@@ -28,8 +28,6 @@ _ANSWER_TIMEOUT_S = 5.0
 _NOTICE_INTERVAL_S = 30.0
 _PARENT_CHECK_INTERVAL_S = 1.0
 _SHORTEST_DELAY_S, _LONGEST_DELAY_S = 0.2, 5.0
-# For environments that are closed at the end; some do not return from that.
-_FAREWELL_S = 30.0
 # Of what an exception says, in a line that says more than that.
 _LONGEST_REASON = 500
 
@@ -115,7 +113,9 @@ class EnvServer:
                 self._supervision.notes.exit_code = self._exit_code
             return self._exit_code
         finally:
-            self._supervision.step_timer.end_within(_FAREWELL_S)
+            # Some environments do not return from being closed: the supervisor has its eye on it.
+            self._supervision.notes.ending = True
+            self._supervision.step_timer.stop()
             self._connection.close()
             self._groups.close()
 

@@ -24,6 +24,7 @@ _CELLS = 5  # of 4 bytes each
 _STARTER_ENDED = 4 * _CELLS
 _WAS_MADE = _STARTER_ENDED + 1
 _RENEWING = _WAS_MADE + 1
+_ENDING = _RENEWING + 1
 _COUNTS = _STARTER_ENDED + 16
 _SIZE_BYTES = _COUNTS + MAX_ENVS_PER_SERVER
 
@@ -56,7 +57,7 @@ class Notes:
     def begin(self) -> None:
         """A new process is about to write: nothing runs, and it has not left."""
         self._cells[0] = self._cells[1] = self._cells[2] = self._cells[4] = NOBODY
-        self.renewing = False
+        self.renewing = self.ending = False
 
     @property
     def exit_code(self) -> int | None:
@@ -103,6 +104,15 @@ class Notes:
     def renewing(self, renewing: bool) -> None:
         self._view[_RENEWING] = renewing
 
+    @property
+    def ending(self) -> bool:
+        """Whether the process is about to end, whyever: all that is left is to close."""
+        return bool(self._view[_ENDING])
+
+    @ending.setter
+    def ending(self, ending: bool) -> None:
+        self._view[_ENDING] = ending
+
     def keep_faults_of(self, environment: str) -> bool:
         """Forgets the faults unless they are of this environment; whether they were."""
         checksum = zlib.crc32(environment.encode(errors="replace")) >> 1
@@ -142,10 +152,10 @@ class StepTimer:
             faulthandler.dump_traceback_later(self._timeout_s, exit=True, file=self._stacks)
             self.due_s = now_s + self.interval_s
 
-    def end_within(self, timeout_s: float) -> None:
-        """The process is about to end: it has so long for that, and is not asked again."""
+    def stop(self) -> None:
+        """Nothing is stepped any more. How long closing may take is for the supervisor to see."""
         if self._stacks is not None:
-            faulthandler.dump_traceback_later(timeout_s, exit=True, file=self._stacks)
+            faulthandler.cancel_dump_traceback_later()
         self.due_s = math.inf
 
 

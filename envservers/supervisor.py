@@ -159,10 +159,11 @@ class _Supervisor:
 
     def _bound(self, now_s: float) -> None:
         """Sees to it that a child which is to end does so."""
+        notes = self._supervision.notes
         if self._deadline_s == math.inf:
-            if self._once and self._supervision.notes.starter_ended:
+            if self._once and notes.starter_ended:
                 self._deadline_s = now_s + _ORPHANS_CLOSE_S
-            elif self._must_end() or self._supervision.notes.exit_code is not None:
+            elif self._must_end() or notes.ending or notes.exit_code is not None:
                 self._deadline_s = now_s + _CLOSE_S
         elif now_s >= self._deadline_s and self._child is not None:
             os.kill(self._child, signal.SIGKILL)

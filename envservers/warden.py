@@ -28,16 +28,18 @@ def watch_over(supervision: Supervision) -> None:
     supervisor = Parent(supervision.supervisor)
     adopt_orphans()
     signals = Signals()
+    # Before there is anything that this process would leave behind.
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in _IGNORED}
     supervision.parent = os.getpid()
     worker = os.fork()
     if not worker:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         signals.restore()
         supervisor.close()
         end_with(supervision.parent)
         return
     try:
-        for number in _IGNORED:
-            signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         _wait_for(worker, supervisor, signals, supervision)
     finally:

@@ -19,7 +19,8 @@ from typing import Any, Literal, TypeVar
 import tomli_w
 import tyro
 
-from seed.config import Config, ConfigError, check
+from seed.config import Config, ConfigError
+from seed.config_checks import check
 from seed.field_names import meant, names_of
 from seed.module_folders import module_folders, search
 from seed.plain_files import read_plain

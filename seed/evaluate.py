@@ -18,7 +18,8 @@ from pathlib import Path
 
 from seed import __version__, checkpoint
 from seed.checkpoint import Checkpoint, CheckpointError
-from seed.config import Config, ConfigError, check
+from seed.config import Config, ConfigError
+from seed.config_checks import check
 from seed.config_loading import from_tables, read_toml, search_module_folders
 from seed.contract import load_algorithm, load_algorithm_config
 from seed.devices import resolve_device

@@ -99,8 +99,7 @@ class Inference:
         self._forward = forward
         self._store = store
         self._slot = slot
-        self._queue_limit = queue_limit
-        self._publish = publish
+        self._queue_limit, self._publish = queue_limit, publish
         self._sessions = SessionTable(config.max_envs, config.max_batch, config.max_envs_per_key)
         self.server_of = self._sessions.server_of
         self._reception = Reception(authentication.allowed if authentication else None)
@@ -113,7 +112,6 @@ class Inference:
         self._socket = bind(
             config.address, offer.largest_frame_bytes(config.max_batch), authentication
         )
-        self._keyed = authentication is not None
         self._draining = False
         self.endpoint = self._socket.get_string(zmq.LAST_ENDPOINT)
         self._listener, self._socket_file = Listener(self.endpoint), SocketFile(self.endpoint)
@@ -184,7 +182,7 @@ class Inference:
             if self._draining:
                 self._draining = not drain(self._socket)
                 return
-            message = receive(self._socket, with_key=self._keyed)
+            message = receive(self._socket, with_key=self.authentication is not None)
             if message is not None:
                 self._handle(*message)
             elif not timeout_ms or not self._wait(timeout_ms):

@@ -160,7 +160,7 @@ class Writer:
             raise ConfigError(
                 f"{where}: cannot be written ({error.strerror}); move it away, or choose another "
                 "run_dir"
-            ) from None
+            ) from error
 
     def write(self, line: Line) -> None:
         """One line, with `env_frames` as TensorBoard's step. NaN and infinity become null."""

@@ -118,11 +118,11 @@ class RunLock:
     def _try_first(self) -> int | None:
         try:
             return self._try()
-        except _NotLocked as error:
-            reason = f"cannot be locked ({error.strerror})"
         except OSError as error:
-            reason = f"cannot be written ({error.strerror})"
-        raise ConfigError(f"run_dir = {str(self._run_dir)!r}: {reason}")
+            what = "locked" if isinstance(error, _NotLocked) else "written"
+            raise ConfigError(
+                f"run_dir = {str(self._run_dir)!r}: cannot be {what} ({error.strerror})"
+            ) from error
 
     def _try(self) -> int | None:
         """The descriptor that has the lock; None where another learner has it."""

@@ -10,7 +10,8 @@ import torch
 
 from envservers.atari import AtariOptions
 from envservers.environments import describe
-from seed.config import AtariConfig, Config, check, check_source
+from seed.config import AtariConfig, Config
+from seed.config_checks import check, check_source
 from seed.config_loading import from_tables, read_toml
 from seed.contract import load_algorithm, load_algorithm_config
 from seed.fleet import evaluation_environments

@@ -45,7 +45,7 @@ def test_a_stalled_thread_ends_the_process_with_all_stacks(
     assert learner.wait() == 1, learner.text
     assert said in learner.text
     assert "measure_or_stall" in learner.text, "the stack that stalls"
-    assert "in _supervise" in learner.text, "the main thread's stack"
+    assert "in supervise" in learner.text, "the main thread's stack"
     assert len(servers) == 1
     wait_until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in servers))
 

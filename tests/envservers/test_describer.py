@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -45,6 +47,21 @@ def test_says_nothing_to_nobody() -> None:
         RUN, input=json.dumps(question) + "\n", capture_output=True, text=True, check=True
     )
     assert (finished.stdout, finished.stderr) == ("", "")
+
+
+def make_forking() -> None:
+    """Forks, as environments do that have helpers; raises what the helper has found."""
+    pid = os.fork()
+    if not pid:
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        os._exit(sum(signal.getsignal(number) != signal.SIG_DFL for number in numbers))
+    raise RuntimeError(f"{os.waitpid(pid, 0)[1]} handlers were left")
+
+
+def test_signals_end_what_an_environment_forks() -> None:
+    environment = {"kind": "function", "id": f"{__name__}:make_forking"}
+    answer = ask({"environment": environment, "timeout_s": 0})
+    assert answer["error"].endswith("RuntimeError: 0 handlers were left")
 
 
 def test_it_is_small_when_it_forks() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from envservers.groups import EpisodeTracker
+from envservers.groups import EpisodeTracker, InvalidEnvironment
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -47,3 +47,11 @@ def test_reset_forgets_the_running_games() -> None:
     tracker.reset()
     tracker.add(np.array([7.0]), no)
     assert tracker.add(np.array([2.0]), yes).tolist() == [(0, 1, 2.0)]
+
+
+def test_a_reason_without_end_keeps_its_beginning_and_its_end() -> None:
+    text = str(InvalidEnvironment("made of " + "x" * 10**6 + "; install it"))
+    assert len(text) < 2_000
+    assert text.startswith("made of x")
+    assert text.endswith("x; install it")
+    assert str(InvalidEnvironment("no such game")) == "no such game"

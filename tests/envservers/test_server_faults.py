@@ -330,18 +330,22 @@ def test_one_object_for_two_groups_is_refused(monkeypatch: pytest.MonkeyPatch) -
         AllGroups([1, 1], Supervision()).make(FAILING, (POINT, PUSH))
 
 
-def test_the_end_of_a_server_is_bounded(learner: FakeLearner) -> None:
-    bounds: list[float] = []
-
+def test_the_supervisor_learns_that_a_server_is_about_to_end(learner: FakeLearner) -> None:
     class Recording(StepTimer):
-        def end_within(self, timeout_s: float) -> None:
-            bounds.append(timeout_s)
+        stopped = False
 
-    running = Running(learner.address, 1, supervision=Supervision(step_timer=Recording()))
+        def stop(self) -> None:
+            self.stopped = True
+
+    timer = Recording()
+    supervision = Supervision(step_timer=timer)
+    running = Running(learner.address, 1, supervision=supervision)
     learner.receive(messages.Hello)
-    assert not bounds
+    assert not timer.stopped
+    assert not supervision.notes.ending
     running.stop()
-    assert len(bounds) == 1
+    assert timer.stopped
+    assert supervision.notes.ending
 
 
 def test_faults_of_another_environment_are_forgotten(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +36,11 @@ def fall() -> None:
 
 def leave() -> None:
     raise SystemExit(3)
+
+
+def panic() -> None:
+    """Raises what is no Exception, as asyncio and packages written in Rust do."""
+    raise asyncio.CancelledError
 
 
 def test_one_that_raises_is_made_anew_and_the_others_go_on(clock: Clock) -> None:
@@ -76,6 +82,7 @@ def test_one_that_raises_is_made_anew_and_the_others_go_on(clock: Clock) -> None
 @pytest.mark.parametrize(
     ("what", "act", "kind"),
     [("reset", fall, "raised"), ("step", leave, "raised"), ("close", fall, None),
+     ("step", panic, "raised"), ("reset", panic, "raised"), ("close", panic, None),
      ("reward", lambda: float("nan"), "not finite"), ("reward", lambda: 1e39, "not finite"),
      ("reward", lambda: "much", "raised"), ("step", lambda: [np.inf, 0], "not finite"),
      ("step", lambda: [1, 2, 3], "unfit"),

@@ -142,13 +142,25 @@ def test_one_that_makes_way_is_followed_at_once_and_not_counted(run: Run) -> Non
     assert errors.count("is started again") == 1
 
 
-def test_what_does_not_end_in_time_is_ended_with_its_exit_code(run: Run) -> None:
+@pytest.mark.parametrize(
+    ("ending", "died"),
+    [("exit_code = 0", "None"), ("renewing = True", "None"),
+     ("running[0] = 3", "was killed None None")],
+)  # fmt: skip
+def test_what_closes_for_ever_is_ended(run: Run, ending: str, died: str) -> None:
     supervised = run(
-        "notes.exit_code = 4\nsupervision.step_timer.end_within(0.1)\n"
-        "while True: supervision.step_timer.set_back(); time.sleep(0.02)"
-    )
-    assert supervised.end()[0] == 4
-    assert len(supervised.lines()) == 1
+        "supervision.step_timer.set_back()\n"
+        "if lives == 1:\n"
+        f"    notes.{ending}; notes.ending = True\n"
+        "    supervision.step_timer.stop()\n"
+        "    time.sleep(1000)\n"
+        "notes.exit_code = 0",
+        step_timeout_s=0.5, close_s=1.0,
+    )  # fmt: skip
+    assert supervised.end()[0] == 0
+    assert supervised.deaths() == ["None", *([] if "exit" in ending else [died])]
+    # The step timer, which would have come first, was off.
+    assert "Timeout" not in supervised.log.read_text()
 
 
 def test_what_holds_the_interpreter_for_ever_is_ended(run: Run) -> None:

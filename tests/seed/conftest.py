@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import threading
+from collections.abc import Iterator
 
 import pytest
 
 from envservers.environments import InvalidEnvironment, describe
-from seed import main
+from seed import build, main
+from seed.checkpoint import Checkpoint
 from seed.config import Config
 from seed.description import UnusableEnvironment
+from seed.run import Run
 from seed.spaces import Spaces
 
 
@@ -16,6 +20,25 @@ from seed.spaces import Spaces
 def module_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     """Takes the folders back that a configuration has added."""
     monkeypatch.setattr(sys, "path", sys.path[:])
+
+
+@pytest.fixture
+def assembled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Closes the sockets of runs that were put together and never ran."""
+    runs, assemble = [], build.assemble
+
+    def note(config: Config, loaded: Checkpoint | None) -> Run:
+        runs.append(assemble(config, loaded))
+        return runs[-1]
+
+    for module in (build, main):
+        monkeypatch.setattr(module, "assemble", note)
+    monkeypatch.setattr("seed.inference._FAREWELL_MS", 5)
+    yield
+    stop = threading.Event()
+    stop.set()
+    for run in runs:
+        run.inference.run(stop, lambda: "it never ran")
 
 
 @pytest.fixture
@@ -28,4 +51,4 @@ def describes_here(monkeypatch: pytest.MonkeyPatch) -> None:
         except InvalidEnvironment as error:
             raise UnusableEnvironment(str(error)) from None
 
-    monkeypatch.setattr(main, "describe", describe_here)
+    monkeypatch.setattr(build, "describe", describe_here)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_PATIENCE_S = 60.0
+_PATIENCE_S = 300.0
 
 
 @contextmanager

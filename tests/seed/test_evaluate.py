@@ -19,14 +19,8 @@ import torch
 from seed import checkpoint, evaluate
 from seed.authentication import make_authentication
 from seed.checkpoint import Checkpoint
-from seed.config import (
-    Config,
-    InferenceConfig,
-    LearnerConfig,
-    LocalConfig,
-    NetworkConfig,
-    check,
-)
+from seed.config import Config, InferenceConfig, LearnerConfig, LocalConfig, NetworkConfig
+from seed.config_checks import check
 from seed.contract import load_algorithm
 from seed.evaluate import Result, main
 from seed.faults import FaultLog

@@ -6,7 +6,6 @@ import errno
 import logging
 import os
 import signal
-import threading
 import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,16 +15,15 @@ from typing import Any
 import pytest
 import torch
 
-from seed import __version__, checkpoint, main
+from seed import build, checkpoint, main
 from seed.checkpoint import Checkpoint, CheckpointError, SaveFailed
-from seed.config import Config, ConfigError, EnvironmentConfig
+from seed.config import Config, ConfigError
 from seed.config_loading import parse_command_line
 from seed.contract import load_algorithm_config
 from seed.description import UnusableEnvironment
 from seed.divergence import Diverged
 from seed.local_servers import LocalServerError
-from seed.main import Run
-from seed.resume import find_checkpoint, prepare_folder, restore
+from seed.resume import find_checkpoint, prepare_folder
 from seed.run_lock import RunLock, hold_run
 from seed.signals import SIGNALS, Signals
 from seed.spaces import Spaces
@@ -128,7 +126,7 @@ def test_a_checkpoint_keeps_the_scale_that_it_was_learned_with(
     """Earlier versions kept no bounds, and divided all uint8 by 255."""
     actions = SpaceSpec("int64", (), 3)
     declared = SpaceSpec("uint8", (10, 5), largest=(1,))
-    monkeypatch.setattr(main, "describe", lambda config: Spaces(declared, actions))
+    monkeypatch.setattr(build, "describe", lambda config: Spaces(declared, actions))
     assert learn(file, "--dry-run") == 0
     assert "values taken as they are" in capsys.readouterr().out
     trained = Spaces(SpaceSpec("uint8", shape, largest=kept), actions)
@@ -254,80 +252,12 @@ def test_a_dry_run_refuses_what_a_run_would(
     assert reason in message
 
 
-@pytest.fixture
-def assembled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Closes the sockets of runs that were put together and never ran."""
-    runs, assemble = [], main._assemble
-
-    def note(config: Config, loaded: Checkpoint | None) -> Run:
-        runs.append(assemble(config, loaded))
-        return runs[-1]
-
-    monkeypatch.setattr(main, "_assemble", note)
-    monkeypatch.setattr("seed.inference._FAREWELL_MS", 5)
-    yield
-    stop = threading.Event()
-    stop.set()
-    for run in runs:
-        run.inference.run(stop, lambda: "it never ran")
-
-
 def test_a_run_dir_that_cannot_be_written_is_refused(
     file: Path, capsys: pytest.CaptureFixture[str], assembled: None
 ) -> None:
     code, message = refusal(file, capsys, "--run-dir", file / "run")
     assert code == 2
     assert f"run_dir = {str(file / 'run')!r}: cannot be written (Not a directory)" in message
-
-
-def test_says_what_differs_from_the_run_that_it_goes_on_with(
-    file: Path, assembled: None, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO")
-    words = [str(file), "--run-dir", str(file.parent / "run")]
-    config = parse_command_line(words, load_algorithm_config).config
-    first = main._assemble(config, None)
-    assert first.learner._server_of == first.inference.server_of
-    first.learner._save()
-    loaded = checkpoint.load_newest(file.parent / "run" / "checkpoints")
-    assert loaded is not None
-    main._assemble(replace(config, seed=9), loaded)
-    assert f"written by version {__version__}, " in caplog.text
-    assert caplog.text.count("settings that differ: seed = 9 (it was 1)\n") == 1
-    # As checkpoints were before they said it.
-    for name in ("version", "config"):
-        del loaded.state[name]
-    main._assemble(replace(config, seed=9), loaded)
-    assert caplog.text.count("going on from 0 frames") == 2
-    assert caplog.text.count("settings that differ") == 1
-
-
-# Instead of every tensor that does not fit.
-@pytest.mark.parametrize(
-    ("words", "setting"),
-    [
-        (("--network.hidden-sizes", "5"), "network.hidden_sizes = [5] (it was [4])"),
-        (("--network.lstm-size", "2"), "network.lstm_size = 2 (it was 0)"),
-        (("--optimizer.kind", "rmsprop_tf"), 'optimizer.kind = "rmsprop_tf" (it was "adam")'),
-    ],
-)
-def test_a_checkpoint_that_does_not_fit_names_the_settings_that_differ(
-    file: Path, assembled: None, words: tuple[str, ...], setting: str
-) -> None:
-    arguments = [str(file), "--run-dir", str(file.parent / "run")]
-    config = parse_command_line(arguments, load_algorithm_config).config
-    main._assemble(config, None).learner._save()
-    changed = parse_command_line([*arguments, *words], load_algorithm_config).config
-    loaded = find_checkpoint(changed)
-    assert loaded is not None
-    with pytest.raises(CheckpointError) as refused:
-        restore(main._assemble(changed, None).learner, loaded, changed)
-    said = str(refused.value)
-    assert said.startswith(f"{loaded.path}: the checkpoint")
-    assert said.endswith(
-        f"; settings that differ: {setting}; set them back, or choose another run_dir"
-    )
-    assert said.count("weight") <= 1
 
 
 def test_says_where_it_starts_and_sets_earlier_figures_aside(
@@ -343,7 +273,7 @@ def test_says_where_it_starts_and_sets_earlier_figures_aside(
     prepare_folder(config, None)
     assert "starting from frame 0\n" in caplog.text
     assert f"what an earlier attempt has left is in {run_dir / 'earlier' / '1'}" in caplog.text
-    main._assemble(config, None).learner._save()
+    build.assemble(config, None).learner._save()
     lines.write_text('{"env_frames": 0}\n{"env_frames": 900}\n')
     loaded = find_checkpoint(config)
     assert loaded is not None
@@ -452,7 +382,10 @@ def test_what_is_normal_is_said_at_the_start(
     ("number", "code"),
     [(errno.ENOSPC, 1), (errno.EDQUOT, 1), (errno.EIO, 1), (errno.EACCES, 2), (errno.EROFS, 2)],
 )
-@pytest.mark.parametrize("failing", ["pathlib.Path.mkdir", "pathlib.Path.write_text"])
+@pytest.mark.parametrize(
+    "failing", ["pathlib.Path.mkdir", "seed.run_lock.RunLock._open", "pathlib.Path.write_text",
+                "seed.metrics.open_to_append"],
+)  # fmt: skip
 def test_a_disk_without_room_is_no_refused_configuration(
     file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     assembled: None, failing: str, number: int, code: int,
@@ -460,17 +393,7 @@ def test_a_disk_without_room_is_no_refused_configuration(
     def fail(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
+    monkeypatch.setattr(main, "spare_collector", lambda: None)
     monkeypatch.setattr(failing, fail)
-    assert learn(file) == code
+    assert learn(file, "--local-envservers", 0) == code
     assert f"cannot be written ({os.strerror(number)})" in capsys.readouterr().err
-
-
-# Were it "never" or a path, the same file could not go on with its own run.
-def test_the_written_configuration_goes_on_with_the_run(tmp_path: Path) -> None:
-    run_dir = tmp_path / "a" / "run"
-    config = replace(Config(), run_dir=str(run_dir), resume="never", algorithm=EnvironmentConfig())
-    for seed in (3, 4):
-        main._write_config(replace(config, seed=seed), run_dir)
-        tables = tomllib.loads((run_dir / "config.toml").read_text())
-        assert (tables["resume"], tables["seed"]) == ("auto", seed)
-    assert [path.name for path in run_dir.iterdir()] == ["config.toml"]

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from seed.algorithms import r2d2, vtrace
-from seed.config import Config, ConfigError, check, check_source
+from seed.config import Config, ConfigError
+from seed.config_checks import check, check_source
 from seed.config_loading import from_tables
 from seed.contract import load_algorithm_config
 from seed.ranges import RANGES

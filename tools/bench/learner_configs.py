@@ -131,7 +131,7 @@ def environment_table(side: int) -> dict[str, Any]:
 
 def _tables(load: Load, frame_stack: int) -> Tables:
     return {
-        "total_env_frames": 2**60,
+        "total_env_frames": 10**13,
         "checkpoint_interval_s": _NEVER_S,
         "local_envservers": 0,
         "environment": environment_table(load.side),

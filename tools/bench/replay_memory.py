@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from envservers.environments import InvalidEnvironment, describe
-from seed.config import Config, ConfigError, check, check_source
+from seed.config import Config, ConfigError
+from seed.config_checks import check, check_source
 from seed.config_loading import from_tables, read_toml
 from seed.contract import Algorithm, load_algorithm, load_algorithm_config
 from seed.devices import keep_freed_memory, resolve_device

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from seed.config import check, check_source
+from seed.config_checks import check, check_source
 from seed.config_loading import from_tables
 from seed.contract import load_algorithm, load_algorithm_config
 from seed.fleet import evaluation_environments

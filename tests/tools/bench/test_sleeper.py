@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from seed.config import check
+from seed.config_checks import check
 from seed.config_loading import from_tables
 from seed.contract import load_algorithm_config
 from tools.bench.latency import Answered, Percentiles

@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 
-from seed import main
+from seed import main, supervise
 from seed.config import Config, EnvironmentConfig
 from seed.divergence import Diverged
 from seed.faults import FaultLog
 from seed.learner import Progress
 from seed.local_servers import LocalServerError
-from seed.main import Run
 from seed.phases import Phases
+from seed.run import Run
 from seed.run_lock import RunTaken, hold_run
 from seed.signals import SIGNALS, Signals
 
@@ -64,7 +64,7 @@ class Ending:
         learner.complete = True
 
     def supervise(self) -> None:
-        main._supervise(self.run, self.signals, self.servers)
+        supervise.supervise(self.run, self.signals, self.servers)
 
     def lines(self) -> list[dict[str, Any]]:
         text = (Path(self.run.config.run_dir) / "metrics.jsonl").read_text()
@@ -155,11 +155,11 @@ def test_the_exit_code_is_that_of_a_signal_unless_the_run_is_complete(
         if complete:
             ending.complete()
 
-    monkeypatch.setattr(main, "_assemble", lambda *_: ending.run)
+    monkeypatch.setattr(main, "assemble", lambda *_: ending.run)
     monkeypatch.setattr(main, "LocalServers", lambda *_: ending.servers)
-    monkeypatch.setattr(main, "_write_config", lambda *_: None)
+    monkeypatch.setattr(main, "write_config", lambda *_: None)
     monkeypatch.setattr(main, "spare_collector", lambda: None)
-    monkeypatch.setattr(main, "_supervise", supervise)
+    monkeypatch.setattr(main, "supervise", supervise)
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         lock: Any = SimpleNamespace(accept=lambda: None)
@@ -214,7 +214,7 @@ class Stalling(Ending):
         self.servers.stop = self.stopped.append
         self.run.config = replace(self.run.config, watchdog_s=1.0)
         self.inference.run = lambda stop, farewell: None
-        monkeypatch.setattr(main, "exit_with_stacks", self._give_up)
+        monkeypatch.setattr(supervise, "exit_with_stacks", self._give_up)
         # Its timer would end this process, were it only slow.
         monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda *_, **__: None)
 
@@ -278,7 +278,7 @@ def test_the_last_line_is_where_the_next_process_goes_on(
 def test_a_run_whose_folder_vanishes_goes_on_in_a_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(main, "_LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(supervise, "_LOOK_EVERY_S", 0.0)
     forgotten, run_dir = threading.Event(), tmp_path / "run"
 
     def learn(stop: threading.Event) -> None:
@@ -297,7 +297,7 @@ def test_a_run_whose_folder_vanishes_goes_on_in_a_new_one(
 def test_a_run_whose_folder_is_anothers_by_now_ends_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(main, "_LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(supervise, "_LOOK_EVERY_S", 0.0)
     run_dir = tmp_path / "run"
 
     def learn(stop: threading.Event) -> None:

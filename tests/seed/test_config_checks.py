@@ -7,14 +7,8 @@ from typing import Any, Literal
 
 import pytest
 
-from seed.config import (
-    AtariConfig,
-    Config,
-    ConfigError,
-    EnvironmentConfig,
-    check,
-    check_source,
-)
+from seed.config import AtariConfig, Config, ConfigError, EnvironmentConfig
+from seed.config_checks import check, check_source
 from seed.fleet import evaluation_environments
 
 

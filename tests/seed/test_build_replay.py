@@ -11,14 +11,14 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from seed import main
+from seed import build
 from seed.config import Config, ConfigError
 from seed.config_loading import parse_command_line
 from seed.contract import load_algorithm_config
 from seed.forward import GroupStep, InferenceBatch
-from seed.main import Run
 from seed.replay import Replay
 from seed.resume import find_checkpoint
+from seed.run import Run
 from seed.sources import QueueSource
 from seed.wire import messages
 
@@ -70,7 +70,7 @@ def assemble(file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Assemble]:
 
     def put_together(*overrides: object) -> Run:
         config = configure(file, *overrides)
-        runs.append(main._assemble(config, find_checkpoint(config)))
+        runs.append(build.assemble(config, find_checkpoint(config)))
         return runs[-1]
 
     yield put_together
@@ -234,7 +234,7 @@ def test_queue_algorithms_have_no_replay(assemble: Assemble, file: Path) -> None
         ("ratio", 0, "replay.ratio = 0.0: expected a finite number above 0"),
     ],
 )
-@pytest.mark.parametrize("start", [main._dry_run, lambda config: main._assemble(config, None)])
+@pytest.mark.parametrize("start", [build.dry_run, lambda config: build.assemble(config, None)])
 def test_a_dry_run_refuses_what_a_run_would(
     file: Path, start: Callable[[Config], object], override: str, value: object, reason: str
 ) -> None:
@@ -243,7 +243,7 @@ def test_a_dry_run_refuses_what_a_run_would(
 
 
 def test_a_dry_run_says_how_much_replay_holds(file: Path) -> None:
-    text = main._dry_run(configure(file, "--replay.capacity-rows", 60_000))
+    text = build.dry_run(configure(file, "--replay.capacity-rows", 60_000))
     (line,) = [line for line in text.splitlines() if "a store of" in line]
     assert line.startswith("# a store of 0.0")
     assert line.endswith(" GiB on cpu, for a replay of 12,000 unrolls")
