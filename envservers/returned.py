@@ -70,9 +70,6 @@ def flag(value: Any, what: str) -> bool:
 
 def step_parts(result: Any) -> Any:
     """The five parts of what `step` returned; raises UnfitRow for another number of them."""
-    # Type first: this is done for every environment in every step.
-    if type(result) is tuple and len(result) == 5:
-        return result
     if not isinstance(result, tuple | list) or len(result) != 5:
         raise UnfitRow("unfit", f"step returned {_described(result)}, expected {_STEP}")
     return result

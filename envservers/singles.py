@@ -106,12 +106,14 @@ class SinglesGroup:
             try:
                 if self._guard is not None:
                     self._guard.note(index)
-                observation, reward, is_terminated, is_truncated, _ = step_parts(env.step(action))
-                rewards[index] = reward
-                # Nearly always they are bool, for which no call is needed.
-                if is_terminated is not False:
+                result: Any = env.step(action)
+                # Calls cost more than these comparisons, which nearly always are enough.
+                if type(result) is not tuple or len(result) != 5:
+                    result = step_parts(result)
+                observation, rewards[index], is_terminated, is_truncated, _ = result
+                if is_terminated is not False and is_terminated is not np.False_:
                     terminated[index] = flag(is_terminated, "terminated")
-                if is_truncated is not False:
+                if is_truncated is not False and is_truncated is not np.False_:
                     truncated[index] = flag(is_truncated, "truncated")
                 self._keep(index, observation)
             except ANYTHING as error:

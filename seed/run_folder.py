@@ -93,20 +93,34 @@ def _cut(run_dir: Path, env_frames: int) -> str:
     folder = _next_folder(run_dir)
     # Where the path is a link, it stays one.
     there = path.resolve()
-    kept, count = there.with_name(f".{there.name}.tmp"), 0
-    with kept.open("wb") as keeping, (folder / METRICS).open("xb") as aside:
-        for line in _lines(path):
-            beyond = _is_beyond(line, env_frames)
-            count += beyond
-            (aside if beyond else keeping).write(line)
-        for file in (aside, keeping):
-            file.flush()
-            os.fsync(file.fileno())
-    os.replace(kept, there)
+    kept = there.with_name(f".{there.name}.tmp")
+    try:
+        count = _part(path, env_frames, kept, folder / METRICS)
+        os.replace(kept, there)
+    except OSError:
+        # The disk may be full: what is half done gives its room back.
+        for half in (kept, folder / METRICS):
+            half.unlink(missing_ok=True)
+        folder.rmdir()
+        raise
     return (
         f"{count} lines of {METRICS} from after {env_frames:,} frames, which are played again, are "
         f"in {folder}"
     )
+
+
+def _part(path: Path, env_frames: int, kept: Path, aside: Path) -> int:
+    """Copies each line of a file into one of two new files; returns how many are set aside."""
+    count = 0
+    with kept.open("wb") as keeping, aside.open("xb") as beyond:
+        for line in _lines(path):
+            is_beyond = _is_beyond(line, env_frames)
+            count += is_beyond
+            (beyond if is_beyond else keeping).write(line)
+        for file in (beyond, keeping):
+            file.flush()
+            os.fsync(file.fileno())
+    return count
 
 
 def _lines(path: Path) -> Iterator[bytes]:

@@ -28,7 +28,8 @@ _BACKLOG = 4_096
 _PATIENCE_S = 5.0
 _RETRY_S = 0.02
 _LOG_INTERVAL_S = 60.0
-_OWN_FOLDER = "seed-rl-"
+# That this process has made, for "ipc://*".
+_own_folders: set[str] = set()
 _REMEDIES = {
     errno.ENOENT: "; make its folder, or choose another path",
     errno.EACCES: "; choose a path in a folder of your own",
@@ -48,12 +49,14 @@ def settle(address: str) -> str:
     if address != ipc.ANY:
         return ipc.absolute(address)
     try:
-        return f"ipc://{tempfile.mkdtemp(prefix=_OWN_FOLDER)}/socket"
+        folder = tempfile.mkdtemp(prefix="seed-rl-")
     except OSError as error:
         raise ConfigError(
             f"inference.address = {address!r}: no folder can be made for it ({error.strerror}); "
             "give a path"
         ) from None
+    _own_folders.add(folder)
+    return f"ipc://{folder}/socket"
 
 
 def listen(address: str) -> int | None:
@@ -106,7 +109,8 @@ class SocketFile:
             if self._look() == self._file:
                 os.unlink(self._path)
         folder = os.path.dirname(self._path)
-        if os.path.basename(folder).startswith(_OWN_FOLDER):
+        if folder in _own_folders:
+            _own_folders.remove(folder)
             with contextlib.suppress(OSError):
                 os.rmdir(folder)
 

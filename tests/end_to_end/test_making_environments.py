@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.commands import Start, wait_until
-from tests.seed.deeds import is_running
+from tests.waiting import is_running
 
 CONFIG = """
 [environment]

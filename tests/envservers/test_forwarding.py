@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-DEADLINE_S = 300.0
+from envservers.processes import descendants
+from tests.waiting import DEADLINE_S, is_running, wait_for
+
 # Two processes as the supervisor and its worker: the one prints through the other.
 PROGRAM = """
 import os, subprocess, sys
@@ -89,3 +93,26 @@ def test_nobody_waits_for_a_reader_and_what_is_dropped_is_said() -> None:
     assert b"a line of a worker" in held
     assert b"bytes left out here, which nobody took" in rest
     assert rest.endswith(b"the last line\n")
+
+
+# What a process says just before its end is why it ended. More than is read at a time.
+def test_the_last_words_of_a_process_are_passed_on(tmp_path: Path) -> None:
+    code = (
+        "import fcntl, os, signal, sys\n"
+        "from envservers.supervisor import supervise\n"
+        "def work(supervision):\n"
+        "    fcntl.fcntl(1, fcntl.F_SETPIPE_SZ, 2**18)\n"
+        "    os.kill(supervision.supervisor, signal.SIGSTOP)\n"
+        "    os.write(1, b'word ' * 40_000)\n"
+        "    supervision.notes.exit_code = 7\n"
+        "    os._exit(7)\n"
+        "sys.exit(supervise(work, 0.0))"
+    )
+    with (tmp_path / "output").open("wb") as output:
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=output)
+    stat = Path(f"/proc/{process.pid}/stat")
+    wait_for(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
+    wait_for(lambda: not any(map(is_running, descendants(process.pid))))
+    process.send_signal(signal.SIGCONT)
+    assert process.wait(DEADLINE_S) == 7
+    assert (tmp_path / "output").read_bytes() == b"word " * 40_000

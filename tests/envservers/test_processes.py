@@ -6,15 +6,26 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from envservers.processes import descendants
 from seed.wire import messages
 from tests.envservers.fake_learner import PATIENCE_MS, FakeLearner
 
 
 def command(address: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "envservers.main", "--connect", address, *arguments]
+
+
+def worker_of(pid: int) -> int:
+    """The process that runs environments: the last below supervisor and warden."""
+    ours = [
+        child for child in descendants(pid)
+        if b"envservers.main" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]  # fmt: skip
+    return ours[-1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -65,7 +76,11 @@ def test_a_server_that_cannot_print_works_and_ends_as_it_should(
         for _ in range(2):
             learner.receive(messages.Step)
         learner.send(messages.Goodbye(11, "the learner was stopped"))
+    learner.receive(messages.Hello)
+    # And so has the supervisor.
+    os.kill(worker_of(process.pid), signal.SIGKILL)
     learner.welcome(learner.receive(messages.Hello))
+    assert learner.receive(messages.Fault).kind == "was killed"
     for _ in range(2):
         learner.receive(messages.Step)
     learner.send(messages.Refusal("no more", False, 11))

@@ -11,7 +11,8 @@ import pytest
 from gymnasium.spaces import Box, Discrete
 
 from tests.envservers.running import Running, offer_function
-from tests.seed.central import central, wait_for
+from tests.seed.central import central
+from tests.waiting import wait_for
 
 STEPS = 200
 

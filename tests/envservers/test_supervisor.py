@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-DEADLINE_S = 300.0
+from tests.waiting import DEADLINE_S, is_running, wait_for
+
 PROGRAM = """
 import os, signal, sys, time
 from envservers import supervisor
@@ -94,21 +95,6 @@ def run(tmp_path: Path) -> Iterator[Run]:
     for supervised in started:
         supervised.process.kill()
         supervised.process.communicate(timeout=DEADLINE_S)
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline_s, "it never came true"
-        time.sleep(0.005)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 76])
@@ -245,7 +231,7 @@ def test_a_request_to_stop_is_passed_on(run: Run, number: int) -> None:
     code, errors = supervised.end()
     assert code == 0
     assert "Traceback" not in errors
-    assert not is_alive(pid)
+    assert not is_running(pid)
 
 
 def test_ctrl_c_while_it_starts_leaves_no_traceback(run: Run) -> None:
@@ -264,10 +250,10 @@ def test_a_second_request_does_not_wait_for_anything(run: Run) -> None:
     supervised.wait_until_ready()
     supervised.process.send_signal(signal.SIGTERM)
     supervised.wait_until_said(" asked")
-    assert is_alive(pid)
+    assert is_running(pid)
     supervised.process.send_signal(signal.SIGTERM)
     assert supervised.end()[0] == -signal.SIGTERM
-    wait_for(lambda: not is_alive(pid))
+    wait_for(lambda: not is_running(pid))
 
 
 def test_a_request_that_comes_twice_is_one(run: Run) -> None:
@@ -299,7 +285,7 @@ def test_nothing_outlives_a_supervisor_that_is_killed(run: Run) -> None:
     supervised = run(SLEEP)
     pid = supervised.pid()
     os.kill(supervised.process.pid, signal.SIGKILL)
-    wait_for(lambda: not is_alive(pid))
+    wait_for(lambda: not is_running(pid))
 
 
 def test_the_end_of_its_starter_is_noted(tmp_path: Path) -> None:

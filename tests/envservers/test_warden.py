@@ -6,14 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.waiting import DEADLINE_S, is_running, wait_for
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the system does not know how")
-DEADLINE_S = 300.0
 # An environment server whose environment has helpers: one that was forked, one that another program
 # is, one that has left the group and the session, and one whose parent has ended.
 PROGRAM = """
@@ -72,22 +72,7 @@ class Tree:
         assert len(self.all) == 7
 
     def left(self) -> set[int]:
-        return {pid for pid in self.all if is_alive(pid)}
-
-
-def is_alive(pid: int) -> bool:
-    """Whether it runs: what has ended and was not waited for does not count."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline_s, "it never came true"
-        time.sleep(0.005)
+        return {pid for pid in self.all if is_running(pid)}
 
 
 @pytest.fixture

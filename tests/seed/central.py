@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -195,13 +194,6 @@ class Dealer:
         for _ in range(12):
             self.send(messages.Ping(0))
             assert "not for a learner" in self.refusal().reason
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + DEADLINE_MS / 1000
-    while not condition():
-        assert time.monotonic() < deadline_s, "it never came true"
-        time.sleep(0.002)
 
 
 def drain(records: queue.SimpleQueue[Any]) -> list[Any]:

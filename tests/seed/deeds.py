@@ -81,15 +81,6 @@ def make_with_helpers(file: str, *, waits: bool = False) -> Doer:
     return Doer()
 
 
-def is_running(pid: int) -> bool:
-    """Whether there is such a process, and more of it than its exit code."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"
-
-
 @deed
 def nothing() -> None:
     pass

@@ -16,8 +16,9 @@ from seed.authentication import AllowList, Authentication, hand_over, make_authe
 from seed.config import ConfigError, InferenceConfig
 from seed.wire import messages
 from seed.wire.keys import KeyPair, read_pair, read_public, write_pair
-from tests.seed.central import Central, central, wait_for
+from tests.seed.central import Central, central
 from tests.seed.handshakes import handshake
+from tests.waiting import wait_for
 
 LEARNER, GOOD, OTHER, STRANGER = (KeyPair.new() for _ in range(4))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,7 @@ from seed.checkpoint import CheckpointError
 from seed.config_loading import parse_command_line
 from seed.contract import load_algorithm_config
 from seed.resume import find_checkpoint, restore
+from seed.run_lock import RunTaken
 
 pytestmark = pytest.mark.usefixtures("describes_here")
 
@@ -55,6 +58,23 @@ def test_says_what_differs_from_the_run_that_it_goes_on_with(
     build.assemble(replace(config, seed=9), loaded)
     assert caplog.text.count("going on from 0 frames") == 2
     assert caplog.text.count("settings that differ") == 1
+
+
+# The main thread looks too, but not just before a checkpoint.
+def test_a_checkpoint_is_written_only_into_a_folder_that_is_held(
+    file: Path, assembled: None
+) -> None:
+    words = [str(file), "--run-dir", str(file.parent / "run")]
+    run = build.assemble(parse_command_line(words, load_algorithm_config).config, None)
+
+    def check() -> bool:
+        raise RunTaken("another learner works there")
+
+    lock: Any = SimpleNamespace(check=check)
+    run.lock = lock
+    with pytest.raises(RunTaken):
+        run.learner._save()
+    assert not (file.parent / "run" / "checkpoints").exists()
 
 
 # Instead of every tensor that does not fit.

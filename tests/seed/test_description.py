@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -26,11 +25,10 @@ from seed.config import Config, EnvironmentConfig, LocalConfig
 from seed.description import UnusableEnvironment, describe
 from seed.spaces import Spaces
 from seed.wire.spaces import SpaceSpec
-from tests.seed.deeds import is_running
+from tests.waiting import DEADLINE_S, is_running, wait_for
 
 ROOT = Path(__file__).parents[2]
 SPACES = Spaces(SpaceSpec("float32", (2,)), SpaceSpec("int64", (), 2))
-DEADLINE_S = 300.0
 HARMLESS = (
     "nothing", "take_signals", "change_folder", "set_variables", "print_much", "replace_streams",
     "close_streams", "read_input", "start_threads", "change_numpy", "change_torch",
@@ -124,16 +122,12 @@ def test_nothing_is_left_where_this_process_ends_meanwhile(
     process = subprocess.Popen(
         [sys.executable, "-c", WAITER, str(file), str(ROOT)], cwd=ROOT, stderr=subprocess.DEVNULL
     )
-    deadline_s = time.monotonic() + DEADLINE_S
-    while not file.exists() and time.monotonic() < deadline_s:
-        time.sleep(0.01)
+    wait_for(file.exists)
     pids = [int(pid) for pid in file.read_text().split()]
     assert all(map(is_running, pids))
     process.send_signal(number)
     process.wait(DEADLINE_S)
-    while any(map(is_running, pids)) and time.monotonic() < deadline_s:
-        time.sleep(0.01)
-    assert not any(map(is_running, pids))
+    wait_for(lambda: not any(map(is_running, pids)))
 
 
 @pytest.mark.parametrize(

@@ -271,6 +271,17 @@ def test_a_runs_broken_configuration_is_refused(
     assert "learner.batch_size = 0" in message
 
 
+def test_an_algorithm_is_found_where_the_run_has_found_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "algorithm_beside_it.py").write_text("")
+    run_dir = write_run(tmp_path / "run", env_frames=5)
+    (run_dir / "config.toml").write_text(
+        f'module_folders = ["{tmp_path}"]\n[algorithm]\nname = "algorithm_beside_it"\n'
+    )
+    assert "algorithm_beside_it lacks" in failure(capsys, run_dir)[1]
+
+
 @pytest.mark.parametrize("option", ["--episodes", "--envs"])
 @pytest.mark.parametrize("value", ["0", "-1", "1.5", "many"])
 def test_refuses_counts_below_one(

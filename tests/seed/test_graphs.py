@@ -14,9 +14,9 @@ from seed.config import ConfigError
 from seed.devices import prepare_thread
 from seed.graphs import CaptureLock, Graph, can_capture
 from seed.threads import Consequence, Crew
-from tests.seed.central import wait_for
 from tests.seed.gpu_streams import own_stream
 from tests.seed.recording import record_on_cpu
+from tests.waiting import wait_for
 
 CPU = torch.device("cpu")
 DEVICES = [

@@ -18,8 +18,8 @@ from tests.seed.central import (
     act_by_standing,
     central,
     drain,
-    wait_for,
 )
+from tests.waiting import wait_for
 
 
 def test_a_step_is_answered_with_its_actions() -> None:
@@ -40,6 +40,20 @@ def test_a_sockets_file_goes_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
         served.connect().hello(1)
         assert Path("learner.sock").is_socket()
     assert not Path("learner.sock").exists()
+
+
+def test_what_is_told_now_and_then_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("seed.inference._HOUSEKEEPING_S", 0.01)
+    monkeypatch.setattr("seed.arrivals._LINES_AT_ONCE", 0)
+    with central(address="ipc://learner.sock") as served:
+        served.connect().hello(1)
+        Path("learner.sock").unlink()
+        wait_for(lambda: "its file was removed" in caplog.text)
+        wait_for(lambda: "and 1 more environment servers connected" in caplog.text)
 
 
 def test_a_double_is_ignored() -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from seed import inference, reception
 from seed.wire import codec, messages
-from tests.seed.central import central, wait_for
+from tests.seed.central import central
+from tests.waiting import wait_for
 
 
 def step_frames(**changes: Any) -> list[messages.Frame]:

@@ -13,7 +13,8 @@ import zmq
 from seed import inference
 from seed.config import ConfigError
 from seed.wire import codec, messages
-from tests.seed.central import OFFER, central, wait_for
+from tests.seed.central import OFFER, central
+from tests.waiting import wait_for
 
 # Messages that are more than ZeroMQ and the system take off a connection by themselves.
 UNREAD = 400

@@ -18,8 +18,8 @@ from seed.config import Config, ConfigError, InferenceConfig, LocalConfig
 from seed.local_servers import LocalServerError, LocalServers, server_command, server_count
 from seed.server_log import ServerOutput
 from seed.wire.terminal import printable
+from tests.waiting import DEADLINE_S, is_running, wait_for
 
-DEADLINE_S = 300.0
 # Appends its process id to a file, then does what the second argument says.
 PROGRAM = """
 import os, signal, sys, time
@@ -46,21 +46,6 @@ def pids(log: Path) -> list[int]:
     return [int(line.split()[0]) for line in log.read_text().splitlines()]
 
 
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline_s, "it never came true"
-        time.sleep(0.005)
-
-
 def check_until(
     servers: LocalServers, condition: Callable[[], bool], *, connected: bool = False
 ) -> None:
@@ -79,7 +64,7 @@ def test_stop_leaves_no_process(tmp_path: Path, behaviour: str) -> None:
     servers.check(connected=False)
     servers.stop(timeout_s=0.5)
     assert len(set(pids(log))) == 2
-    assert not any(alive(pid) for pid in pids(log))
+    assert not any(is_running(pid) for pid in pids(log))
 
 
 def test_stop_lets_servers_leave_by_themselves(tmp_path: Path) -> None:
@@ -87,7 +72,7 @@ def test_stop_lets_servers_leave_by_themselves(tmp_path: Path) -> None:
     servers = start(log, "0")
     servers.stop(timeout_s=DEADLINE_S)
     assert len(pids(log)) == 1
-    assert not alive(pids(log)[0])
+    assert not is_running(pids(log)[0])
 
 
 def test_no_servers_are_fine() -> None:
@@ -117,10 +102,10 @@ def test_a_server_that_was_killed_is_started_again(tmp_path: Path) -> None:
         wait_for(lambda: len(pids(log)) == 2)
         os.kill(pids(log)[0], signal.SIGKILL)
         check_until(servers, lambda: len(pids(log)) == 3)
-        assert alive(pids(log)[1])
+        assert is_running(pids(log)[1])
     finally:
         servers.stop(timeout_s=0.3)
-    assert not any(alive(pid) for pid in pids(log))
+    assert not any(is_running(pid) for pid in pids(log))
 
 
 @pytest.fixture

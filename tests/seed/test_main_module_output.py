@@ -14,7 +14,8 @@ from contextlib import ExitStack
 
 import pytest
 
-DEADLINE_S = 300.0
+from tests.waiting import DEADLINE_S
+
 # In the place of `seed.main` and `seed.evaluate`: prints as they do, then ends as it is told.
 PROGRAM = """
 import logging, os, signal, sys, time, types
@@ -111,3 +112,15 @@ def test_what_cannot_be_printed_changes_no_exit_code(
             ended = subprocess.run([sys.executable, "-c", program], stdout=out, stderr=err,
                                    timeout=DEADLINE_S, check=False)  # fmt: skip
     assert ended.returncode == code
+
+
+@pytest.mark.parametrize("entry", ["learner", "evaluation"])
+def test_standard_output_is_for_the_result(entry: str) -> None:
+    ending = "os.write(1, b'from C'); subprocess.run(['echo', 'another program'])"
+    program = PROGRAM.replace("import logging", "import subprocess, logging")
+    code = program.format(entry=entry, ending=ending)
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, timeout=DEADLINE_S, check=False, capture_output=True, text=True)
+    assert set(ended.stdout.split("\n")) == {"a result" * 10, ""}
+    assert "from C" in ended.stderr
+    assert "another program" in ended.stderr

@@ -142,3 +142,18 @@ def test_a_disk_that_is_full_does_not_stop_a_run(
         with pytest.raises(ConfigError, match=r"cannot be set aside \(Permission denied\)"):
             set_aside(tmp_path, 10)
     assert frames_of(tmp_path) == [10, 20]
+
+
+def test_a_disk_that_gets_full_meanwhile_keeps_nothing_half_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    fill(tmp_path, 10, 20)
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.setattr(os, "fsync", refuse)
+    assert "stay among the run's own (No space left" in set_aside(tmp_path, 10)
+    assert frames_of(tmp_path) == [10, 20]
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "earlier", *before])
+    assert not any((tmp_path / "earlier").iterdir())

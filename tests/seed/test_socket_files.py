@@ -161,6 +161,15 @@ def test_the_file_goes_with_the_learner_but_no_other_does(folder: Path) -> None:
         os.close(descriptor)
 
 
+def test_a_folder_stays_whatever_its_name(folder: Path) -> None:
+    (folder / "seed-rl-mine").mkdir()
+    descriptor = listen("ipc://seed-rl-mine/one.sock")
+    assert descriptor is not None
+    SocketFile("ipc://seed-rl-mine/one.sock").remove()
+    assert os.listdir("seed-rl-mine") == []
+    os.close(descriptor)
+
+
 def test_a_file_that_is_removed_is_told_of_now_and_then(
     folder: Path, router: zmq.Socket[bytes], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -117,7 +117,8 @@ def test_a_failed_learner_ends_the_run_with_its_error(tmp_path: Path) -> None:
     assert len(ending.lines()) == 1
 
 
-def test_a_signal_stops_the_run(tmp_path: Path) -> None:
+def test_a_signal_stops_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     stopped: list[bool] = []
 
     def learn(stop: threading.Event) -> None:
@@ -128,6 +129,7 @@ def test_a_signal_stops_the_run(tmp_path: Path) -> None:
     ending.supervise()
     assert stopped == [True]
     assert ending.farewells == ["the learner was stopped"]
+    assert "stopping; a checkpoint is being written" in caplog.messages
 
 
 def test_a_signal_during_the_last_save_leaves_a_complete_run(tmp_path: Path) -> None:

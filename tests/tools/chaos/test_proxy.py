@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 import zmq
 
+from tests.waiting import wait_for
 from tools.chaos.proxy import FaultProxy, Link, free_port
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 300.0) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "waited in vain"
-        time.sleep(0.01)
 
 
 class Ends:
@@ -76,7 +70,7 @@ def test_nothing_passes_a_partition_and_nothing_is_lost_by_it(ends: Ends, anew: 
 def test_cut_connections_come_back(ends: Ends) -> None:
     ends.ask(b"before")
     ends.proxy.call(ends.link.cut)
-    wait_until(lambda: ends.link.num_connections == 1)
+    wait_for(lambda: ends.link.num_connections == 1)
     assert ends.ask(b"after") == [b"after"]
 
 
@@ -91,7 +85,7 @@ def test_a_half_open_end_gives_up_by_its_heartbeat(ends: Ends) -> None:
         server.send(b"hello")
         assert ends.learner.recv_multipart()[1:] == [b"hello"]
         ends.proxy.call(lambda: ends.link.half_open("server"))
-        wait_until(lambda: len(ends.link.noticed_s) == 1)
+        wait_for(lambda: len(ends.link.noticed_s) == 1)
         # Silence was noticed by its heartbeats, and it came back.
         server.send(b"again")
         assert ends.learner.recv_multipart()[1:] == [b"again"]
@@ -133,4 +127,4 @@ def test_without_a_learner_a_connection_ends() -> None:
         link: Link = proxy.links[1]
         with socket.create_connection(("127.0.0.1", link.port), timeout=300) as client:
             assert client.recv(1) == b""
-        wait_until(lambda: link.num_connections == 0)
+        wait_for(lambda: link.num_connections == 0)

@@ -1,14 +1,13 @@
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from tests.waiting import is_running, wait_for
 from tools.bench.peers import __main__ as peers
 from tools.bench.peers.__main__ import main, make_entries, running
 from tools.bench.peers.starts import STARTS
@@ -33,17 +32,7 @@ def test_workers_of_a_peer_do_not_outlive_it() -> None:
         with running("peer", [sys.executable, "-c", parent], processes) as process:
             worker = int(process.wait_for("worker ").split()[1])
             os.kill(worker, 0)
-        deadline_s = time.monotonic() + 300
-        while is_running(worker) and time.monotonic() < deadline_s:
-            time.sleep(0.01)
-        assert not is_running(worker)
-
-
-def is_running(pid: int) -> bool:
-    # One that nobody has waited for yet is still in the table, as a zombie.
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
+        wait_for(lambda: not is_running(worker))
 
 
 def test_a_wrong_peer_is_said_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
