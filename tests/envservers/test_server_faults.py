@@ -341,7 +341,8 @@ def test_the_supervisor_learns_that_a_server_is_about_to_end(learner: FakeLearne
     supervision = Supervision(step_timer=timer)
     running = Running(learner.address, 1, supervision=supervision)
     learner.receive(messages.Hello)
-    assert not (timer.stopped or supervision.notes.ending)
+    assert not timer.stopped
+    assert not supervision.notes.ending
     running.stop()
     assert timer.stopped
     assert supervision.notes.ending

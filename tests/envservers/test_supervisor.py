@@ -160,8 +160,9 @@ def test_one_that_makes_way_is_followed_at_once_and_not_counted(run: Run) -> Non
 
 @pytest.mark.parametrize(
     ("ending", "died"),
-    [("exit_code = 0", "None"), ("renewing = True", "None"), ("running[0] = 3", "was killed None None")],
-)
+    [("exit_code = 0", "None"), ("renewing = True", "None"),
+     ("running[0] = 3", "was killed None None")],
+)  # fmt: skip
 def test_what_closes_for_ever_is_ended(run: Run, ending: str, died: str) -> None:
     supervised = run(
         "supervision.step_timer.set_back()\n"
