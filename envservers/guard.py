@@ -8,13 +8,13 @@ import traceback
 from collections.abc import Callable
 
 from envservers.groups import UnfitRow
+from envservers.processes import end_fork
 from envservers.recovery import Recovery
 from envservers.supervision import NOBODY, Supervision
 from seed.wire.messages import Fault
 
 # What an environment may raise: SystemExit of sys.exit, CancelledError of asyncio, panics of Rust
-# and KeyboardInterrupt of its own are no Exception. Requests to stop are not raised
-# (envservers.main).
+# and its own KeyboardInterrupt are no Exception. Requests to stop are not raised.
 ANYTHING = (BaseException,)
 _MAX_TRACEBACKS = 64
 
@@ -78,6 +78,7 @@ class Guard:
 
     def note(self, unit: int) -> None:
         """Is about to run a unit's code, which may hang or end the process."""
+        end_fork()
         self._running[1] = NOBODY if self._whole else unit
         self._running[0] = self._group
         # Asked here first, as this is done for every environment in every step.
@@ -86,6 +87,7 @@ class Guard:
 
     def end_step(self) -> None:
         """The group has been stepped."""
+        end_fork()
         self._running[0] = NOBODY
         self._steps += 1
         if self._on_trial:
@@ -101,6 +103,7 @@ class Guard:
 
     def start(self, unit: int) -> None:
         """The unit runs."""
+        end_fork()
         self._notes.was_made = True
         self._units[unit].start(self._clock(), self._steps)
         self.down.discard(unit)
@@ -109,6 +112,7 @@ class Guard:
 
     def fail(self, unit: int, error: BaseException, remark: str = "") -> None:
         """The unit has failed and is down; the remark comes before the traceback."""
+        end_fork()
         recovery = self._units[unit]
         recovery.fail(self._clock())
         self.down.add(unit)

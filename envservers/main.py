@@ -79,7 +79,8 @@ def _work(arguments: argparse.Namespace, supervision: Supervision) -> int:
         return EXIT_REFUSED
 
     def stop(number: int, frame: FrameType | None) -> None:
-        server.stop()
+        # It looks for itself whether the supervisor was asked.
+        server.wake()
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)

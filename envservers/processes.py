@@ -18,6 +18,8 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _END_PATIENCE_S = 2.0
 _END_INTERVAL_S = 0.005
 
+_is_fork = False
+
 
 class Parent:
     """The process that started this one, and whether it has ended.
@@ -59,6 +61,11 @@ def end_with(parent: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def continue_with_end_of_parent() -> None:
+    """Has the system go on with this process when its parent ends, if it has been stopped."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
 
 
 def adopt_orphans() -> None:
@@ -111,7 +118,7 @@ def forget_signals_in_forks() -> None:
     """Gives processes that are forked from this one the signals' own effects again.
 
     An environment that forks a helper ends it by SIGTERM; with this process's handler it would
-    live on.
+    live on. `end_fork` ends it where it comes back from the environment.
     """
 
     def hold_back() -> None:
@@ -121,6 +128,8 @@ def forget_signals_in_forks() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
     def begin() -> None:
+        global _is_fork
+        _is_fork = True
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         # Its own stacks would be taken for those of this process.
@@ -128,6 +137,12 @@ def forget_signals_in_forks() -> None:
         go_on()
 
     os.register_at_fork(before=hold_back, after_in_parent=go_on, after_in_child=begin)
+
+
+def end_fork() -> None:
+    """Ends this process if an environment has forked it, which only has work for one."""
+    if _is_fork:
+        os._exit(0)
 
 
 def _prctl(option: int, value: int) -> None:

@@ -107,7 +107,7 @@ class EnvServer:
                 self._send_what_is_due()
                 self._connection.wait(self._idle_s())
                 self._receive()
-                if self._stopping and self._exit_code is None:
+                if self._is_to_stop() and self._exit_code is None:
                     self._leave(EXIT_DONE, "environment server stopped")
             if not self._supervision.notes.renewing:
                 self._supervision.notes.exit_code = self._exit_code
@@ -122,7 +122,14 @@ class EnvServer:
     def stop(self) -> None:
         """Makes `run` say goodbye and return 0; may be called by threads and signal handlers."""
         self._stopping = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Makes `run` look whether the supervisor was asked to end; for signal handlers, too."""
         self._connection.wake()
+
+    def _is_to_stop(self) -> bool:
+        return self._stopping or self._supervision.notes.asked
 
     def _receive(self) -> None:
         if self._is_orphaned():
@@ -145,7 +152,7 @@ class EnvServer:
         most = len(self._hello.group_sizes)
         handled = 0
         for frames in islice(self._connection.messages(), most):
-            if self._exit_code is not None or self._stopping:
+            if self._exit_code is not None or self._is_to_stop():
                 return False
             handled += 1
             try:

@@ -13,6 +13,7 @@ import secrets
 import time
 import zlib
 from dataclasses import dataclass, field
+from datetime import timedelta
 from io import FileIO
 
 from envservers.recovery import Cells
@@ -20,11 +21,13 @@ from seed.wire.limits import MAX_ENVS_PER_SERVER
 
 NOBODY = -1
 _REARM_INTERVAL_S = 1.0
-_CELLS = 5  # of 4 bytes each
+_MOST_PULSES = 2**30
+_CELLS = 6  # of 4 bytes each
 _STARTER_ENDED = 4 * _CELLS
 _WAS_MADE = _STARTER_ENDED + 1
 _RENEWING = _WAS_MADE + 1
 _ENDING = _RENEWING + 1
+_ASKED = _ENDING + 1
 _COUNTS = _STARTER_ENDED + 16
 _SIZE_BYTES = _COUNTS + MAX_ENVS_PER_SERVER
 
@@ -57,6 +60,7 @@ class Notes:
     def begin(self) -> None:
         """A new process is about to write: nothing runs, and it has not left."""
         self._cells[0] = self._cells[1] = self._cells[2] = self._cells[4] = NOBODY
+        self._cells[5] = 0
         self.renewing = self.ending = False
 
     @property
@@ -113,6 +117,27 @@ class Notes:
     def ending(self, ending: bool) -> None:
         self._view[_ENDING] = ending
 
+    @property
+    def asked(self) -> bool:
+        """Whether the supervisor has been asked to end.
+
+        A signal alone asks for nothing: environments send some to their own process, or block them.
+        """
+        return bool(self._view[_ASKED])
+
+    @asked.setter
+    def asked(self, asked: bool) -> None:
+        self._view[_ASKED] = asked
+
+    @property
+    def pulse(self) -> int:
+        """Another number every time that the step timer is set back; 0 while it is off."""
+        return self._cells[5]
+
+    @pulse.setter
+    def pulse(self, pulse: int) -> None:
+        self._cells[5] = pulse
+
     def keep_faults_of(self, environment: str) -> bool:
         """Forgets the faults unless they are of this environment; whether they were."""
         checksum = zlib.crc32(environment.encode(errors="replace")) >> 1
@@ -131,16 +156,21 @@ class Notes:
 class StepTimer:
     """Ends the process, with all stacks written down, where it is not set back in time.
 
-    It works below Python: also where an environment holds the interpreter's lock for ever.
+    It works below Python: also where an environment holds the interpreter's lock for ever. It works
+    in this process, though, which an environment may stop, or make another program of: `pulse` is
+    for who watches from outside.
 
     Attributes:
         due_s: `time.monotonic()` at which it is best set back again; infinite where it is off.
         interval_s: Seconds between two times of setting it back.
+        timeout_s: After how long it ends the process.
     """
 
-    def __init__(self, timeout_s: float = 0.0, stacks: FileIO | None = None) -> None:
+    def __init__(
+        self, timeout_s: float = 0.0, stacks: FileIO | None = None, notes: Notes | None = None
+    ) -> None:
         """Off with a timeout of 0; otherwise armed by the first `set_back`."""
-        self._timeout_s, self._stacks = timeout_s, stacks
+        self.timeout_s, self._stacks, self._notes = timeout_s, stacks, notes or Notes()
         on = timeout_s > 0 and stacks is not None
         self.interval_s = min(_REARM_INTERVAL_S, timeout_s / 4) if on else math.inf
         self.due_s = 0.0 if on else math.inf
@@ -149,14 +179,22 @@ class StepTimer:
         """Begins the timeout again, if that is due."""
         now_s = time.monotonic()
         if now_s >= self.due_s and self._stacks is not None:
-            faulthandler.dump_traceback_later(self._timeout_s, exit=True, file=self._stacks)
+            self._notes.pulse = self._notes.pulse % _MOST_PULSES + 1
+            faulthandler.dump_traceback_later(self.timeout_s, exit=True, file=self._stacks)
             self.due_s = now_s + self.interval_s
 
     def stop(self) -> None:
         """Nothing is stepped any more. How long closing may take is for the supervisor to see."""
+        self._notes.pulse = 0
         if self._stacks is not None:
             faulthandler.cancel_dump_traceback_later()
         self.due_s = math.inf
+
+    def note_late(self) -> None:
+        """Writes what it would have, in place of a process that cannot."""
+        if self._stacks is not None:
+            timeout = timedelta(seconds=self.timeout_s)
+            self._stacks.write(f"Timeout ({timeout})! Its process does nothing at all\n".encode())
 
 
 @dataclass(frozen=True)

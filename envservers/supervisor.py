@@ -16,7 +16,13 @@ from io import FileIO
 
 from envservers.forwarding import Forwarding
 from envservers.inquest import describe, inquest
-from envservers.processes import Parent, adopt_orphans, end_descendants, forget_signals_in_forks
+from envservers.processes import (
+    Parent,
+    adopt_orphans,
+    continue_with_end_of_parent,
+    end_descendants,
+    forget_signals_in_forks,
+)
 from envservers.recovery import Restarts, jitter
 from envservers.signals import STOP_SIGNALS, Signals
 from envservers.supervision import Casualty, Notes, StepTimer, Supervision
@@ -57,8 +63,13 @@ def supervise(
         once: Whether to end with that process.
     """
     parent = Parent(starter)
+    if once:
+        continue_with_end_of_parent()
     if once and parent.has_ended():
         return _EXIT_STOPPED
+    # In the background, who only touches the terminal would stop this process and all others.
+    for number in (signal.SIGTTIN, signal.SIGTTOU):
+        signal.signal(number, signal.SIG_IGN)
     with _open_stacks() as stacks, Signals() as signals, Forwarding() as output:
         return _Supervisor(work, step_timeout_s, stacks, signals, output, parent, once).run()
 
@@ -76,8 +87,9 @@ class _Supervisor:
     ) -> None:
         self._work, self._stacks, self._signals = work, stacks, signals
         self._output, self._starter, self._once = output, starter, once
+        notes = Notes.shared()
         self._supervision = Supervision(
-            Notes.shared(), StepTimer(step_timeout_s, stacks), supervisor=os.getpid()
+            notes, StepTimer(step_timeout_s, stacks, notes), supervisor=os.getpid()
         )
         self._restarts = Restarts(lambda: jitter())
         self._asked_s: float | None = None
@@ -185,6 +197,7 @@ class _Supervisor:
         now_s = time.monotonic()
         if self._asked_s is None:
             self._asked_s = now_s
+            self._supervision.notes.asked = True
             if self._child is not None:
                 os.kill(self._child, signal.SIGTERM)
         elif now_s - self._asked_s >= _SAME_REQUEST_S:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing.connection
+import os
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -125,7 +126,7 @@ class _WireEnv(Env):
     """
 
     def __init__(self, make: Callable[[], Env]) -> None:
-        self._env = make()
+        self._env, self._pid = make(), os.getpid()
         self._space: Any = self._env.observation_space
         observation, self._encode = observation_codec(self._space)
         action, self._decode = action_codec(self._env.action_space)
@@ -135,12 +136,12 @@ class _WireEnv(Env):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Starts an episode."""
-        with _told():
+        with self._told():
             return self._observed(reset_observation(self._env.reset(seed=seed))), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Steps it with an action of the wire's form."""
-        with _told():
+        with self._told():
             decoded = self._decode(np.asarray(action)[None])[0]
             observation, reward, terminated, truncated, _ = step_parts(self._env.step(decoded))
             return (
@@ -152,21 +153,24 @@ class _WireEnv(Env):
         """Closes it."""
         self._env.close()
 
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Has whatever is raised tell the other process all that is known of it."""
+        try:
+            yield
+        except UnfitRow as error:
+            raise WorkerMisfit(error) from None
+        except ANYTHING:
+            raise WorkerError(traceback.format_exc()) from None
+        finally:
+            # Of two processes that come back from the environment, one has work to do.
+            if os.getpid() != self._pid:
+                os._exit(0)
+
     def _observed(self, observation: Any) -> Array:
         fit = fitted(observation, self._space.dtype, self._space.shape)
         encoded: Array = self._encode(fit[None])[0]
         return encoded
-
-
-@contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """Has whatever is raised tell the other process all that is known of it."""
-    try:
-        yield
-    except UnfitRow as error:
-        raise WorkerMisfit(error) from None
-    except ANYTHING:
-        raise WorkerError(traceback.format_exc()) from None
 
 
 def _space_of(spec: SpaceSpec) -> gymnasium.Space[Any]:

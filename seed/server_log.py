@@ -6,6 +6,7 @@ import codecs
 import os
 from pathlib import Path
 
+from seed.plain_files import open_to_append
 from seed.wire.terminal import printable
 
 _LIMIT_BYTES = 2 * 2**20
@@ -34,13 +35,14 @@ class BoundedLog:
         try:
             # Opened for each: somebody may have moved or removed it, and files that are kept open
             # would be missing where many servers are connected.
-            with self._file.open("ab", buffering=0) as opened:
-                full = opened.tell() > 0 and opened.tell() + len(text) > self._limit_bytes
+            with open_to_append(self._file) as opened:
+                size_bytes = os.fstat(opened.fileno()).st_size
+                full = size_bytes > 0 and size_bytes + len(text) > self._limit_bytes
                 if not full:
                     self._append(opened.fileno(), text)
             if full:
                 self._begin_anew()
-                with self._file.open("ab", buffering=0) as opened:
+                with open_to_append(self._file) as opened:
                     self._append(opened.fileno(), text)
         except OSError:
             self._lost_bytes += len(text)

@@ -393,6 +393,24 @@ def test_silence_is_told_once_and_hello_repeated(
     assert sum("no answer from the learner" in line for line in running.lines) == 1
 
 
+def test_signals_stop_a_server_only_where_its_supervisor_was_asked(learner: FakeLearner) -> None:
+    supervision = Supervision()
+    running = Running(learner.address, 1, supervision=supervision)
+    try:
+        learner.welcome(learner.receive(Hello))
+        step = learner.receive(Step)
+        # As an environment may have it, by a signal to its own process.
+        running.server.wake()
+        learner.act(step, [1])
+        learner.receive(Step)
+        supervision.notes.asked = True
+        running.server.wake()
+        assert learner.receive(Goodbye).reason == "environment server stopped"
+        assert running.wait() == 0
+    finally:
+        running.stop()
+
+
 def test_a_server_without_a_learner_says_so_once_and_can_be_stopped() -> None:
     learner = FakeLearner()
     learner.close()

@@ -57,6 +57,23 @@ def test_a_step_timer_is_set_back_often_enough(timeout_s: float, interval_s: flo
     assert StepTimer(timeout_s).interval_s == math.inf
 
 
+def test_a_step_timer_that_runs_has_a_pulse() -> None:
+    notes = Notes()
+    with tempfile.TemporaryFile(buffering=0) as stacks:
+        timer = StepTimer(300.0, stacks, notes)
+        assert notes.pulse == 0
+        timer.set_back()
+        first = notes.pulse
+        timer.due_s = 0.0
+        timer.set_back()
+        assert 0 != notes.pulse != first != 0
+        timer.stop()
+        assert (notes.pulse, timer.due_s) == (0, math.inf)
+        timer.note_late()
+        stacks.seek(0)
+        assert stacks.read().startswith(b"Timeout (0:05:00)!")
+
+
 def test_two_servers_have_two_numbers() -> None:
     assert Supervision().server_id != Supervision().server_id
     assert not Supervision().is_abandoned()

@@ -16,10 +16,11 @@ from tests.waiting import DEADLINE_S, is_running, wait_for
 
 PROGRAM = """
 import os, signal, sys, time
-from envservers import supervisor
+from envservers import supervisor, warden
 from seed.wire.terminal import shield_output
 shield_output()
 supervisor._CLOSE_S = float(sys.argv[7])
+warden._GRACE_S = float(sys.argv[8])
 supervisor.jitter = lambda: float(sys.argv[3])
 supervisor._STOPPED_S = float(sys.argv[4])
 supervisor._SAME_REQUEST_S = float(sys.argv[5])
@@ -50,10 +51,11 @@ class Supervised:
     def __init__(
         self, log: Path, code: str, jitter: float = 0.0, stopped_s: float = DEADLINE_S,
         same_request_s: float = DEADLINE_S, step_timeout_s: float = 1.0, close_s: float = 1e6,
+        grace_s: float = 1e6,
     ) -> None:  # fmt: skip
         log.touch()
         self.log = log
-        numbers = (jitter, stopped_s, same_request_s, step_timeout_s, close_s)
+        numbers = (jitter, stopped_s, same_request_s, step_timeout_s, close_s, grace_s)
         command = [sys.executable, "-c", PROGRAM, str(log), code, *map(str, numbers)]
         self.process = subprocess.Popen(
             command, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -179,6 +181,25 @@ def test_what_holds_the_interpreter_for_ever_is_ended(run: Run) -> None:
     assert "Timeout (0:00:01)!" in supervised.log.read_text()
 
 
+@pytest.mark.parametrize(
+    "act", ["os.kill(os.getpid(), signal.SIGSTOP)", "os.execv('/bin/sleep', ['sleep', '1000'])"]
+)
+def test_one_that_stops_its_process_or_makes_another_program_of_it_has_hung(
+    run: Run, act: str
+) -> None:
+    supervised = run(
+        "if lives == 1:\n"
+        "    notes.running[0] = 0; notes.running[1] = 5\n"
+        "    supervision.step_timer.set_back()\n"
+        f"    {act}\n"
+        "notes.exit_code = 0",
+        grace_s=0.0,
+    )
+    assert supervised.end()[0] == 0
+    assert supervised.deaths() == ["None", "hung 0 5"]
+    assert "does nothing at all" in supervised.log.read_text()
+
+
 # Nor does it count as one more end in a row, after which the next process would have to wait.
 def test_what_was_stopped_from_outside_has_not_hung(run: Run) -> None:
     supervised = run(
@@ -292,7 +313,7 @@ def test_the_end_of_its_starter_is_noted(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.touch()
     code = "\nwhile not notes.starter_ended: time.sleep(0.02)\nlog.write('x x ended\\n')"
-    command = [sys.executable, "-c", PROGRAM, str(log), code, "0", "20", "20", "20", "5"]
+    command = [sys.executable, "-c", PROGRAM, str(log), code, "0", "20", "20", "20", "5", "5"]
     starter = subprocess.Popen(
         [sys.executable, "-c", "import subprocess, sys; subprocess.Popen(sys.argv[1:]).wait()",
          *command], stderr=subprocess.PIPE,

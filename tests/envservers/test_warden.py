@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from envservers.supervision import StepTimer, Supervision
+from envservers.warden import _Watch
 from tests.waiting import DEADLINE_S, is_running, wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the system does not know how")
@@ -148,6 +151,62 @@ def test_all_ends_with_the_process_that_started_it(grow: Grow) -> None:
     tree = grow(SLEEP, "once", then="started")
     tree.process.kill()
     wait_for(lambda: not tree.left())
+
+
+@pytest.mark.parametrize("pid_of", [lambda tree: tree.supervisor, lambda tree: tree.process.pid])
+def test_all_ends_though_it_has_been_stopped(grow: Grow, pid_of: Callable[[Tree], int]) -> None:
+    tree = grow(SLEEP, "once", then="started")
+    for pid in (tree.supervisor, tree.warden, tree.worker):
+        os.kill(pid, signal.SIGSTOP)
+    os.kill(pid_of(tree), signal.SIGKILL)
+    wait_for(lambda: not tree.left())
+
+
+def test_whoever_touches_the_terminal_stops_nobody(grow: Grow) -> None:
+    tree = grow(
+        "code = signal.SIG_IGN == signal.getsignal(signal.SIGTTIN)"
+        " == signal.getsignal(signal.SIGTTOU)\n"
+        "supervision.notes.exit_code = 7 if code else 1; sys.exit()"
+    )
+    assert tree.process.wait(DEADLINE_S) == 7
+
+
+def test_a_process_without_a_pulse_is_found_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 100.0
+    monkeypatch.setattr("envservers.warden.time.monotonic", lambda: now_s)
+    supervision = Supervision(step_timer=StepTimer(10.0))
+    watch = _Watch(supervision)
+    found = []
+    # Before the step timer runs; while it is set back; after a stop of all processes; then silence.
+    silence = [(2, 1e6), *[(2, 1.0)] * 12]
+    for pulse, passed_s in [*[(0, 1.0)] * 30, *[(1, 1.0), (2, 1.0)] * 15, *silence]:
+        now_s += passed_s
+        supervision.notes.pulse = pulse
+        found.append(watch.finds_it_late())
+    assert found == [False] * (len(found) - 2) + [True] * 2
+
+
+def test_without_a_step_timeout_nobody_is_late() -> None:
+    watch = _Watch(Supervision())
+    assert watch._patience_s == math.inf
+
+
+def test_who_comes_back_twice_from_an_environment_goes_on_once() -> None:
+    program = (
+        "import os\n"
+        "from envservers.guard import Guard\n"
+        "from envservers.processes import forget_signals_in_forks\n"
+        "from envservers.supervision import Supervision\n"
+        "forget_signals_in_forks()\n"
+        "guard = Guard(Supervision(), 0, 0, 1, whole=True)\n"
+        "for come_back in (lambda: guard.note(0), lambda: guard.start(0), guard.end_step,\n"
+        "                  lambda: guard.fail(0, ValueError())):\n"
+        "    os.fork(); come_back(); print('here', flush=True)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=DEADLINE_S
+    )
+    assert result.stdout == "here\n" * 4
 
 
 def test_without_once_a_server_goes_on_without_who_started_it(grow: Grow) -> None:

@@ -75,6 +75,14 @@ def test_what_breaks_in_mid_step_is_told_and_closed(
     assert set(multiprocessing.active_children()) <= before
 
 
+def test_one_that_comes_back_twice_from_a_step_goes_on_once() -> None:
+    group = make("Fragile", how="fork")
+    group.reset(np.arange(2))
+    rows = [group.step(np.zeros((2, 1), np.float32)) for _ in range(3)]
+    assert [row.observations[1, 0] for row in rows] == [1, 2, 3]
+    group.close()
+
+
 def test_what_cannot_be_made_in_a_process_is_refused_with_its_reason() -> None:
     before = set(multiprocessing.active_children())
     with pytest.raises(InvalidEnvironment, match=r"made: OSError: the port is taken \(in a "):

@@ -48,6 +48,8 @@ class Fragile(gymnasium.Env[Any, Any]):
             os._exit(7)
         if self.how == "raise":
             raise ConnectionError("the simulator is gone")
+        if self.how == "fork":
+            os.fork()
         if self.how == "leave":
             raise SystemExit("no licence")
 

@@ -48,6 +48,31 @@ def test_what_cannot_be_written_is_counted(tmp_path: Path) -> None:
     assert (folder / "log").read_text() == "\n(8 bytes could not be written here)\nthree\nfour\n"
 
 
+def test_a_pipe_in_its_place_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "log")
+    log = BoundedLog(tmp_path / "log")
+    log.write(b"one\n")
+    (tmp_path / "log").unlink()
+    log.write(b"two\n")
+    assert (tmp_path / "log").read_text() == "\n(4 bytes could not be written here)\ntwo\n"
+
+
+@pytest.mark.parametrize("where", ["moved", None])
+def test_a_folder_that_goes_away_fails_nobody(tmp_path: Path, where: str | None) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    log = BoundedLog(folder / "log", limit_bytes=20)
+    log.write(b"one\n")
+    if where:
+        folder.rename(tmp_path / where)
+    else:
+        (folder / "log").unlink()
+        folder.rmdir()
+    for _ in range(9):
+        log.write(b"two\n")
+    assert not folder.exists()
+
+
 def test_a_full_disk_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes half a line, then nothing, and later everything."""
     log, write = BoundedLog(tmp_path / "log"), os.write
