@@ -93,6 +93,8 @@ def search_module_folders(tables: dict[str, Any], config_file: Path | None) -> N
 
 def _absolute(run_dir: str) -> str:
     """The same folder, wherever this process goes; raises ConfigError."""
+    if not run_dir:
+        raise ConfigError("run_dir = '': expected a folder; \".\" is the working folder")
     try:
         absolute = os.path.abspath(run_dir)
         absolute.encode()
@@ -215,7 +217,8 @@ def _config_type(algorithm_type: type) -> type[Config]:
 def read_toml(path: Path) -> dict[str, Any]:
     """The tables of a TOML file; raises ConfigError where it is missing or malformed."""
     try:
-        tables = tomllib.loads(read_plain(path, _MOST_TOML_BYTES).decode())
+        # Some editors begin a file with a byte order mark.
+        tables = tomllib.loads(read_plain(path, _MOST_TOML_BYTES).decode("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except RecursionError:

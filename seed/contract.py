@@ -139,7 +139,13 @@ def load_algorithm(name: str) -> Algorithm:
         )
     # Standard output is for results.
     with contextlib.redirect_stdout(sys.stderr):
-        module = importlib.import_module(path)
+        try:
+            module = importlib.import_module(path)
+        except SystemExit as error:
+            raise ConfigError(
+                f"algorithm.name = {name!r}: {path} ends the process while it is imported "
+                f"(SystemExit: {error}); expected a module, not a program"
+            ) from None
     missing = [needed for needed in _NAMES if not hasattr(module, needed)]
     if missing:
         raise ConfigError(f"algorithm.name = {name!r}: {path} lacks {', '.join(missing)}")

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import logging
 import sys
+import threading
 from pathlib import Path
 
 from rich.logging import RichHandler
@@ -23,7 +24,7 @@ from seed.divergence import Diverged
 from seed.file_limits import connections_within, raise_limit
 from seed.hints import what_comes_next
 from seed.local_servers import LocalServerError, LocalServers, server_command, server_count
-from seed.logs import PlainFormatter
+from seed.logs import PlainFormatter, tell_thread_end
 from seed.resume import find_checkpoint, prepare_folder
 from seed.run import write_config
 from seed.run_folder import check_entries
@@ -48,6 +49,7 @@ def main(argv: list[str] | None = None, signals: Signals | None = None) -> int:
     logging.basicConfig(
         level=logging.INFO, format="%(message)s", handlers=[_log_handler()], force=True
     )
+    threading.excepthook = tell_thread_end
     keep_freed_memory()
     arguments = sys.argv[1:] if argv is None else argv
     try:

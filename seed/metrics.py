@@ -156,7 +156,7 @@ class Writer:
             self._lines = open_to_append(self._path)
         except OSError as error:
             self._on_board(lambda board: board.close())
-            where = error.filename or self._folder
+            where = os.fsdecode(error.filename or self._folder)
             raise ConfigError(
                 f"{where}: cannot be written ({error.strerror}); move it away, or choose another "
                 "run_dir"

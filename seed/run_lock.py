@@ -119,10 +119,7 @@ class RunLock:
         try:
             return self._try()
         except OSError as error:
-            what = "locked" if isinstance(error, _NotLocked) else "written"
-            raise ConfigError(
-                f"run_dir = {str(self._run_dir)!r}: cannot be {what} ({error.strerror})"
-            ) from error
+            raise ConfigError(f"run_dir = {str(self._run_dir)!r}: {_why_not(error)}") from error
 
     def _try(self) -> int | None:
         """The descriptor that has the lock; None where another learner has it."""
@@ -164,6 +161,14 @@ class RunLock:
 
 class _NotLocked(OSError):
     """The file system has locks, and refuses this one."""
+
+
+def _why_not(error: OSError) -> str:
+    if isinstance(error, _NotLocked):
+        return f"cannot be locked ({error.strerror})"
+    if isinstance(error, FileExistsError):
+        return "cannot be made: in its place, or in that of a parent, is a link that leads nowhere"
+    return f"cannot be written ({error.strerror})"
 
 
 @contextlib.contextmanager

@@ -497,3 +497,16 @@ def test_a_run_folder_that_is_nowhere_is_refused(
     with pytest.raises(ConfigError, match=r"^run_dir = .*: .* (absolute path|in UTF-8)$"):
         parse(tmp_path / "run.toml", "--run-dir", run_dir)
     assert parse(tmp_path / "run.toml", "--run-dir", "/x").run_dir == "/x"
+
+
+# It would be the working folder, among whatever is there.
+def test_no_run_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text("")
+    with pytest.raises(ConfigError, match=r"^run_dir = '': expected a folder"):
+        parse(tmp_path / "run.toml", "--run-dir", "")
+
+
+def test_a_byte_order_mark_and_windows_ends_of_lines_are_read(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_bytes(b"\xef\xbb\xbfseed = 7\r\n[learner]\r\nbatch_size = 3\r\n")
+    config = parse(tmp_path / "run.toml")
+    assert (config.seed, config.learner.batch_size) == (7, 3)

@@ -128,3 +128,9 @@ def test_what_a_module_prints_is_no_result(
     (folder / "contract_loud.py").write_text('print("hello")\n' + text_of())
     load_algorithm("contract_loud")
     assert capsys.readouterr() == ("", "hello\n")
+
+
+def test_a_module_that_is_a_program_is_refused(folder: Path) -> None:
+    (folder / "contract_program.py").write_text('raise SystemExit("usage: ...")')
+    with pytest.raises(ConfigError, match=r"contract_program ends the process .*usage: \.\.\."):
+        load_algorithm("contract_program")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 from io import StringIO
 
 import pytest
 from rich.console import Console
 
 from seed import main
-from seed.logs import PlainFormatter
+from seed.logs import PlainFormatter, tell_thread_end
 
 ODD = "\x1b]0;title\x07 \x9b2J \u202e\u200b \udcff"
 ESCAPED = r"\x1b]0;title\x07 \x9b2J \u202e\u200b \udcff"
@@ -34,3 +35,24 @@ def test_the_learners_log_is_escaped(monkeypatch: pytest.MonkeyPatch, terminal: 
     main._log_handler().emit(record(ODD))
     # What remains without the colours that rich adds.
     assert ESCAPED in re.sub(r"\x1b\[[0-9;]*m", "", written.getvalue())
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("odd")])
+def test_a_librarys_thread_that_a_full_disk_ends_needs_one_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    others: list[object] = []
+    monkeypatch.setattr(threading, "__excepthook__", others.append)
+    monkeypatch.setattr(threading, "excepthook", tell_thread_end)
+
+    def fail() -> None:
+        raise error
+
+    thread = threading.Thread(target=fail)
+    thread.start()
+    thread.join()
+    full = isinstance(error, OSError)
+    said = "a thread of a library has ended ([Errno 28] No space left on device)"
+    assert caplog.messages == ([said] if full else [])
+    assert len(others) == (0 if full else 1)

@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import signal
+import threading
 import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -44,8 +45,9 @@ address = "tcp://127.0.0.1:*"
 
 
 @pytest.fixture(autouse=True)
-def process_state() -> Iterator[None]:
-    """Gives the process its log and signal handlers back."""
+def process_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Gives the process its log, its hook for threads and its signal handlers back."""
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     before = {number: signal.getsignal(number) for number in SIGNALS}
@@ -382,10 +384,8 @@ def test_what_is_normal_is_said_at_the_start(
     ("number", "code"),
     [(errno.ENOSPC, 1), (errno.EDQUOT, 1), (errno.EIO, 1), (errno.EACCES, 2), (errno.EROFS, 2)],
 )
-@pytest.mark.parametrize(
-    "failing", ["pathlib.Path.mkdir", "seed.run_lock.RunLock._open", "pathlib.Path.write_text",
-                "seed.metrics.open_to_append"],
-)  # fmt: skip
+@pytest.mark.parametrize("failing", ["pathlib.Path.mkdir", "seed.run_lock.RunLock._open",
+                         "pathlib.Path.write_text", "seed.metrics.open_to_append"])  # fmt: skip
 def test_a_disk_without_room_is_no_refused_configuration(
     file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     assembled: None, failing: str, number: int, code: int,

@@ -237,3 +237,11 @@ def test_a_folder_that_cannot_be_made_again_is_an_error_each_time(tmp_path: Path
                 lock.check()
         run_dir.unlink()
         assert lock.check()
+
+
+@pytest.mark.parametrize("target", ["nowhere", "link"])
+def test_a_link_that_leads_nowhere_is_called_so(tmp_path: Path, target: str) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / target)
+    for path in (tmp_path / "link", tmp_path / "link" / "run"):
+        with pytest.raises(ConfigError, match="is a link that leads nowhere"), hold_run(path):
+            pass
