@@ -36,8 +36,9 @@ class Parent:
         self.pid = os.getppid() if pid is None else pid
         self._descriptor: int | None = None
         if sys.platform == "linux":
-            # Old kernels and sandboxes have none. It is looked for every now and then, anyway.
-            with contextlib.suppress(OSError):
+            # Old kernels and sandboxes have none, and the number may be none of a process. It is
+            # looked for every now and then, anyway.
+            with contextlib.suppress(OSError, OverflowError):
                 self._descriptor = os.pidfd_open(self.pid)
 
     def has_ended(self) -> bool:

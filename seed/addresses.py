@@ -36,7 +36,7 @@ def is_address(address: str) -> bool:
 def complaint_about(address: str) -> str:
     """What is wrong with an address; empty where a socket may be bound to it."""
     if not is_address(address):
-        return "expected tcp://HOST:PORT or ipc://PATH"
+        return 'expected tcp://HOST:PORT, ipc://PATH or "auto"'
     return ipc.complaint(address)
 
 

@@ -69,7 +69,7 @@ def test_config_file(start: Start, tmp_path: Path, toml: str, words: tuple[str, 
     ("overrides", "words"),
     [
         (("--seed", "abc"), ("--seed", "abc", "expected an integer")),
-        (("--learner.batch-siz", "3"), ("--learner.batch-siz", "did you mean --learner.batch-size?")),
+        (("--learner.batch-siz", "3"), ("--learner.batch-siz", "mean --learner.batch-size?")),
         (("--algorithm.discount", "1.5"), ("discount = 1.5", "from 0 to 1")),
         (("--algorithm.name", "no_such"), ("algorithm.name = 'no_such'",)),
     ],

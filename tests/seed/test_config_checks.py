@@ -195,7 +195,7 @@ def test_keys_and_no_keys_at_once_are_refused() -> None:
      "tcp://127.0.0.1:http", "tcp://127.0.0.1:-1", "udp://127.0.0.1:5555"],
 )  # fmt: skip
 def test_refuses_what_is_no_address(address: str) -> None:
-    with pytest.raises(ConfigError, match="expected tcp://HOST:PORT or ipc://PATH"):
+    with pytest.raises(ConfigError, match='expected tcp://HOST:PORT, ipc://PATH or "auto"'):
         check(change(Config(), "inference.address", address))
 
 
