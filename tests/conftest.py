@@ -1,6 +1,8 @@
-"""What holds for all tests: those that take long come first, and no example has a deadline."""
+"""What holds for all tests: long ones come first, examples have no deadline, signals are obeyed."""
 
 from __future__ import annotations
+
+import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -10,6 +12,12 @@ _unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow
 settings.register_profile("reproducible", _unhurried, derandomize=True)
 settings.register_profile("new examples", _unhurried)
 settings.load_profile("reproducible")
+
+# A shell has its background jobs ignore them, nohup too, and whatever they start inherits that.
+for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        _handler = signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(_number, _handler)
 
 
 # Last: plugins have chosen by then which tests run.
