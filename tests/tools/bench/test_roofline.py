@@ -54,7 +54,7 @@ def test_the_settings_are_kept(figures: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (("nowhere.toml",), "nowhere.toml: cannot be read"),
+        (("nowhere.toml",), "nowhere.toml: there is no such file"),
         (("--seconds", "0"), "more than 0 seconds"),
         ((CATCH, "--override", "--local-envservers", "0"), "local_envservers = 0"),
         ((CATCH, "--override", "--inference.max-envs", "16"), "inference.max_envs = 16"),
