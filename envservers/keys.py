@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import seed
 from envservers.work_tree import find_publishing_tree
-from seed import __version__
 from seed.wire.keys import (
     PUBLIC_SUFFIX,
     SECRET_SUFFIX,
@@ -83,7 +83,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="seed-keys", description=_DESCRIPTION, epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {seed.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     new = commands.add_parser("new", help="make a pair: PATH.key (mode 0600) and PATH.pub")
     new.add_argument("path", type=Path, metavar="PATH", help="folder and name, say keys/learner")

@@ -14,9 +14,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+import seed
 from envservers.supervision import Supervision
 from envservers.supervisor import supervise
-from seed import __version__
 from seed.wire import ipc
 from seed.wire.limits import MAX_ENVS_PER_SERVER, MAX_GROUPS, STARTER_VARIABLE
 from seed.wire.terminal import printable, shield_output
@@ -146,7 +146,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--learner-key", type=Path, metavar="FILE", help="the learner's public key"
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {seed.__version__}")
     arguments = parser.parse_args(argv)
     if arguments.groups is None:
         arguments.groups = min(2, arguments.num_envs)

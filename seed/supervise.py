@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from seed.hints import Beginning
 from seed.learner import Progress
 from seed.local_servers import LocalServers, server_count
 from seed.metrics import Window, Writer
+from seed.phases import Phases
 from seed.run import Run
 from seed.run_lock import RunTaken
 from seed.signals import Signals
@@ -51,14 +54,7 @@ def supervise(run: Run, signals: Signals, servers: LocalServers) -> None:
             log.error("a line of metrics is lost: %s", error)
         display.update(line)
 
-    watched = {}
-    authentication = run.inference.authentication
-    if authentication is not None:
-        thread = crew.start("authentication", lambda: authentication.run(crew.stop))
-        watched[thread] = authentication.phases
-    acting = crew.start("inference", lambda: run.inference.run(crew.stop, farewell))
-    learning = crew.start("learner", lambda: run.learner.run(crew.stop))
-    watched |= {acting: run.inference.phases, learning: run.learner.phases}
+    learning, watched = _start_threads(run, crew, farewell)
     watchdog = Watchdog(
         config.watchdog_s,
         watched,
@@ -91,6 +87,20 @@ def supervise(run: Run, signals: Signals, servers: LocalServers) -> None:
             display.close()
             writer.close()
     log.info("%s after %s frames", farewell(), f"{run.env_frames():,}")
+
+
+def _start_threads(
+    run: Run, crew: Crew, farewell: Callable[[], str]
+) -> tuple[threading.Thread, dict[threading.Thread, Phases]]:
+    """The learner's thread, and what each thread that was started is at."""
+    watched = {}
+    authentication = run.inference.authentication
+    if authentication is not None:
+        thread = crew.start("authentication", lambda: authentication.run(crew.stop))
+        watched[thread] = authentication.phases
+    acting = crew.start("inference", lambda: run.inference.run(crew.stop, farewell))
+    learning = crew.start("learner", lambda: run.learner.run(crew.stop))
+    return learning, watched | {acting: run.inference.phases, learning: run.learner.phases}
 
 
 def _last_progress(run: Run, window: Window) -> Progress:
