@@ -27,6 +27,8 @@ End = Literal["server", "learner"]
 _CHUNK_BYTES = 65_536
 _QUEUE_CHUNKS = 256
 _RECORDED_MESSAGES = 256
+# Of the event loop: more than there are from accepting a connection to its task's beginning.
+_TURNS = 10
 _START_TIMEOUT_S = 60.0
 _Chunks = asyncio.Queue[bytes]
 _Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -265,6 +267,12 @@ class FaultProxy:
             self.links.append(link)
 
     async def _close(self) -> None:
+        # A server that is closed, and a task that is cancelled before it begins, leave connections
+        # open that have just been accepted: no more are, and all that were accepted begin first.
+        for listener in (each for server in self._servers for each in server.sockets):
+            self._loop.remove_reader(listener.fileno())
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
         for server in self._servers:
             server.close()
         others = asyncio.all_tasks() - {asyncio.current_task()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import time
 from collections.abc import Iterator
@@ -128,3 +129,17 @@ def test_without_a_learner_a_connection_ends() -> None:
         with socket.create_connection(("127.0.0.1", link.port), timeout=300) as client:
             assert client.recv(1) == b""
         wait_for(lambda: link.num_connections == 0)
+
+
+def test_connections_of_the_last_moment_are_closed() -> None:
+    """pytest takes what is left open for an error, as soon as it is collected."""
+    with socket.socket() as learner:
+        learner.bind(("127.0.0.1", 0))
+        learner.listen()
+        for _ in range(20):
+            with FaultProxy("127.0.0.1", learner.getsockname()[1], 1) as proxy:
+                address = ("127.0.0.1", proxy.links[0].port)
+                clients = [socket.create_connection(address) for _ in range(2)]
+            for client in clients:
+                client.close()
+    gc.collect()
