@@ -24,7 +24,7 @@ import sys
 import time
 from typing import Any, NoReturn
 
-from envservers.processes import (
+from envservers.supervision.processes import (
     adopt_orphans,
     end_descendants,
     end_with,
@@ -89,7 +89,7 @@ def _describe(
         faulthandler.dump_traceback_later(timeout_s, exit=True)
     group, answer = None, dict[str, Any]()
     try:
-        from envservers.environments import make_sample
+        from envservers.environments.factory import make_sample
 
         group = make_sample(environment)
         answer = {"observation": group.observation.to_map(), "action": group.action.to_map()}
@@ -107,7 +107,7 @@ def _describe(
 
 def _reason(name: str, error: BaseException) -> str:
     """One line about what was raised."""
-    from envservers.groups import InvalidEnvironment
+    from envservers.environments.group import InvalidEnvironment
 
     text = " ".join(str(error).split())
     known = isinstance(error, InvalidEnvironment)

@@ -15,8 +15,8 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 import seed
-from envservers.supervision import Supervision
-from envservers.supervisor import supervise
+from envservers.supervision.shared_state import Supervision
+from envservers.supervision.supervisor import supervise
 from seed.wire import ipc
 from seed.wire.limits import MAX_ENVS_PER_SERVER, MAX_GROUPS, STARTER_VARIABLE
 from seed.wire.terminal import printable, shield_output

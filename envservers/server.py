@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
 
-from envservers.all_groups import AllGroups
 from envservers.connection import Connection, Denied, Keys
-from envservers.groups import InvalidEnvironment
-from envservers.recovery import doubled_s, jitter
+from envservers.environments.group import InvalidEnvironment
+from envservers.environments.group_set import AllGroups
 from envservers.session import Session
-from envservers.supervision import Supervision
+from envservers.supervision.recovery import doubled_s, jitter
+from envservers.supervision.shared_state import Supervision
 from seed.wire.checks import WireError
 from seed.wire.codec import decode
 from seed.wire.messages import Actions, Fault, Frame, Goodbye, Hello, Ping, Refusal, Step, Welcome

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from envservers.groups import Array, Group, GroupRow, InvalidEnvironment
+from envservers.environments.group import Array, Group, GroupRow, InvalidEnvironment
 from seed.wire.checks import WireError
 from seed.wire.codec import check_actions, step_frames
 from seed.wire.messages import (

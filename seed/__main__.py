@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 from seed import __version__
-from seed.module_folders import search, working_folder
-from seed.signals import Signals
+from seed.process.module_folders import search, working_folder
+from seed.process.signals import Signals
 from seed.wire.terminal import keep_stdout_for_results, shield_output
 
 # Modules that an installation without the extra "learner" leaves out.
@@ -24,7 +24,7 @@ def learner() -> int:
     try:
         if _prints_version("seed-learner"):
             return 0
-        from seed.main import main
+        from seed.run.main import main
 
         return main(signals=signals)
     except ModuleNotFoundError as error:
@@ -41,7 +41,7 @@ def evaluation() -> int:
     try:
         if _prints_version("seed-eval"):
             return 0
-        from seed.evaluate import main
+        from seed.run.evaluate import main
 
         return main()
     except ModuleNotFoundError as error:

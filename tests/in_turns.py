@@ -21,28 +21,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envservers.environments import Group, make_group
+from envservers.environments.factory import Group, make_group
 from envservers.main import group_sizes
 from envservers.session import Session
-from seed.config import Config
-from seed.config_loading import parse_command_line
+from seed.config.loading import parse_command_line
+from seed.config.schema import Config
 from seed.contract import (
     Algorithm,
     find_initial_priorities,
     load_algorithm,
     load_algorithm_config,
 )
-from seed.forward import ForwardPass, GroupStep, InferenceBatch
-from seed.learner import Learner, Progress
-from seed.priorities import Int64Array
-from seed.reception import Offer
-from seed.replay import Replay
-from seed.serving import make_agent, make_store, prepare_to_act
-from seed.sessions import SessionTable
-from seed.sources import Batch, QueueSource, Source
-from seed.spaces import Spaces
-from seed.unrolls import UnrollStore
-from seed.weights import WeightSlot
+from seed.inference.admission import Offer
+from seed.inference.forward import ForwardPass, GroupStep, InferenceBatch
+from seed.inference.sessions import SessionTable
+from seed.learner.loop import Learner, Progress
+from seed.learner.replay import Replay
+from seed.learner.sources import Batch, QueueSource, Source
+from seed.learner.sum_tree import Int64Array
+from seed.run.serving import make_agent, make_store, prepare_to_act
+from seed.run.spaces import Spaces
+from seed.store.unrolls import UnrollStore
+from seed.store.weights import WeightSlot
 from seed.wire import codec, messages
 
 _CPU = torch.device("cpu")

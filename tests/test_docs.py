@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from seed.config import Config
+from seed.config.schema import Config
 from seed.contract import load_algorithm_config
 
 ROOT = Path(__file__).parents[1]
@@ -136,7 +136,7 @@ def test_every_field_of_a_line_of_metrics_is_explained_and_no_other() -> None:
     table = (ROOT / "README.md").read_text().partition("Each line of `metrics.jsonl`")[2]
     rows = re.findall(r"^\| (`.*?) \|", table.partition("\n## ")[0], flags=re.M)
     explained = {name for row in rows for name in re.findall(r"`([a-z0-9_*]+)`", row)}
-    window = ast.parse((ROOT / "seed/metrics.py").read_text())
+    window = ast.parse((ROOT / "seed/run/metrics.py").read_text())
     written = {
         key.value for node in ast.walk(window) if isinstance(node, ast.Dict)
         for key in node.keys if isinstance(key, ast.Constant) and "_" in str(key.value)

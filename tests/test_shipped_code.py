@@ -142,7 +142,7 @@ def test_the_search_leaves_alone(source: str) -> None:
 def test_nothing_shipped_does_without_keys_in_the_open() -> None:
     """No configuration, tool or build file says insecure_no_auth; users may, for themselves."""
     saying = [path for path in _shipped_texts() if "insecure" in path.read_text()]
-    assert saying == [ROOT / "seed" / "config.py", ROOT / "seed" / "config_checks.py"]
+    assert saying == [ROOT / "seed/config/checks.py", ROOT / "seed/config/schema.py"]
 
 
 def _shipped_texts() -> list[Path]:

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from envservers.groups import Array
+from envservers.environments.group import Array
 
 
 def make(num_envs: int, rows: int = 10, columns: int = 5) -> Catch:

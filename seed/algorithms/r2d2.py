@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from seed.config import NetworkConfig
+from seed.config.schema import NetworkConfig
 from seed.contract import Acted, Fleet, LossResult
 from seed.networks.body import Body
 from seed.networks.dueling import DuelingHead
@@ -18,7 +18,7 @@ from seed.ops.n_step import n_step_targets
 from seed.ops.sequence_priorities import sequence_priorities
 from seed.ops.transitions import transitions
 from seed.ops.value_rescaling import rescale, unscale
-from seed.rows import Rows, Unroll
+from seed.store.rows import Rows, Unroll
 from seed.wire.spaces import SpaceSpec
 
 DATA_SOURCE: Literal["replay"] = "replay"

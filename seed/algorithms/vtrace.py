@@ -9,13 +9,13 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from seed.config import NetworkConfig
+from seed.config.schema import NetworkConfig
 from seed.contract import Acted, Fleet, LossResult
 from seed.networks.body import Body
 from seed.networks.policy import make_policy
 from seed.ops.transitions import transitions
 from seed.ops.vtrace import vtrace
-from seed.rows import Rows, Unroll
+from seed.store.rows import Rows, Unroll
 from seed.wire.spaces import SpaceSpec
 
 DATA_SOURCE: Literal["queue"] = "queue"

@@ -20,7 +20,7 @@ from seed.networks.recurrent import LstmCore
 from seed.networks.scaling import describe_scale, observation_scale
 
 if TYPE_CHECKING:
-    from seed.config import NetworkConfig
+    from seed.config.schema import NetworkConfig
     from seed.wire.spaces import SpaceSpec
 
 IMAGE_TORSOS: dict[str, type[NatureTorso | ImpalaShallowTorso | ImpalaDeepTorso]] = {

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seed import checkpoint
+from seed.learner import checkpoint
 
 # For what has come to a halt. Nothing healthy takes so long, on however busy a machine.
 PATIENCE_S = 900.0

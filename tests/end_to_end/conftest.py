@@ -24,7 +24,7 @@ from tests.end_to_end.commands import (
 
 ROOT = Path(__file__).parents[2]
 MODULES = {"seed-learner": "seed", "seed-envserver": "envservers.main",
-           "seed-eval": "seed.evaluate",
+           "seed-eval": "seed.run.evaluate",
            "faulty-learner": "tests.end_to_end.faulty_learner"}  # fmt: skip
 
 

@@ -24,7 +24,7 @@ def hold_interpreter() -> None:
 
 
 def _after_some_updates(stall: Callable[[], object]) -> None:
-    from seed.update import Update
+    from seed.learner.update import Update
 
     measure, updates = Update.measure, 0
 
@@ -68,7 +68,7 @@ def step_wall_clock() -> None:
 
 def poison_losses() -> None:
     """All is well for some updates, and no loss is a number afterwards."""
-    from seed.update import Update
+    from seed.learner.update import Update
 
     measure, updates = Update.measure, 0
 
@@ -85,7 +85,7 @@ def poison_losses() -> None:
 
 def end_authentication() -> None:
     """Its thread raises once it is asked to; what takes place then takes a few seconds."""
-    from seed.inference import Inference
+    from seed.inference.loop import Inference
 
     say_goodbye = Inference._say_goodbye
 
@@ -108,7 +108,7 @@ def stall_authentication() -> None:
 
 def _once_asked(fail: Callable[[], None]) -> None:
     """Fails where the allow-list is refreshed and there is a file "fail" beside the keys."""
-    from seed.authentication import AllowList
+    from seed.transport.authentication import AllowList
 
     refresh = AllowList.refresh
 

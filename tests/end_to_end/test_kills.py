@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from seed import checkpoint
+from seed.learner import checkpoint
 from tests.end_to_end.commands import Command, Start, kept_frames, read_metrics, wait_until
 
 KILLS = int(os.environ.get("SEED_KILLS", "2"))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from seed import checkpoint
+from seed.learner import checkpoint
 from tests.end_to_end.commands import Command, Start, read_metrics, wait_until
 
 CONFIG = "configs/catch_vtrace.toml"

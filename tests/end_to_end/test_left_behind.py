@@ -17,8 +17,8 @@ DEADLINE_S = 300.0
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from seed.config import LocalConfig
-from seed.local_servers import LocalServers, server_command
+from seed.config.schema import LocalConfig
+from seed.run.local_servers import LocalServers, server_command
 print("starting", flush=True)
 command = server_command(LocalConfig(envs_per_server=2), "tcp://127.0.0.1:9")
 LocalServers(command, 2, Path(sys.argv[1]))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from seed import checkpoint
+from seed.learner import checkpoint
 from tests.end_to_end.commands import PATIENCE_S, read_metrics, wait_until
 from tests.end_to_end.conftest import ROOT
 

@@ -9,8 +9,8 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from envservers.guard import Guard
-from envservers.supervision import Supervision
+from envservers.environments.fault_tracker import Guard
+from envservers.supervision.shared_state import Supervision
 
 
 class Clock:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from envservers.server import EnvServer
-from envservers.supervision import Supervision
+from envservers.supervision.shared_state import Supervision
 from tests.envservers.fake_learner import PATIENCE_MS
 
 

@@ -1,4 +1,4 @@
-"""The program that makes an environment; `tests/seed/test_description.py` has more of it."""
+"""The program that makes an environment; `tests/seed/run/test_description.py` has more of it."""
 
 from __future__ import annotations
 

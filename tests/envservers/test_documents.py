@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from envservers.environments import make_group
+from envservers.environments.factory import make_group
 from seed.wire import codec, limits, messages
 
 DOCS = Path(__file__).parents[2] / "docs"

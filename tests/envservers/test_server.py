@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-import envservers.recovery
 import envservers.server
+import envservers.supervision.recovery
 from envservers.connection import Connection
 from envservers.server import EnvServer
-from envservers.supervision import Supervision
+from envservers.supervision.shared_state import Supervision
 from envservers.tasks import catch
 from seed.wire.codec import check_step, encode
 from seed.wire.messages import (

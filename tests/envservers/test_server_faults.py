@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-import envservers.recovery
-from envservers.all_groups import AllGroups, LostEnvironment
-from envservers.groups import InvalidEnvironment
-from envservers.instances import SameInstance
+from envservers.environments.group import InvalidEnvironment
+from envservers.environments.group_set import AllGroups, LostEnvironment
+from envservers.environments.instances import SameInstance
+from envservers.environments.sources import Sources
 from envservers.server import _say_on_stderr, describe
-from envservers.sources import Sources
-from envservers.supervision import Casualty, StepTimer, Supervision
+from envservers.supervision import recovery
+from envservers.supervision.shared_state import Casualty, StepTimer, Supervision
 from envservers.tasks import catch
 from seed.wire import codec, messages
 from seed.wire.spaces import SpaceSpec
@@ -97,7 +97,7 @@ def test_an_environment_that_fails_begins_a_new_history(
 def test_all_environments_in_quarantine_end_the_server(
     learner: FakeLearner, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(envservers.recovery, "backoff_s", lambda faults: 0.1 * (faults > 1))
+    monkeypatch.setattr(recovery, "backoff_s", lambda faults: 0.1 * (faults > 1))
     offer_single(monkeypatch, fall)
     running = serve(2)
     steps = Steps(learner)
@@ -157,7 +157,7 @@ def test_what_a_server_says_cannot_steer_a_terminal(capsys: pytest.CaptureFixtur
 def test_what_waits_for_a_restart_is_forgotten_with_its_session(
     learner: FakeLearner, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(envservers.recovery, "backoff_s", lambda faults: 1e6 * (faults > 1))
+    monkeypatch.setattr(recovery, "backoff_s", lambda faults: 1e6 * (faults > 1))
     factory = offer_single(monkeypatch, fall)
     running = serve(2)
     hello = learner.receive(messages.Hello)
@@ -182,7 +182,7 @@ def test_what_waits_for_a_restart_is_forgotten_with_its_session(
 def test_a_new_session_hears_what_stays_down(
     learner: FakeLearner, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(envservers.recovery, "backoff_s", lambda faults: 0.0)
+    monkeypatch.setattr(recovery, "backoff_s", lambda faults: 0.0)
     offer_single(monkeypatch, lambda env, what: fall(env, what) if env.number != 1 else None)
     serve(2)
     hello = learner.receive(messages.Hello)

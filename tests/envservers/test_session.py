@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from envservers.groups import Array, GroupRow
+from envservers.environments.group import Array, GroupRow
 from envservers.session import Session
 from seed.wire import messages
 from seed.wire.spaces import SpaceSpec

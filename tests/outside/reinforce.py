@@ -8,11 +8,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from seed.config import NetworkConfig
+from seed.config.schema import NetworkConfig
 from seed.contract import Acted, Fleet, LossResult
 from seed.networks.body import Body
 from seed.networks.policy import make_policy
-from seed.rows import Rows, Unroll
+from seed.store.rows import Rows, Unroll
 from seed.wire.spaces import SpaceSpec
 
 DATA_SOURCE: Literal["queue"] = "queue"

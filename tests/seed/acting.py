@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 from torch import Tensor, nn
 
 from seed.contract import Acted, Algorithm, Fleet
-from seed.rows import Rows
+from seed.store.rows import Rows
 
 
 class Shown(NamedTuple):

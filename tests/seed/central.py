@@ -13,18 +13,19 @@ import torch
 import zmq
 from torch import nn
 
-from seed import inference, reception
-from seed.authentication import Authentication
-from seed.config import InferenceConfig
+from seed.config.schema import InferenceConfig
 from seed.contract import Acted
-from seed.forward import ForwardPass
-from seed.inference import Inference
-from seed.layout import Column, StoreLayout
-from seed.reception import Offer
-from seed.rows import Unroll
-from seed.threads import Crew
-from seed.unrolls import UnrollStore
-from seed.weights import WeightSlot
+from seed.inference import admission as reception
+from seed.inference import loop as inference
+from seed.inference.admission import Offer
+from seed.inference.forward import ForwardPass
+from seed.inference.loop import Inference
+from seed.process.threads import Crew
+from seed.store.layout import Column, StoreLayout
+from seed.store.rows import Unroll
+from seed.store.unrolls import UnrollStore
+from seed.store.weights import WeightSlot
+from seed.transport.authentication import Authentication
 from seed.wire import codec, messages
 from seed.wire.keys import KeyPair
 from seed.wire.spaces import SpaceSpec

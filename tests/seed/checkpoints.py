@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seed import checkpoint
-from seed.checkpoint import Checkpoint
+from seed.learner import checkpoint
+from seed.learner.checkpoint import Checkpoint
 
 
 def state_of(env_frames: int, learner_steps: int = 0, **more: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from seed.rows import Unroll
+from seed.store.rows import Unroll
 
 
 def assert_same(first: Unroll, second: Unroll) -> None:

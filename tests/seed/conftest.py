@@ -7,13 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from envservers.environments import InvalidEnvironment, describe
-from seed import build, main
-from seed.checkpoint import Checkpoint
-from seed.config import Config
-from seed.description import UnusableEnvironment
-from seed.run import Run
-from seed.spaces import Spaces
+from envservers.environments.factory import InvalidEnvironment, describe
+from seed.config.schema import Config
+from seed.learner.checkpoint import Checkpoint
+from seed.run import build, main
+from seed.run.description import UnusableEnvironment
+from seed.run.parts import Run
+from seed.run.spaces import Spaces
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def assembled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     for module in (build, main):
         monkeypatch.setattr(module, "assemble", note)
-    monkeypatch.setattr("seed.inference._FAREWELL_MS", 5)
+    monkeypatch.setattr("seed.inference.loop._FAREWELL_MS", 5)
     yield
     stop = threading.Event()
     stop.set()

@@ -13,14 +13,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from seed.config import ReplayConfig
+from seed.config.schema import ReplayConfig
 from seed.contract import Acted
-from seed.forward import ForwardPass, GroupStep, InferenceBatch
-from seed.layout import Column, StoreLayout
-from seed.replay import Replay
-from seed.rows import Unroll
-from seed.sources import Batch
-from seed.unrolls import UnrollStore
+from seed.inference.forward import ForwardPass, GroupStep, InferenceBatch
+from seed.learner.replay import Replay
+from seed.learner.sources import Batch
+from seed.store.layout import Column, StoreLayout
+from seed.store.rows import Unroll
+from seed.store.unrolls import UnrollStore
 from seed.wire import messages
 from tests.seed.acting import Shown, acting
 

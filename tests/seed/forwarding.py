@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from seed.contract import Acted, Fleet
-from seed.forward import ForwardPass, GroupStep, InferenceBatch
-from seed.layout import Column, StoreLayout
-from seed.rows import Rows
-from seed.unrolls import UnrollStore
+from seed.inference.forward import ForwardPass, GroupStep, InferenceBatch
+from seed.store.layout import Column, StoreLayout
+from seed.store.rows import Rows
+from seed.store.unrolls import UnrollStore
 from seed.wire import messages
 from tests.seed.acting import Shown, acting, add_up
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from seed.devices import prepare_thread
+from seed.device.names import prepare_thread
 
 
 @contextmanager

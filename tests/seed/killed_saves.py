@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from seed import checkpoint
-from seed.checkpoint import Checkpoint
+from seed.learner import checkpoint
+from seed.learner.checkpoint import Checkpoint
 from tests.seed.checkpoints import state_of
 
 _TENSOR_SIZE = 20_000

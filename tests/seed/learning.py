@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from seed import checkpoint
-from seed.config import Config, EnvironmentConfig, LearnerConfig, OptimizerConfig
+from seed.config.schema import Config, EnvironmentConfig, LearnerConfig, OptimizerConfig
 from seed.contract import Algorithm, LossResult
-from seed.layout import Column, StoreLayout
-from seed.learner import Learner, Progress, UpdateRecord
-from seed.rows import Arrived, Unroll
-from seed.sources import QueueSource
-from seed.unrolls import UnrollStore
-from seed.weights import WeightSlot
+from seed.learner import checkpoint
+from seed.learner.loop import Learner, Progress, UpdateRecord
+from seed.learner.sources import QueueSource
+from seed.store.layout import Column, StoreLayout
+from seed.store.rows import Arrived, Unroll
+from seed.store.unrolls import UnrollStore
+from seed.store.weights import WeightSlot
 from tests.seed.writing import place_and_fill
 
 Kind = Literal["rmsprop_tf", "adam"]

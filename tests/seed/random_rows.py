@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from seed.rows import Rows
+from seed.store.rows import Rows
 from seed.wire.spaces import SpaceSpec
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from seed.config import ConfigError
-from seed.graphs import CaptureLock
+from seed.config.schema import ConfigError
+from seed.device.graphs import CaptureLock
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ def tensors_of(tree: Any) -> list[Tensor]:
 
 
 def record(function: Callable[[], T], device: torch.device, field: str) -> Callable[[], T]:
-    """Stands in for `seed.graphs._capture`; the recording is what the first replay stands for."""
+    """Stands in for `seed.device.graphs._capture`; the first replay stands for the recording."""
     recorder = Recorder()
     try:
         with recorder:
@@ -71,6 +71,6 @@ def record_on_cpu(patch: pytest.MonkeyPatch) -> None:
     """Lets graphs capture on the CPU."""
     for module in ("graphs", "learner"):
         patch.setattr(f"seed.{module}.can_capture", lambda device: True)
-    patch.setattr("seed.graphs._capture", record)
+    patch.setattr("seed.device.graphs._capture", record)
     # One that failed is closed for good.
-    patch.setattr("seed.graphs.capture_lock", CaptureLock())
+    patch.setattr("seed.device.graphs.capture_lock", CaptureLock())

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from seed.layout import Column, StoreLayout
-from seed.rows import Arrived, Rows, Unroll
-from seed.unrolls import UnrollStore
+from seed.store.layout import Column, StoreLayout
+from seed.store.rows import Arrived, Rows, Unroll
+from seed.store.unrolls import UnrollStore
 from tests.seed.writing import place_and_fill, see
 
 CPU = torch.device("cpu")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from seed.algorithms.vtrace import Config
-from seed.config import ConfigError
+from seed.config.schema import ConfigError
 from seed.contract import (
     find_initial_priorities,
     find_update_target,

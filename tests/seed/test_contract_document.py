@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from seed.answers import RESERVED_METRICS
 from seed.contract import Acted, Fleet, LossResult
+from seed.contract.answers import RESERVED_METRICS
 from seed.networks.body import Body
 from seed.ops.transitions import Transitions, transitions
-from seed.rows import Rows, Unroll
+from seed.store.rows import Rows, Unroll
 from seed.wire.spaces import SpaceSpec
 
 PAGE = (Path(__file__).parents[2] / "docs" / "writing_an_algorithm.md").read_text()
 CODE: dict[str, Any] = {
-    "Rows": Rows, "seed.rows.Unroll": Unroll, "seed.contract.Fleet": Fleet,
+    "Rows": Rows, "seed.store.rows.Unroll": Unroll, "seed.contract.Fleet": Fleet,
     "seed.contract.Acted": Acted, "seed.contract.LossResult": LossResult,
     "seed.wire.spaces.SpaceSpec": SpaceSpec, "Body.forward": Body.forward,
     "transitions": transitions,

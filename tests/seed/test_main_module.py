@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from seed import __main__, __version__
-from seed.signals import SIGNALS, Signals
+from seed.process.signals import SIGNALS, Signals
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +63,7 @@ def test_an_interrupted_evaluation_has_its_exit_code_and_no_traceback(
     def interrupted() -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("seed.evaluate.main", interrupted)
+    monkeypatch.setattr("seed.run.evaluate.main", interrupted)
     assert __main__.evaluation() == 130
     assert capsys.readouterr() == ("", "")
 
@@ -73,7 +73,7 @@ def test_the_learner_takes_signals_over_first(monkeypatch: pytest.MonkeyPatch) -
         assert signal.getsignal(signal.SIGTERM) == signals._ask
         return 5
 
-    monkeypatch.setattr("seed.main.main", note)
+    monkeypatch.setattr("seed.run.main.main", note)
     assert __main__.learner() == 5
     # The exit code is decided: nothing may change it while the interpreter ends.
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
@@ -84,7 +84,7 @@ def _miss(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     original = builtins.__import__
 
     def fail(module: str, *arguments: Any, **named: Any) -> Any:
-        if module in ("seed.main", "seed.evaluate"):
+        if module in ("seed.run.main", "seed.run.evaluate"):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         return original(module, *arguments, **named)
 

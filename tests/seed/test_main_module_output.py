@@ -16,7 +16,7 @@ import pytest
 
 from tests.waiting import DEADLINE_S
 
-# In the place of `seed.main` and `seed.evaluate`: prints as they do, then ends as it is told.
+# In place of `seed.run.main` and `seed.run.evaluate`: prints as they do, then ends as it is told.
 PROGRAM = """
 import logging, os, signal, sys, time, types
 from seed import __main__
@@ -39,8 +39,8 @@ def wait_for_signal(signals):
     signal.raise_signal(signal.SIGTERM)
     return signals.exit_code
 
-from seed import signals
-for name in ("seed.main", "seed.evaluate"):
+from seed.process import signals
+for name in ("seed.run.main", "seed.run.evaluate"):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].main = main
 sys.exit(__main__.{entry}())

@@ -9,10 +9,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from seed.pages import PageLinks
-from seed.places import Places, places_size, split_places
-from seed.rows import Arrived, Rows
-from seed.unrolls import UnrollStore
+from seed.store.pages import PageLinks
+from seed.store.row_index import Places, places_size, split_places
+from seed.store.rows import Arrived, Rows
+from seed.store.unrolls import UnrollStore
 
 
 def place_and_fill(

@@ -14,8 +14,8 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot
 
-from seed.config import AtariConfig, Config, EnvironmentConfig
-from seed.config_loading import to_toml
+from seed.config.loading import to_toml
+from seed.config.schema import AtariConfig, Config, EnvironmentConfig
 from tools import plot_curve
 
 ATARI = EnvironmentConfig(kind="atari", id="pong", atari=AtariConfig(action_repeat=4))

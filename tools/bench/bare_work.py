@@ -18,17 +18,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from envservers.atari import AtariGroup
-from envservers.environments import describe, make_group
+from envservers.environments.atari import AtariGroup
+from envservers.environments.factory import describe, make_group
 from envservers.main import group_sizes
-from seed.config import Config
-from seed.config_loading import parse_command_line
+from seed.config.loading import parse_command_line
+from seed.config.schema import Config
 from seed.contract import Fleet, find_update_target, load_algorithm, load_algorithm_config
-from seed.devices import keep_freed_memory, resolve_device
-from seed.optimizers import make_optimizer
-from seed.rows import Rows, Unroll
-from seed.serving import make_agent, prepare_to_act
-from seed.spaces import Spaces
+from seed.device.names import keep_freed_memory, resolve_device
+from seed.learner.optimizers import make_optimizer
+from seed.run.serving import make_agent, prepare_to_act
+from seed.run.spaces import Spaces
+from seed.store.rows import Rows, Unroll
 from seed.wire.spaces import SpaceSpec
 
 Kind = Literal["stepping", "acting", "learning"]
@@ -88,8 +88,9 @@ def describe_spaces(config: Config) -> Spaces:
 def make_stepping(config: Config) -> Work:
     """Returns a step of one group of environments with random actions, as large as the run's own.
 
-    Of Atari it is ale-py's own step, without what `envservers.atari` adds but with actions in the
-    same form, in which ale-py takes them fastest. The step that starts the next episode counts too.
+    Of Atari it is ale-py's own step, without what `envservers.environments.atari` adds but with
+    actions in the same form, in which ale-py takes them fastest. The step that starts the next
+    episode counts too.
     """
     count = group_sizes(config.local.envs_per_server, config.local.groups_per_server)[0]
     group = make_group(dataclasses.asdict(config.environment), count)

@@ -21,8 +21,8 @@ from types import FrameType
 import numpy as np
 import zmq
 
-from seed.config import EnvironmentConfig
-from seed.sockets import bind, receive, send
+from seed.config.schema import EnvironmentConfig
+from seed.transport.sockets import bind, receive, send
 from seed.wire import codec, messages
 from seed.wire.spaces import SpaceSpec
 from tools.bench.free_environments import NUM_ACTIONS

@@ -11,9 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from seed.config import NetworkConfig
+from seed.config.schema import NetworkConfig
 from seed.contract import Acted, Fleet, LossResult
-from seed.rows import Rows, Unroll
+from seed.store.rows import Rows, Unroll
 from seed.wire.spaces import SpaceSpec
 
 DATA_SOURCE: Literal["queue"] = "queue"

@@ -22,22 +22,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from envservers.environments import InvalidEnvironment, describe
-from seed.config import Config, ConfigError
-from seed.config_checks import check, check_source
-from seed.config_loading import from_tables, read_toml
+from envservers.environments.factory import InvalidEnvironment, describe
+from seed.config.checks import check, check_source
+from seed.config.loading import from_tables, read_toml
+from seed.config.schema import Config, ConfigError
 from seed.contract import Algorithm, load_algorithm, load_algorithm_config
-from seed.devices import keep_freed_memory, resolve_device
-from seed.layout import Column, StoreLayout
+from seed.device.names import keep_freed_memory, resolve_device
+from seed.learner.replay import Replay, count_unrolls
+from seed.learner.sum_tree import Priorities
 from seed.ops.importance import importance_weights
-from seed.pages import Links, PageLinks
-from seed.places import places_size, split_places
-from seed.priorities import Priorities
-from seed.replay import Replay, count_unrolls
-from seed.rows import Arrived, Unroll
-from seed.serving import make_agent, make_store, plan_store
-from seed.spaces import Spaces
-from seed.unrolls import UnrollStore
+from seed.run.serving import make_agent, make_store, plan_store
+from seed.run.spaces import Spaces
+from seed.store.layout import Column, StoreLayout
+from seed.store.pages import Links, PageLinks
+from seed.store.row_index import places_size, split_places
+from seed.store.rows import Arrived, Unroll
+from seed.store.unrolls import UnrollStore
 from tools.bench.report import (
     describe_origin,
     origin_line,

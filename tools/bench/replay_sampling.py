@@ -1,4 +1,4 @@
-"""Measures replay's sampling: the sum-tree of `seed.priorities` against a prefix sum in torch.
+"""Measures replay's sampling: `seed.learner.sum_tree` against a prefix sum in torch.
 
     python -m tools.bench.replay_sampling
 
@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seed.config import ConfigError
-from seed.devices import resolve_device
-from seed.priorities import PRIORITY_FLOOR, Priorities
+from seed.config.schema import ConfigError
+from seed.device.names import resolve_device
+from seed.learner.sum_tree import PRIORITY_FLOOR, Priorities
 from tools.bench.report import (
     describe_origin,
     origin_line,
@@ -50,7 +50,7 @@ class Contender(Protocol):
 
 
 class SumTree:
-    """`seed.priorities.Priorities` with what replay needs to use it from a device."""
+    """`seed.learner.sum_tree.Priorities` with what replay needs to use it from a device."""
 
     def __init__(self, capacity: int, exponent: float, device: torch.device) -> None:
         """Without items."""
@@ -86,7 +86,7 @@ class Drawn(NamedTuple):
 class PrefixSum:
     """One prefix sum over all weights and a binary search for each draw.
 
-    Does all that `seed.priorities.Priorities` does but to refuse, and never waits for a GPU.
+    Does all that `seed.learner.sum_tree.Priorities` does but to refuse, and never waits for a GPU.
     """
 
     def __init__(self, capacity: int, exponent: float, device: torch.device) -> None:

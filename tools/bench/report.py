@@ -156,8 +156,8 @@ def share(text: str) -> float:
 def device_name(text: str) -> str:
     """The name of a device that there is, for argparse; "auto" becomes what it stands for."""
     # Some measurements do without torch, which takes seconds to load.
-    from seed.config import ConfigError
-    from seed.devices import resolve_device
+    from seed.config.schema import ConfigError
+    from seed.device.names import resolve_device
 
     try:
         return str(resolve_device(text, "device"))

@@ -26,12 +26,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from envservers.environments import InvalidEnvironment, describe
-from seed.config import Config, ConfigError
-from seed.config_loading import parse_command_line
+from envservers.environments.factory import InvalidEnvironment, describe
+from seed.config.loading import parse_command_line
+from seed.config.schema import Config, ConfigError
 from seed.contract import load_algorithm_config
-from seed.devices import resolve_device
-from seed.local_servers import server_count
+from seed.device.names import resolve_device
+from seed.run.local_servers import server_count
 from tools.bench.bare_work import Kind, Task
 from tools.bench.processes import (
     START_TIMEOUT_S,

@@ -29,7 +29,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from ale_py.vector_env import AtariVectorEnv
 
-from envservers.atari import AtariGroup, AtariOptions
+from envservers.environments.atari import AtariGroup, AtariOptions
 from tools.bench.answering_learner import GAME, NUM_ACTIONS, AnsweringLearner
 from tools.bench.piped_processes import PipedProcesses
 from tools.bench.processes import Processes, envserver_command, usable_cores

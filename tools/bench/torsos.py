@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from seed.devices import keep_freed_memory
+from seed.device.names import keep_freed_memory
 from seed.networks.body import IMAGE_TORSOS
 from tools.bench.report import (
     Spread,

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from seed.algorithms import vtrace
 from seed.algorithms.vtrace import DATA_SOURCE, ActorCritic, Config, Output, act
-from seed.config import NetworkConfig
+from seed.config.schema import NetworkConfig
 from seed.contract import LossResult
-from seed.rows import Rows, Unroll
+from seed.store.rows import Rows, Unroll
 from seed.wire.spaces import SpaceSpec
 from tools.chaos.checking import Ends, find_wrong
 from tools.chaos.marks import (

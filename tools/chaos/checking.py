@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from seed.rows import Unroll
+from seed.store.rows import Unroll
 from tools.chaos.marks import EPISODE_ROW, HISTORY, LED_HERE, ROW
 
 

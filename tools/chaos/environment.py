@@ -12,7 +12,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from envservers.groups import Array
+from envservers.environments.group import Array
 from envservers.tasks.catch import Catch
 from tools.chaos.marks import (
     ENV_SHIFT,

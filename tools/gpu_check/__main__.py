@@ -80,7 +80,7 @@ def _correctness(device: str, tiny: bool, out: Path) -> list[Step]:
         run = ("--run-dir", str(out / f"run_{name}"), "--total-env-frames", str(frames))
         address = ("--inference.address", "tcp://127.0.0.1:*")
         said = "cannot be captured" if code else ""
-        words = ("-m", "seed.main", config, *run, *address, *where, *words)
+        words = ("-m", "seed.run.main", config, *run, *address, *where, *words)
         return Step(name, 60, words, code, said)
 
     size = 1 if tiny else 20

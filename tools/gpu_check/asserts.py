@@ -19,17 +19,17 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from seed.config import Config, LearnerConfig, NetworkConfig, OptimizerConfig
+from seed.config.schema import Config, LearnerConfig, NetworkConfig, OptimizerConfig
 from seed.contract import load_algorithm
-from seed.devices import prepare_thread
-from seed.graphs import Graph, can_capture
-from seed.layout import StoreLayout
-from seed.optimizers import make_optimizer
-from seed.serving import make_agent, plan_store
-from seed.spaces import Spaces
-from seed.trial import zero_unroll
-from seed.update import Update
-from seed.weights import WeightSlot, load_tensors
+from seed.device.graphs import Graph, can_capture
+from seed.device.names import prepare_thread
+from seed.learner.optimizers import make_optimizer
+from seed.learner.trial import zero_unroll
+from seed.learner.update import Update
+from seed.run.serving import make_agent, plan_store
+from seed.run.spaces import Spaces
+from seed.store.layout import StoreLayout
+from seed.store.weights import WeightSlot, load_tensors
 from seed.wire.spaces import SpaceSpec
 
 _SPACES = Spaces(SpaceSpec("uint8", (84, 84)), SpaceSpec("int64", (), 6))

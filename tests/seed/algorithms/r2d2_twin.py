@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from seed.algorithms.r2d2 import Config, RecurrentQ, loss, make_agent
-from seed.config import NetworkConfig
+from seed.config.schema import NetworkConfig
 from seed.contract import LossResult
-from seed.rows import Rows, Unroll
+from seed.store.rows import Rows, Unroll
 from seed.wire.spaces import SpaceSpec
 from tests.seed.random_rows import random_rows
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from seed.algorithms.r2d2 import initial_priorities, loss
-from seed.config import NetworkConfig
+from seed.config.schema import NetworkConfig
 from seed.ops.value_rescaling import rescale, unscale
-from seed.rows import Rows, Unroll
+from seed.store.rows import Rows, Unroll
 from tests.seed.algorithms.r2d2_twin import (
     CONFIG,
     PLAIN,

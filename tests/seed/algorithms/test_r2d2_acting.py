@@ -12,7 +12,7 @@ from torch import Tensor
 
 from seed.algorithms.r2d2 import Config, act, initial_priorities, make_agent, update_target
 from seed.contract import Acted, Fleet
-from seed.rows import Rows
+from seed.store.rows import Rows
 from seed.wire.spaces import SpaceSpec
 from tests.seed.algorithms.r2d2_twin import ACTION, CONFIG, RECURRENT, VECTOR, make_case
 

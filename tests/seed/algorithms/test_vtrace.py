@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seed.algorithms.vtrace import ActorCritic, Config, act, loss, make_agent, shape_rewards
-from seed.config import NetworkConfig
+from seed.config.schema import NetworkConfig
 from seed.contract import Acted, Fleet, LossResult
 from seed.ops.transitions import transitions
 from seed.ops.vtrace import vtrace
-from seed.rows import Rows, Unroll
+from seed.store.rows import Rows, Unroll
 from seed.wire.spaces import SpaceSpec
 from tests.seed.random_rows import random_rows
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seed.config import NetworkConfig
+from seed.config.schema import NetworkConfig
 from seed.networks.atari import ImpalaDeepTorso, ImpalaShallowTorso, NatureTorso
 from seed.networks.body import Body
 from seed.networks.mlp import MlpTorso

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from seed.graphs import Graph
+from seed.device.graphs import Graph
 from seed.networks.recurrent import LstmCore
 from tests.seed.gpu_streams import own_stream
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from envservers.atari import AtariGroup
-from seed.config import Config
-from seed.config_loading import parse_command_line
+from envservers.environments.atari import AtariGroup
+from seed.config.loading import parse_command_line
+from seed.config.schema import Config
 from seed.contract import load_algorithm, load_algorithm_config
-from seed.serving import make_agent
+from seed.run.serving import make_agent
 from tools.bench import bare_work
 from tools.bench.bare_work import (
     Task,

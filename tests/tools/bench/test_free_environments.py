@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from envservers.environments import describe, make_group
+from envservers.environments.factory import describe, make_group
 from seed.wire.spaces import SpaceSpec
 from tools.bench.free_environments import EPISODE_STEPS, NUM_ACTIONS
 from tools.bench.learner_configs import environment_table

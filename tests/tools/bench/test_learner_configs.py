@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from seed.config_checks import check, check_source
-from seed.config_loading import from_tables
+from seed.config.checks import check, check_source
+from seed.config.loading import from_tables
 from seed.contract import load_algorithm, load_algorithm_config
-from seed.fleet import evaluation_environments
+from seed.store.fleet import evaluation_environments
 from seed.wire.limits import MAX_ENVS_PER_SERVER
 from tools.bench.learner_configs import (
     Load,

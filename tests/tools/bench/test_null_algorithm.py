@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from seed.config import NetworkConfig
+from seed.config.schema import NetworkConfig
 from seed.contract import Fleet, load_algorithm
-from seed.rows import Rows
+from seed.store.rows import Rows
 from seed.wire.spaces import SpaceSpec
 
 IMAGE = SpaceSpec("uint8", (8, 8))

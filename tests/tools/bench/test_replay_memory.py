@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from envservers.environments import describe
-from seed.config import Config
-from seed.replay import Replay
-from seed.spaces import Spaces
-from seed.unrolls import UnrollStore
+from envservers.environments.factory import describe
+from seed.config.schema import Config
+from seed.learner.replay import Replay
+from seed.run.spaces import Spaces
+from seed.store.unrolls import UnrollStore
 from tools.bench.replay_memory import (
     build_store,
     count_bytes,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from seed.priorities import Priorities
+from seed.learner.sum_tree import Priorities
 from tools.bench.replay_sampling import Contender, PrefixSum, SumTree, main
 
 CPU = torch.device("cpu")

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from seed.config_checks import check
-from seed.config_loading import from_tables
+from seed.config.checks import check
+from seed.config.loading import from_tables
 from seed.contract import load_algorithm_config
 from tools.bench.latency import Answered, Percentiles
 from tools.bench.sleeper import learner_tables, main, make_parser, make_table, summarize

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from seed.config_loading import from_tables
+from seed.config.loading import from_tables
 from seed.contract import load_algorithm_config
 from tools.bench.processes import Window
 from tools.bench.synthetic import (

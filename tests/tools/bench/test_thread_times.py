@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from seed.threads import Crew
+from seed.process.threads import Crew
 from tools.bench.thread_times import (
     CENTRAL_IO,
     CENTRAL_OTHERS,

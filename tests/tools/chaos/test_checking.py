@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from seed.config import NetworkConfig
-from seed.rows import Rows, Unroll
+from seed.config.schema import NetworkConfig
+from seed.store.rows import Rows, Unroll
 from seed.wire.spaces import SpaceSpec
 from tools.chaos.algorithm import Checks, Config, make_agent
 from tools.chaos.checking import Ends, find_wrong

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from seed.config_loading import parse_command_line
+from seed.config.loading import parse_command_line
 from seed.contract import load_algorithm_config
 from tools.bench import latency, synthetic
 from tools.gpu_check import asserts
@@ -81,7 +81,7 @@ def test_every_steps_arguments_are_understood(device: str, tiny: bool, tmp_path:
         if module.startswith("tools.bench"):
             # Where there is no GPU they refuse it.
             words = ["cpu" if word == "cuda" else word for word in words]
-        if module == "seed.main":
+        if module == "seed.run.main":
             command = parse_command_line(list(words), load_algorithm_config)
             assert command.config.learner.device == device
         elif module == "tools.bench.synthetic":

@@ -1,0 +1,201 @@
+"""Environments in a process each, stepped together, which end when they are asked to."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing.connection
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from functools import partial
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode
+from gymnasium.vector.async_vector_env import _async_worker
+
+from envservers.environments.fault_tracker import ANYTHING
+from envservers.environments.group import Array, InvalidEnvironment, UnfitRow
+from envservers.environments.returned import fitted, flag, reset_observation, step_parts
+from envservers.environments.space_conversion import action_codec, observation_codec
+from seed.wire.spaces import SpaceSpec
+
+_PATIENCE_S = 3.0
+_DEATH_S = 1.0
+
+Env = gymnasium.Env[Any, Any]
+
+
+class WorkerError(RuntimeError):
+    """What was raised in another process; its text is the traceback from there."""
+
+    def last_line(self) -> str:
+        """The exception alone."""
+        return str(self).strip().rpartition("\n")[2]
+
+
+class WorkerMisfit(UnfitRow):
+    """An UnfitRow of another process: it can be made of its text alone, as is done with them."""
+
+    def __init__(self, text: object) -> None:
+        """Of what has kind "unfit"."""
+        super().__init__("unfit", str(text))
+
+
+class Workers(AsyncVectorEnv):
+    """Environments in a process each; they are made there, and one more for its spaces here."""
+
+    def __init__(self, make: Callable[[], Env], num_envs: int) -> None:
+        """Starts `num_envs` processes, which call `make`.
+
+        Raises:
+            WorkerError: where it raises there.
+            RuntimeError: where a process ends instead.
+        """
+        try:
+            # The group copies what it gets, so this class need not do it as well. A plain fork of
+            # a process with ZeroMQ's threads could deadlock.
+            super().__init__(
+                [partial(_WireEnv, make)] * num_envs, copy=False, context="forkserver",
+                autoreset_mode=AutoresetMode.NEXT_STEP, worker=_work,
+            )  # fmt: skip
+        except ANYTHING as error:
+            reason = how_workers_ended(self) if isinstance(error, EOFError | OSError) else ""
+            end_workers(self)
+            if reason:
+                raise RuntimeError(reason) from error
+            raise
+
+    def close_extras(self, *arguments: object, **options: object) -> None:
+        """Ends the processes within seconds, whatever they do."""
+        end_workers(self)
+
+
+def workers_of(env: object) -> list[BaseProcess]:
+    """The processes of a vector environment; none where it is of another kind than Gymnasium's."""
+    processes = getattr(getattr(env, "unwrapped", env), "processes", None)
+    if not isinstance(processes, list):
+        return []
+    return [process for process in processes if isinstance(process, BaseProcess)]
+
+
+def how_workers_ended(env: object) -> str:
+    """Which processes of a vector environment have come to an end, and how; empty for none."""
+    processes = workers_of(env)
+    if processes:
+        multiprocessing.connection.wait([process.sentinel for process in processes], _DEATH_S)
+    return ", ".join(
+        f"the process of environment {index} ended with exit code {process.exitcode}"
+        for index, process in enumerate(processes)
+        if process.exitcode is not None
+    )
+
+
+def end_workers(env: object) -> None:
+    """Has all processes close their environments and end; kills those that take too long.
+
+    It does not ask what they are doing: Gymnasium's own way waits for the end of a step first.
+    """
+    vector: Any = getattr(env, "unwrapped", env)
+    for pipe in getattr(vector, "parent_pipes", ()):
+        with contextlib.suppress(OSError, AttributeError):
+            pipe.send(("close", None))
+    processes = workers_of(vector)
+    deadline_s = time.monotonic() + _PATIENCE_S
+    for process in processes:
+        process.join(max(deadline_s - time.monotonic(), 0.0))
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.join(_DEATH_S)
+    for pipe in getattr(vector, "parent_pipes", ()):
+        with contextlib.suppress(OSError, AttributeError):
+            pipe.close()
+    vector.closed = True
+
+
+class _WireEnv(Env):
+    """An environment as the wire sees it: checked here, as Gymnasium cuts what does not fit.
+
+    Spaces are the wire's, so that those of all environments are equal, whatever their bounds. Of
+    the infos nothing is used, and they are left out: Gymnasium cannot join those that differ.
+    """
+
+    def __init__(self, make: Callable[[], Env]) -> None:
+        self._env, self._pid = make(), os.getpid()
+        self._space: Any = self._env.observation_space
+        observation, self._encode = observation_codec(self._space)
+        action, self._decode = action_codec(self._env.action_space)
+        self.observation_space, self.action_space = _space_of(observation), _space_of(action)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Starts an episode."""
+        with self._told():
+            return self._observed(reset_observation(self._env.reset(seed=seed))), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Steps it with an action of the wire's form."""
+        with self._told():
+            decoded = self._decode(np.asarray(action)[None])[0]
+            observation, reward, terminated, truncated, _ = step_parts(self._env.step(decoded))
+            return (
+                self._observed(observation), float(reward),
+                flag(terminated, "terminated"), flag(truncated, "truncated"), {},
+            )  # fmt: skip
+
+    def close(self) -> None:
+        """Closes it."""
+        self._env.close()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Has whatever is raised tell the other process all that is known of it."""
+        try:
+            yield
+        except UnfitRow as error:
+            raise WorkerMisfit(error) from None
+        except ANYTHING:
+            raise WorkerError(traceback.format_exc()) from None
+        finally:
+            # Of two processes that come back from the environment, one has work to do.
+            if os.getpid() != self._pid:
+                os._exit(0)
+
+    def _observed(self, observation: Any) -> Array:
+        fit = fitted(observation, self._space.dtype, self._space.shape)
+        encoded: Array = self._encode(fit[None])[0]
+        return encoded
+
+
+def _space_of(spec: SpaceSpec) -> gymnasium.Space[Any]:
+    """The widest space of this form."""
+    if spec.n is not None:
+        return Discrete(spec.n)
+    dtype: Any = np.dtype(spec.dtype)
+    if dtype.kind == "f":
+        return Box(-np.inf, np.inf, spec.shape, dtype)
+    low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    return Box(low, high, spec.shape, dtype)
+
+
+def _work(
+    index: int, make: Callable[[], Env], pipe: Any, parent_pipe: Any, memory: Any, errors: Any,
+    *options: Any,
+) -> None:  # fmt: skip
+    """Gymnasium's own worker, which says nothing where the environment cannot be made."""
+    try:
+        env = make()
+    except ANYTHING as error:
+        refused = isinstance(error, InvalidEnvironment)
+        text = str(error) if refused else traceback.format_exc()
+        errors.put((index, WorkerError, WorkerError(text), text))
+        pipe.recv()
+        pipe.send((None, False))
+        return
+    _async_worker(index, lambda: env, pipe, parent_pipe, memory, errors, *options)

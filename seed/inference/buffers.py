@@ -1,0 +1,146 @@
+"""The memory of inference batches: what arrives, what the agent sees, and what goes back.
+
+It stays where it is, so that work on it can be captured in CUDA graphs. On a CPU, what is filled in
+on the host and what is computed with are the same memory.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from seed.contract import Fleet
+from seed.store.layout import Column, StoreLayout
+from seed.store.row_index import Places, places_size, split_places
+from seed.store.rows import Arrived, Rows
+
+Int64Array = npt.NDArray[np.int64]
+Float32Array = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+
+_MARKS = 4
+
+
+class HostBlock(NamedTuple):
+    """What the host fills in for a batch of n rows, padding included.
+
+    Attributes:
+        env_ids: Environment of each row. `[n] int64`
+        places: Its place in the store.
+        rewards: `[n] float32`
+        fleet_standings: Where the environment stands in the fleet. `[n] float32`
+        marks: `terminated`, `truncated`, `first`, and whether it is an evaluation environment.
+            `[4, n] bool`
+        observations: `[n, *shape]`; of no rows where messages go straight to the store, as they do
+            where that is on the CPU and stacks are read out of it.
+    """
+
+    env_ids: Int64Array
+    places: Places[Int64Array]
+    rewards: Float32Array
+    fleet_standings: Float32Array
+    marks: BoolArray
+    observations: npt.NDArray[Any]
+
+
+class Block(NamedTuple):
+    """A batch of n rows, padding included, on the store's device; always the same memory.
+
+    Attributes:
+        host: What to fill in.
+        copies: Tensors and what is to be copied to them from the host, where those differ.
+        env_ids: `[n] int64`
+        places: The rows' places in the store.
+        arrived: What arrived for them.
+        rows: What the agent sees; observations and previous actions are read from the store.
+            `[1, n, ...]`
+        fleet: Where the rows' environments stand.
+        actions: Host memory for what comes back. `[n, *shape]`
+    """
+
+    host: HostBlock
+    copies: list[tuple[Tensor, Tensor]]
+    env_ids: Tensor
+    places: Places[Tensor]
+    arrived: Arrived
+    rows: Rows
+    fleet: Fleet
+    actions: Tensor
+
+
+class Blocks:
+    """Memory for the largest batch, of which smaller ones have a part."""
+
+    def __init__(self, layout: StoreLayout, max_batch: int, device: torch.device) -> None:
+        """Reserves it, on the host and, where the store is on a GPU, there."""
+        self._layout = layout
+        self._staged = device.type == "cuda"
+        # Without stacks what arrives is what the agent sees.
+        self._stacked = layout.frame_stack > 1
+        landing_rows = max_batch if self._staged or not self._stacked else 0
+
+        def on_host(form: Column, rows: int = max_batch) -> Tensor:
+            """Zeros `[rows, *shape]` in host memory, pinned where they are copied to a GPU."""
+            return torch.zeros(rows, *form.shape, dtype=form.dtype, pin_memory=self._staged)
+
+        # [max_batch * (1 + places)] int64, [2 * max_batch] float32, [4 * max_batch] bool,
+        # [max_batch, *shape]
+        self._host = (
+            on_host(Column((), torch.int64), max_batch * (1 + places_size(layout))),
+            on_host(Column((), torch.float32), 2 * max_batch),
+            on_host(Column((), torch.bool), _MARKS * max_batch),
+            on_host(layout.observation, landing_rows),
+        )
+        self._on_device = tuple(
+            torch.zeros_like(host, device=device) if self._staged else host
+            for host in self._host
+        )
+        observation, action = layout.observation, layout.action
+        # [max_batch, stack, *shape], [max_batch, *shape]
+        self._seen = torch.zeros(
+            max_batch * self._stacked, layout.frame_stack, *observation.shape,
+            dtype=observation.dtype, device=device,
+        )  # fmt: skip
+        self._previous = torch.zeros(
+            max_batch, *action.shape, dtype=action.dtype, device=device
+        )
+        self._actions = on_host(action)  # [max_batch, *shape]
+
+    def block(self, size: int) -> Block:
+        """The parts for batches of this size, padding included."""
+        layout = self._layout
+        ends = ((1 + places_size(layout)) * size, 2 * size, _MARKS * size, size)
+        host = [buffer[:end] for buffer, end in zip(self._host, ends, strict=True)]
+        device = [buffer[:end] for buffer, end in zip(self._on_device, ends, strict=True)]
+        numbers, reals, marks, observations = device
+        rewards, fleet_standings = reals.view(2, size)
+        terminated, truncated, first, evaluation = marks.view(_MARKS, size)
+        seen = self._seen[:size] if self._stacked else observations
+        return Block(
+            host=_host_block(host, size, layout),
+            copies=list(zip(device, host, strict=True)) if self._staged else [],
+            env_ids=numbers[:size],
+            places=split_places(numbers[size:], layout),
+            arrived=Arrived(
+                observations if self._staged else None, rewards, terminated, truncated
+            ),
+            rows=Rows(
+                seen[None], self._previous[None, :size],
+                rewards[None], terminated[None], truncated[None], first[None],
+            ),
+            fleet=Fleet(fleet_standings, evaluation),
+            actions=self._actions[:size],
+        )  # fmt: skip
+
+
+def _host_block(buffers: list[Tensor], size: int, layout: StoreLayout) -> HostBlock:
+    numbers, reals, marks, observations = (buffer.numpy() for buffer in buffers)
+    rewards, fleet_standings = reals.reshape(2, size)
+    return HostBlock(
+        numbers[:size], split_places(numbers[size:], layout), rewards, fleet_standings,
+        marks.reshape(_MARKS, size), observations,
+    )  # fmt: skip

@@ -1,0 +1,261 @@
+"""One batch through the network: rows into the store, actions out, all on the device."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from seed.contract import Acted, Algorithm, Fleet
+from seed.device.graphs import Graph
+from seed.device.names import move, prepare_thread
+from seed.inference.buffers import Block, Blocks, HostBlock
+from seed.process.phases import Phases
+from seed.store.fleet import fleet_standings
+from seed.store.pages import PageLinks
+from seed.store.rows import Rows
+from seed.store.unrolls import UnrollStore
+from seed.store.weights import Weights, load_tensors
+from seed.wire import messages
+
+Int64Array = npt.NDArray[np.int64]
+
+# A row each for what becomes `terminated` and `truncated`.
+_ENDS = np.array([[messages.TERMINATED], [messages.TRUNCATED]], np.uint8)
+_TERMINATED_OR_TRUNCATED = slice(0, 2)
+_FIRST, _EVALUATION = 2, 3
+
+
+class GroupStep(NamedTuple):
+    """One checked STEP and the environments that it is about.
+
+    Attributes:
+        env_ids: `[n] int64`
+        arrays: What arrived, `[n, ...]` each.
+    """
+
+    env_ids: Int64Array
+    arrays: messages.StepArrays
+
+
+class InferenceBatch(NamedTuple):
+    """Steps of groups whose environments are all different, in one row after the other.
+
+    Attributes:
+        steps: Of each group.
+        env_ids: Of all rows. `[n] int64`
+        run_ids: `[n] uint64`
+        flags: `[n] uint8`
+    """
+
+    steps: Sequence[GroupStep]
+    env_ids: Int64Array
+    run_ids: npt.NDArray[np.uint64]
+    flags: npt.NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, steps: Sequence[GroupStep]) -> InferenceBatch:
+        """The batch of these steps, at least one."""
+        return cls(
+            steps,
+            np.concatenate([step.env_ids for step in steps]),
+            np.concatenate([step.arrays.run_ids for step in steps]),
+            np.concatenate([step.arrays.flags for step in steps]),
+        )
+
+
+class ForwardPass:
+    """The acting copy of the network with every environment's recurrent state.
+
+    Owned by the inference thread. A store on the CPU gets observations straight from the messages,
+    except those of evaluation environments that are in no stack: nobody reads them there.
+    For one on a GPU they are staged in pinned host memory, copied there once and written to the
+    store once. What the agent sees is read from the store. Acting takes place where the agent's
+    weights are; what it sees and leaves behind is moved there and back where that is another
+    device.
+
+    All that a batch brings lies in memory that stays where it is, and no shape depends on values:
+    so the device's work can be captured in CUDA graphs, one for each of a few sizes. Smaller
+    batches are filled up with rows of no environment, which go to scratch rows.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        algorithm_config: Any,
+        agent: nn.Module,
+        store: UnrollStore,
+        max_batch: int,
+        *,
+        greedy: bool = False,
+        cuda_graphs: bool = False,
+    ) -> None:
+        """The agent is this object's own from here on; it acts with `policy_version` 0.
+
+        No environment is connected yet. `cuda_graphs` is for a GPU that has both store and agent;
+        elsewhere it does nothing.
+        """
+        layout = store.layout
+        self.policy_version = 0
+        self.phases = Phases()
+        self._algorithm = algorithm
+        self._config = algorithm_config
+        self._agent = agent
+        self._store = store
+        self._greedy = greedy
+        self._store_device = store.device
+        self._device = next((p.device for p in agent.parameters()), self._store_device)
+        self._apart = self._device != self._store_device
+        self._staged = self._store_device.type == "cuda"
+        self._stacked = layout.frame_stack > 1
+        self._spared = bool(store.evaluation.any())
+        self._captured = cuda_graphs and self._staged and not self._apart
+        self._sizes = bucket_sizes(max_batch) if self._captured else range(max_batch + 1)
+        # Of the environments and, last, of the rows that are nobody's. [max_envs + 1, S] float32
+        count = layout.max_envs + 1
+        self._agent_states = torch.zeros(count, layout.state_size, device=self._device)
+        # Likewise. [max_envs + 1] bool and float32
+        self._evaluation = np.append(store.evaluation, False)
+        self._fleet_standings = np.zeros(count, np.float32)
+        # [] int32
+        self._version = torch.zeros((), dtype=torch.int32, device=self._store_device)
+        self._memory = Blocks(layout, max_batch, self._store_device)
+        self._blocks: dict[int, tuple[Block, Graph[None]]] = {}
+
+    def _block(self, size: int) -> tuple[Block, Graph[None]]:
+        """The memory of batches of this size, padding included, and what runs such a batch."""
+        if size not in self._blocks:
+            block = self._memory.block(size)
+            step = Graph(
+                partial(self._step, block), self._device,
+                capture=self._captured, field="inference.cuda_graphs",
+            )  # fmt: skip
+            self._blocks[size] = block, step
+        return self._blocks[size]
+
+    def enter_thread(self, threads: int) -> None:
+        """Prepares the calling thread, the only one that may use this object from here on."""
+        for device in dict.fromkeys((self._store_device, self._device)):
+            prepare_thread(device, threads, urgent=True)
+
+    def load_weights(self, weights: Weights) -> None:
+        """Acts with these weights from the next batch on."""
+        load_tensors(self._agent, weights.tensors)
+        if self._device.type == "cuda":
+            # The learner's copies may be freed once we return, and are read on this stream.
+            torch.cuda.current_stream(self._device).synchronize()
+        self.policy_version = weights.version
+        self._version.fill_(weights.version)
+
+    def set_connected(self, env_ids: Int64Array) -> None:
+        """From the next batch on, these environments are the fleet. `[num_envs] int64`"""
+        self._fleet_standings[:-1] = fleet_standings(env_ids, self._store.evaluation)
+
+    def run(self, batch: InferenceBatch) -> tuple[npt.NDArray[Any], list[PageLinks]]:
+        """Stores the rows of this batch, for which the store has room, and chooses their actions.
+
+        Returns:
+            The actions `[n, *shape]`, in the order of the rows, and the pages that are now whole;
+            the device has finished with both.
+        """
+        # A learner that captures, too, could not touch random numbers that were captured in
+        # inference mode (pytorch issue 166792).
+        with torch.no_grad() if self._captured else torch.inference_mode():
+            return self._run(batch)
+
+    def _run(self, batch: InferenceBatch) -> tuple[npt.NDArray[Any], list[PageLinks]]:
+        self.phases.enter("store")
+        n = len(batch.env_ids)
+        block, step = self._block(self._sizes[bisect.bisect_left(self._sizes, n)])
+        first = (batch.flags & messages.FIRST) != 0
+        complete = self._store.place(batch.env_ids, batch.run_ids, first, block.host.places)
+        self._fill(block.host, batch)
+        self._land(block.host, batch.steps)
+        for device, host in block.copies:
+            device.copy_(host, non_blocking=True)
+        step()
+        if self._staged:
+            # By then all is in the store, too.
+            torch.cuda.current_stream(self._store_device).synchronize()
+        # A copy, as the next batch overwrites the buffer.
+        return block.actions.numpy()[:n].copy(), complete
+
+    def _fill(self, host: HostBlock, batch: InferenceBatch) -> None:
+        """Fills in all but observations. Rows beyond the batch's are of no environment, and any."""
+        n = len(batch.env_ids)
+        host.env_ids[:n] = batch.env_ids
+        ended = batch.flags & _ENDS  # [2, n] uint8
+        np.not_equal(ended, 0, out=host.marks[_TERMINATED_OR_TRUNCATED, :n])
+        np.concatenate([step.arrays.rewards for step in batch.steps], out=host.rewards[:n])
+        host.env_ids[n:] = self._store.layout.max_envs
+        np.equal(host.places.ages, 0, out=host.marks[_FIRST])
+        # "clip" writes to `out` without a buffer between; no number is out of range.
+        self._evaluation.take(host.env_ids, out=host.marks[_EVALUATION], mode="clip")
+        self._fleet_standings.take(host.env_ids, out=host.fleet_standings, mode="clip")
+
+    def _land(self, host: HostBlock, steps: Sequence[GroupStep]) -> None:
+        """Copies observations out of their messages, and into a store on the CPU."""
+        end = 0
+        for step in steps:
+            start, end = end, end + len(step.env_ids)
+            rows, observations = host.places.rows[start:end], step.arrays.observations
+            if len(host.observations):
+                host.observations[start:end] = observations
+            if self._staged:
+                continue
+            if self._spared and not self._stacked:
+                # What only the network sees, which has seen it then, need not be kept.
+                kept = ~host.marks[_EVALUATION, start:end]
+                if not np.count_nonzero(kept):
+                    continue
+                if not kept.all():
+                    rows, observations = rows[kept], observations[kept]
+            self._store.put_observations(rows, observations)
+
+    def _step(self, block: Block) -> None:
+        """The device's work for one batch; what is captured."""
+        self._store.fill(block.places, block.arrived)
+        self._store.see(block.places, block.rows)
+        rows, env_ids, fleet = (
+            self._move(value) for value in (block.rows, block.env_ids, block.fleet)
+        )
+        self.phases.enter("forward")
+        acted, before = self._act(rows, env_ids, fleet)
+        actions, behaviour, before = (
+            self._move_back(value) for value in (acted.actions, acted.behaviour, before)
+        )
+        self.phases.enter("store")
+        self._store.write_acts(block.places, actions, behaviour, before, self._version)
+        block.actions.copy_(actions, non_blocking=True)
+
+    def _act(self, rows: Rows, env_ids: Tensor, fleet: Fleet) -> tuple[Acted, Tensor]:
+        """What the agent does at these rows, and the recurrent state before them `[n, S]`."""
+        if self._store.layout.state_size:
+            before = self._agent_states.index_select(0, env_ids)
+            before = before.masked_fill(rows.first[0][:, None], 0.0)
+        else:
+            before = self._agent_states.new_zeros(len(env_ids), 0)
+        acted = self._algorithm.act(
+            self._agent, rows, before, self._config, fleet=fleet, greedy=self._greedy
+        )
+        if self._store.layout.state_size:
+            self._agent_states.index_copy_(0, env_ids, acted.agent_state)
+        return acted, before
+
+    def _move(self, value: Any) -> Any:
+        return move(value, self._device) if self._apart else value
+
+    def _move_back(self, value: Any) -> Any:
+        return move(value, self._store_device) if self._apart else value
+
+
+def bucket_sizes(max_batch: int) -> Sequence[int]:
+    """Sizes to which batches are filled up: powers of two, and the largest batch."""
+    powers = (2**k for k in range(max_batch.bit_length()))
+    return [*(size for size in powers if size < max_batch), max_batch]

@@ -1,0 +1,112 @@
+"""The main thread's work while a run goes on: watches all others, and writes the metrics."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from seed.learner.loop import Progress
+from seed.process.phases import Phases
+from seed.process.signals import Signals
+from seed.process.threads import Crew
+from seed.process.watchdog import Watchdog, exit_with_stacks
+from seed.run.display import Display, tell
+from seed.run.hints import Beginning
+from seed.run.local_servers import LocalServers, server_count
+from seed.run.lock import RunTaken
+from seed.run.metrics import Window, Writer
+from seed.run.parts import Run
+
+log = logging.getLogger(__name__)
+
+_TICK_S = 0.1
+# How long two learners may be in one folder that was deleted or moved.
+_LOOK_EVERY_S = 1.0
+
+
+def supervise(run: Run, signals: Signals, servers: LocalServers) -> None:
+    """Runs the threads until the learner is done or a signal comes; writes the metrics."""
+    config = run.config
+    crew = Crew()
+    window = Window(config.environment.frames_per_env_step, run.progress())
+    with contextlib.suppress(OSError):
+        run.hold_folder()
+    writer = Writer(Path(config.run_dir), run.env_frames())
+    display = Display(config.total_env_frames, run.env_frames())
+    beginning = Beginning(config, run.inference.endpoint, server_count(config), tell)
+
+    def farewell() -> str:
+        if run.learner.complete:
+            return "the training is complete"
+        return "the learner was stopped" if signals.asked else "the learner failed"
+
+    def log_line(progress: Progress) -> None:
+        line = window.close(progress, run.inference, run.learner, run.store)
+        try:
+            run.hold_folder()
+            writer.write(line)
+        except (RunTaken, OSError) as error:
+            log.error("a line of metrics is lost: %s", error)
+        display.update(line)
+
+    learning, watched = _start_threads(run, crew, farewell)
+    watchdog = Watchdog(
+        config.watchdog_s,
+        watched,
+        partial(exit_with_stacks, clean_up=lambda: servers.stop(0.0)),
+    )
+    next_line_s = time.monotonic() + config.log_interval_s
+    next_look_s = 0.0
+    try:
+        while learning.is_alive() and not crew.stop.is_set() and not signals.asked:
+            learning.join(_TICK_S)
+            watchdog.check()
+            servers.check(connected=run.inference.num_envs > 0)
+            beginning.check(run.inference.num_envs, run.inference.env_steps)
+            if time.monotonic() >= next_look_s:
+                next_look_s = time.monotonic() + _LOOK_EVERY_S
+                # What cannot be seen now may be seen later; until then nothing is saved.
+                with contextlib.suppress(OSError):
+                    run.hold_folder()
+            if time.monotonic() >= next_line_s:
+                next_line_s += config.log_interval_s
+                log_line(run.progress())
+        if signals.asked and not run.learner.complete:
+            log.info("stopping; a checkpoint is being written")
+    finally:
+        try:
+            crew.join(watchdog.check)
+        finally:
+            watchdog.close()
+            log_line(_last_progress(run, window))
+            display.close()
+            writer.close()
+    log.info("%s after %s frames", farewell(), f"{run.env_frames():,}")
+
+
+def _start_threads(
+    run: Run, crew: Crew, farewell: Callable[[], str]
+) -> tuple[threading.Thread, dict[threading.Thread, Phases]]:
+    """The learner's thread, and what each thread that was started is at."""
+    watched = {}
+    authentication = run.inference.authentication
+    if authentication is not None:
+        thread = crew.start("authentication", lambda: authentication.run(crew.stop))
+        watched[thread] = authentication.phases
+    acting = crew.start("inference", lambda: run.inference.run(crew.stop, farewell))
+    learning = crew.start("learner", lambda: run.learner.run(crew.stop))
+    return learning, watched | {acting: run.inference.phases, learning: run.learner.phases}
+
+
+def _last_progress(run: Run, window: Window) -> Progress:
+    """As far as the checkpoint at the end: steps since then are played again by the next process.
+
+    Where there is none, or lines have gone beyond it, as far as the run has come.
+    """
+    ended = run.learner.ended_at
+    return ended if ended and ended.env_steps >= window.last.env_steps else run.progress()

@@ -1,0 +1,92 @@
+"""Where the rows of one inference batch go in the store, worked out on the host.
+
+All of it is one block of int64, copied to the store's device at once; the device only copies rows.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from seed.store.layout import StoreLayout
+from seed.store.pages import Placed
+
+Int64Array = npt.NDArray[np.int64]
+Numbers = TypeVar("Numbers", Int64Array, Tensor)
+
+
+class Places(NamedTuple, Generic[Numbers]):
+    """Where each row goes, and where what the agent sees there comes from.
+
+    Attributes:
+        rows: Flat row of each. `[n] int64`
+        previous: Flat row whose action is the previous one. `[n] int64`
+        ages: Rows since the episode's first. `[n] int64`
+        state_pages: Page that keeps the recurrent state before the row; the scratch page where
+            none does. `[n] int64`
+        seen: Flat rows that the network sees together, the newest last. `[n, stack] int64`
+    """
+
+    rows: Numbers
+    previous: Numbers
+    ages: Numbers
+    state_pages: Numbers
+    seen: Numbers
+
+
+def places_size(layout: StoreLayout) -> int:
+    """Numbers in the places of one row."""
+    return 4 + layout.frame_stack
+
+
+def split_places(block: Numbers, layout: StoreLayout) -> Places[Numbers]:
+    """Places that share the memory of a block of `places_size` numbers a row."""
+    n = len(block) // places_size(layout)
+    return Places(
+        block[:n], block[n : 2 * n], block[2 * n : 3 * n], block[3 * n : 4 * n],
+        block[4 * n :].reshape(n, layout.frame_stack),
+    )  # fmt: skip
+
+
+def fill_places(places: Places[Int64Array], layout: StoreLayout, placed: Placed) -> None:
+    """Fills in places for n rows or more; those beyond the n are scratch.
+
+    Args:
+        places: To be filled in.
+        layout: Of the store.
+        placed: What the page table says of the n rows.
+    """
+    n = len(placed.pages)
+    if n < len(places.rows):
+        _scratch(places, layout, n)
+    rows = placed.pages * layout.unroll_length
+    rows += placed.offsets
+    places.rows[:n], places.ages[:n] = rows, placed.ages
+    places.seen[:n, -1] = rows
+    # Rows before a page's first are the last of the page before.
+    jump = placed.predecessors + 1 - placed.pages
+    jump *= layout.unroll_length
+    stack = layout.frame_stack
+    for back in range(1, max(2, stack)):
+        before = rows - back
+        before += np.where(placed.offsets < back, jump, 0)
+        before = np.where(placed.ages < back, layout.zero_row, before)
+        if back == 1:
+            places.previous[:n] = before
+        if back < stack:
+            places.seen[:n, -1 - back] = before
+    places.state_pages[:n] = layout.scratch_page
+    if layout.state_size:
+        kept = np.flatnonzero(placed.offsets == layout.state_row)
+        places.state_pages[kept] = placed.pages[kept]
+
+
+def _scratch(places: Places[Int64Array], layout: StoreLayout, start: int) -> None:
+    """Makes places from `start` on those of rows that nobody reads."""
+    places.rows[start:] = places.seen[start:] = layout.scratch_row
+    places.previous[start:] = layout.zero_row
+    places.ages[start:] = 0
+    places.state_pages[start:] = layout.scratch_page

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from envservers.supervision.diagnosis import describe, inquest
+from envservers.supervision.shared_state import NOBODY, Casualty
+
+NOWHERE = (NOBODY, NOBODY)
+EXITED_3 = 3 << 8
+
+
+def end(
+    wait_status: int | None, running: tuple[int, int], stacks: str = "", was_stopped: bool = False
+) -> Casualty:
+    return inquest(wait_status, stacks, running, was_stopped=was_stopped)
+
+
+@pytest.mark.parametrize(
+    ("wait_status", "running", "kind", "where"),
+    [
+        # What an environment does to its process.
+        (EXITED_3, (2, 1), "crashed", (2, 1)),
+        (0, (2, NOBODY), "crashed", (2, None)),
+        (signal.SIGSEGV, (2, 1), "crashed", (2, 1)),
+        # The system ends what takes too much memory, and that is who runs.
+        (signal.SIGKILL, (2, 1), "crashed", (2, 1)),
+        (EXITED_3, NOWHERE, "crashed", (None, None)),
+        (signal.SIGABRT, NOWHERE, "crashed", (None, None)),
+        # What is done to it from outside.
+        (signal.SIGKILL, NOWHERE, "was killed", (None, None)),
+        (signal.SIGTERM, (2, 1), "was killed", (None, None)),
+        (signal.SIGHUP, NOWHERE, "was killed", (None, None)),
+        (None, (2, 1), "was killed", (None, None)),
+    ],
+)
+def test_an_end_is_laid_at_the_door_of_who_caused_it(
+    wait_status: int | None, running: tuple[int, int], kind: str,
+    where: tuple[int | None, int | None],
+) -> None:  # fmt: skip
+    casualty = end(wait_status, running)
+    assert (casualty.kind, (casualty.group, casualty.index)) == (kind, where)
+
+
+def test_what_hung_is_told_from_what_was_stopped() -> None:
+    hung = end(1 << 8, (2, 1), "Timeout (0:00:01)!\n  in step")
+    assert hung == Casualty("hung", 2, 1, "Timeout (0:00:01)!\n  in step")
+    stopped = end(1 << 8, (2, 1), "Timeout (0:00:01)!\n", was_stopped=True)
+    assert (stopped.kind, stopped.group, stopped.index) == ("stopped", None, None)
+    # It was stopped, and then came to another end.
+    assert end(EXITED_3, (2, 1), was_stopped=True).kind == "crashed"
+
+
+@pytest.mark.parametrize(
+    ("casualty", "line"),
+    [(Casualty("crashed", 3, 2, "why"), "crashed in environment 2 of group 3"),
+     (Casualty("hung", 3, None, "why"), "hung in group 3"),
+     (Casualty("crashed", None, None, "why"), "crashed between two steps"),
+     (Casualty("was killed", None, None, "why"), "was killed"),
+     (Casualty("stopped", None, None, "why"), "stopped for longer than a step may take")],
+)  # fmt: skip
+def test_an_end_is_described_for_a_person(casualty: Casualty, line: str) -> None:
+    assert describe(casualty) == f"its process {line} and is started again\nwhy"
+
+
+def test_a_description_steers_no_terminal() -> None:
+    text = describe(Casualty("crashed", 0, 0, "a\x1b[2J\nb"))
+    assert text.endswith("\na\\x1b[2J\nb")
+
+
+@pytest.mark.parametrize(
+    ("wait_status", "text"),
+    [(EXITED_3, "its process ended with exit code 3"),
+     (signal.SIGBUS, "its process ended by SIGBUS"),
+     (signal.SIGRTMIN + 1, f"its process ended by signal {signal.SIGRTMIN + 1}")],
+)  # fmt: skip
+def test_the_text_says_how_it_ended(wait_status: int, text: str) -> None:
+    assert end(wait_status, NOWHERE, "stacks\n").text == f"stacks\n{text}"

@@ -1,0 +1,88 @@
+"""The command as a process: signals, and the end of the process that started it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from envservers.supervision.processes import descendants
+from seed.wire import messages
+from tests.envservers.fake_learner import PATIENCE_MS, FakeLearner
+
+
+def command(address: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "envservers.main", "--connect", address, *arguments]
+
+
+def worker_of(pid: int) -> int:
+    """The process that runs environments: the last below supervisor and warden."""
+    ours = [
+        child for child in descendants(pid)
+        if b"envservers.main" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]  # fmt: skip
+    return ours[-1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_process_in_good_order(learner: FakeLearner, number: int) -> None:
+    process = subprocess.Popen(
+        command(learner.address, "--num-envs", "3"), stderr=subprocess.PIPE, text=True
+    )
+    hello = learner.receive(messages.Hello)
+    assert hello.group_sizes == (2, 1)
+    learner.welcome(hello)
+    for _ in range(2):
+        learner.receive(messages.Step)
+    process.send_signal(number)
+    assert learner.receive(messages.Goodbye).reason == "environment server stopped"
+    _, errors = process.communicate(timeout=PATIENCE_MS / 1000)
+    assert process.returncode == 0
+    assert "Traceback" not in errors
+
+
+def test_once_ends_with_the_process_that_started_it(learner: FakeLearner) -> None:
+    starter = subprocess.Popen(
+        [sys.executable, "-c", "import subprocess, sys; subprocess.Popen(sys.argv[1:]).wait()",
+         *command(learner.address, "--num-envs", "1", "--once")],
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+    learner.welcome(learner.receive(messages.Hello))
+    learner.receive(messages.Step)
+    os.kill(starter.pid, signal.SIGKILL)
+    assert "started this one has ended" in learner.receive(messages.Goodbye).reason
+    # The pipe ends when the last process that holds it does.
+    starter.communicate(timeout=PATIENCE_MS / 1000)
+
+
+@pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&- >&-", "2>&1 | head -1 >/dev/null"])
+def test_a_server_that_cannot_print_works_and_ends_as_it_should(
+    learner: FakeLearner, redirection: str
+) -> None:
+    script = f'("$@"; echo $? >&3) {redirection}'
+    process = subprocess.Popen(
+        ["sh", "-c", f"{{ {script}; }} 3>&1", "sh",
+         *command(learner.address, "--num-envs", "3", "--name", "mute")],
+        stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    # Each has it say a line, and the second one is more than `head` reads.
+    for _ in range(3):
+        hello = learner.receive(messages.Hello)
+        learner.welcome(hello)
+        for _ in range(2):
+            learner.receive(messages.Step)
+        learner.send(messages.Goodbye(11, "the learner was stopped"))
+    learner.receive(messages.Hello)
+    # And so has the supervisor.
+    os.kill(worker_of(process.pid), signal.SIGKILL)
+    learner.welcome(learner.receive(messages.Hello))
+    assert learner.receive(messages.Fault).kind == "was killed"
+    for _ in range(2):
+        learner.receive(messages.Step)
+    learner.send(messages.Refusal("no more", False, 11))
+    output, _ = process.communicate(timeout=PATIENCE_MS / 1000)
+    assert output == "2\n"

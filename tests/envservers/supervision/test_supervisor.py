@@ -1,0 +1,335 @@
+"""Real processes: the supervisor, and what it does about the one that it has started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.waiting import DEADLINE_S, is_running, wait_for
+
+PROGRAM = """
+import os, signal, sys, time
+from envservers.supervision import supervisor
+from envservers.supervision import warden
+from seed.wire.terminal import shield_output
+shield_output()
+supervisor._CLOSE_S = float(sys.argv[7])
+warden._GRACE_S = float(sys.argv[8])
+supervisor.jitter = lambda: float(sys.argv[3])
+supervisor._STOPPED_S = float(sys.argv[4])
+supervisor._SAME_REQUEST_S = float(sys.argv[5])
+# As in a terminal, also where the tests run in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+def work(supervision):
+    log = open(sys.argv[1], "a", buffering=1)
+    casualty = supervision.casualty
+    died = casualty and f"{casualty.kind} {casualty.group} {casualty.index}"
+    log.write(f"{os.getpid()} {supervision.server_id} {died}\\n")
+    if casualty:
+        log.write("".join("  " + line + "\\n" for line in casualty.text.splitlines()))
+    lives = open(sys.argv[1]).read().count(str(supervision.server_id))
+    notes = supervision.notes
+    exec(sys.argv[2])
+    return notes.exit_code or 0
+
+sys.exit(supervisor.supervise(work, float(sys.argv[6])))
+"""
+NOTE_REQUESTS = "signal.signal(signal.SIGTERM, lambda *_, log=log: log.write(' asked\\n'))\n"
+SLEEP = "log.write(' ready\\n'); time.sleep(1000)"
+
+
+class Supervised:
+    """A program under a supervisor, and the lines that it has written."""
+
+    def __init__(
+        self, log: Path, code: str, jitter: float = 0.0, stopped_s: float = DEADLINE_S,
+        same_request_s: float = DEADLINE_S, step_timeout_s: float = 1.0, close_s: float = 1e6,
+        grace_s: float = 1e6,
+    ) -> None:  # fmt: skip
+        log.touch()
+        self.log = log
+        numbers = (jitter, stopped_s, same_request_s, step_timeout_s, close_s, grace_s)
+        command = [sys.executable, "-c", PROGRAM, str(log), code, *map(str, numbers)]
+        self.process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+
+    def lines(self) -> list[str]:
+        return [line for line in self.log.read_text().splitlines() if line[0] != " "]
+
+    def pid(self, life: int = 0) -> int:
+        wait_for(lambda: len(self.lines()) > life)
+        return int(self.lines()[life].split()[0])
+
+    def wait_until_ready(self) -> None:
+        self.wait_until_said(" ready")
+
+    def wait_until_said(self, text: str) -> None:
+        wait_for(lambda: text in self.log.read_text())
+
+    def deaths(self) -> list[str]:
+        return [line.split(maxsplit=2)[2] for line in self.lines()]
+
+    def end(self) -> tuple[int, str]:
+        _, errors = self.process.communicate(timeout=DEADLINE_S)
+        return self.process.returncode, errors
+
+
+Run = Callable[..., Supervised]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    started: list[Supervised] = []
+
+    def start(code: str, **options: float) -> Supervised:
+        started.append(Supervised(tmp_path / "log", code, **options))
+        return started[-1]
+
+    yield start
+    for supervised in started:
+        supervised.process.kill()
+        supervised.process.communicate(timeout=DEADLINE_S)
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 76])
+def test_a_chosen_exit_code_is_passed_on(run: Run, code: int) -> None:
+    supervised = run(f"notes.exit_code = {code}; sys.exit({code})")
+    assert supervised.end()[0] == code
+    assert len(supervised.lines()) == 1
+
+
+def test_what_was_running_is_handed_to_the_next_process(run: Run) -> None:
+    supervised = run(
+        "if lives < 4: notes.running[0] = 3; notes.running[1] = 2 if lives < 3 else -1\n"
+        "notes.faults[7] += 1\n"
+        "if lives == 1: os._exit(0)\n"
+        "if lives == 2: os.kill(os.getpid(), signal.SIGSEGV)\n"
+        "if lives == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "if lives == 4: os._exit(1)\n"
+        "notes.exit_code = notes.faults[7]"
+    )
+    code, errors = supervised.end()
+    assert code == 5
+    assert supervised.deaths() == [
+        "None", "crashed 3 2", "crashed 3 2", "crashed 3 None", "crashed None None"
+    ]  # fmt: skip
+    text = supervised.log.read_text()
+    for reason in ("ended with exit code 0", "ended by SIGSEGV", "ended by SIGKILL",
+                   "Fatal Python error: Segmentation fault"):  # fmt: skip
+        assert reason in text
+        assert reason in errors
+    assert "its process crashed in environment 2 of group 3" in errors
+    assert "its process crashed between two steps" in errors
+    assert len({line.split()[0] for line in supervised.lines()}) == 5
+    assert len({line.split()[1] for line in supervised.lines()}) == 1
+
+
+def test_one_that_makes_way_is_followed_at_once_and_not_counted(run: Run) -> None:
+    supervised = run(
+        "if lives == 1: os._exit(3)\n"
+        "if lives < 8: notes.renewing = True\n"
+        "if lives == 4: os._exit(0)"
+    )
+    code, errors = supervised.end()
+    assert code == 0
+    assert supervised.deaths() == ["None", "crashed None None", *["None"] * 6]
+    assert errors.count("is started again") == 1
+
+
+@pytest.mark.parametrize(
+    ("ending", "died"),
+    [("exit_code = 0", "None"), ("renewing = True", "None"),
+     ("running[0] = 3", "was killed None None")],
+)  # fmt: skip
+def test_what_closes_for_ever_is_ended(run: Run, ending: str, died: str) -> None:
+    supervised = run(
+        "supervision.step_timer.set_back()\n"
+        "if lives == 1:\n"
+        f"    notes.{ending}; notes.ending = True\n"
+        "    supervision.step_timer.stop()\n"
+        "    time.sleep(1000)\n"
+        "notes.exit_code = 0",
+        step_timeout_s=0.5, close_s=1.0,
+    )  # fmt: skip
+    assert supervised.end()[0] == 0
+    assert supervised.deaths() == ["None", *([] if "exit" in ending else [died])]
+    # The step timer, which would have come first, was off.
+    assert "Timeout" not in supervised.log.read_text()
+
+
+def test_what_holds_the_interpreter_for_ever_is_ended(run: Run) -> None:
+    # The lock is never handed over: nothing in Python would run again.
+    supervised = run(
+        "if lives == 1:\n"
+        "    notes.running[0] = 0; notes.running[1] = 5\n"
+        "    supervision.step_timer.set_back()\n"
+        "    sys.setswitchinterval(1000)\n"
+        "    sum(iter(int, 1))\n"
+        "notes.exit_code = 0"
+    )
+    code, _ = supervised.end()
+    assert code == 0
+    assert supervised.deaths() == ["None", "hung 0 5"]
+    assert "Timeout (0:00:01)!" in supervised.log.read_text()
+
+
+@pytest.mark.parametrize(
+    "act", ["os.kill(os.getpid(), signal.SIGSTOP)", "os.execv('/bin/sleep', ['sleep', '1000'])"]
+)
+def test_one_that_stops_its_process_or_makes_another_program_of_it_has_hung(
+    run: Run, act: str
+) -> None:
+    supervised = run(
+        "if lives == 1:\n"
+        "    notes.running[0] = 0; notes.running[1] = 5\n"
+        "    supervision.step_timer.set_back()\n"
+        f"    {act}\n"
+        "notes.exit_code = 0",
+        grace_s=0.0,
+    )
+    assert supervised.end()[0] == 0
+    assert supervised.deaths() == ["None", "hung 0 5"]
+    assert "does nothing at all" in supervised.log.read_text()
+
+
+# Nor does it count as one more end in a row, after which the next process would have to wait.
+def test_what_was_stopped_from_outside_has_not_hung(run: Run) -> None:
+    supervised = run(
+        "notes.running[0] = 0; notes.running[1] = 5\n"
+        "if lives == 1: os._exit(3)\n"
+        "if lives == 2:\n"
+        "    supervision.step_timer.set_back()\n"
+        "    os.killpg(0, signal.SIGSTOP)\n"
+        "    time.sleep(1000)\n"
+        "notes.exit_code = 0",
+        stopped_s=3.5,
+        step_timeout_s=3.0,
+        jitter=1000.0,
+    )
+    os.waitpid(supervised.process.pid, os.WUNTRACED)
+    time.sleep(4.0)
+    os.killpg(supervised.process.pid, signal.SIGCONT)
+    code, errors = supervised.end()
+    assert code == 0
+    assert supervised.deaths() == ["None", "crashed 0 5", "stopped None None"]
+    assert "its process stopped for longer than a step may take" in errors
+
+
+def test_a_step_timer_that_is_set_back_does_not_bite(run: Run) -> None:
+    supervised = run(
+        "end_s = time.monotonic() + 5.0\n"
+        "while time.monotonic() < end_s: supervision.step_timer.set_back(); time.sleep(0.02)\n"
+        "notes.exit_code = 0",
+        step_timeout_s=4.0,
+    )
+    assert supervised.end()[0] == 0
+    assert len(supervised.lines()) == 1
+
+
+def test_it_gives_up_what_ends_again_and_again_without_a_reason(run: Run) -> None:
+    supervised = run("raise RuntimeError('it fell over')")
+    code, errors = supervised.end()
+    assert code == 1
+    assert len(supervised.lines()) == 5
+    assert "RuntimeError: it fell over" in errors
+    assert "too often" in errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_request_to_stop_is_passed_on(run: Run, number: int) -> None:
+    supervised = run("signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); " + SLEEP)
+    pid = supervised.pid()
+    supervised.wait_until_ready()
+    supervised.process.send_signal(number)
+    code, errors = supervised.end()
+    assert code == 0
+    assert "Traceback" not in errors
+    assert not is_running(pid)
+
+
+def test_ctrl_c_while_it_starts_leaves_no_traceback(run: Run) -> None:
+    # A terminal sends it to both processes, of which one knows nothing of signals yet.
+    supervised = run(SLEEP)
+    supervised.wait_until_ready()
+    os.killpg(supervised.process.pid, signal.SIGINT)
+    code, errors = supervised.end()
+    assert code == 0
+    assert "Traceback" not in errors
+
+
+def test_a_second_request_does_not_wait_for_anything(run: Run) -> None:
+    supervised = run(NOTE_REQUESTS + SLEEP, same_request_s=0.0)
+    pid = supervised.pid()
+    supervised.wait_until_ready()
+    supervised.process.send_signal(signal.SIGTERM)
+    supervised.wait_until_said(" asked")
+    assert is_running(pid)
+    supervised.process.send_signal(signal.SIGTERM)
+    assert supervised.end()[0] == -signal.SIGTERM
+    wait_for(lambda: not is_running(pid))
+
+
+def test_a_request_that_comes_twice_is_one(run: Run) -> None:
+    supervised = run(
+        NOTE_REQUESTS + "log.write(' ready\\n')\n"
+        "while not os.path.exists(sys.argv[1] + '.end'): time.sleep(0.005)\n"
+        "notes.exit_code = 0"
+    )
+    supervised.wait_until_ready()
+    supervised.process.send_signal(signal.SIGTERM)
+    supervised.wait_until_said(" asked")
+    supervised.process.send_signal(signal.SIGTERM)
+    supervised.log.with_name("log.end").touch()
+    assert supervised.end()[0] == 0
+    assert supervised.log.read_text().count(" asked") == 1
+
+
+def test_a_request_while_nothing_runs_ends_it(run: Run) -> None:
+    supervised = run("os._exit(3)", jitter=1000.0)
+    supervised.pid(1)
+    time.sleep(0.1)
+    supervised.process.send_signal(signal.SIGTERM)
+    assert supervised.end()[0] == 0
+    assert len(supervised.lines()) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system does not know how")
+def test_nothing_outlives_a_supervisor_that_is_killed(run: Run) -> None:
+    supervised = run(SLEEP)
+    pid = supervised.pid()
+    os.kill(supervised.process.pid, signal.SIGKILL)
+    wait_for(lambda: not is_running(pid))
+
+
+def test_the_end_of_its_starter_is_noted(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.touch()
+    code = "\nwhile not notes.starter_ended: time.sleep(0.02)\nlog.write('x x ended\\n')"
+    command = [sys.executable, "-c", PROGRAM, str(log), code, "0", "20", "20", "20", "5", "5"]
+    starter = subprocess.Popen(
+        [sys.executable, "-c", "import subprocess, sys; subprocess.Popen(sys.argv[1:]).wait()",
+         *command], stderr=subprocess.PIPE,
+    )  # fmt: skip
+    wait_for(lambda: log.read_text() != "")
+    starter.kill()
+    # The pipe ends when the last process that holds it does.
+    starter.communicate(timeout=DEADLINE_S)
+    assert log.read_text().endswith("x x ended\n")
+
+
+def test_the_supervisor_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, envservers.main\n"
+        "heavy = {'numpy', 'zmq', 'msgpack', 'gymnasium', 'ctypes'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

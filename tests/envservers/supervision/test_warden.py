@@ -1,0 +1,244 @@
+"""Nothing that an environment has started outlives its environment server, whoever is killed."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from envservers.supervision.shared_state import StepTimer, Supervision
+from envservers.supervision.warden import _Watch
+from tests.waiting import DEADLINE_S, is_running, wait_for
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the system does not know how")
+# An environment server whose environment has helpers: one that was forked, one that another program
+# is, one that has left the group and the session, and one whose parent has ended.
+PROGRAM = """
+import os, signal, subprocess, sys, time
+from envservers.supervision import supervisor
+from envservers.supervision.processes import descendants
+
+supervisor._CLOSE_S = 0.5
+
+def fork(then):
+    pid = os.fork()
+    if not pid:
+        then()
+        time.sleep(1000)
+    return pid
+
+def double_fork():
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+
+def work(supervision):
+    fork(lambda: None)
+    fork(os.setsid)
+    os.waitpid(fork(double_fork), 0)
+    subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    supervisor_pid = supervision.supervisor
+    below = descendants(supervisor_pid)
+    print(os.getpid(), os.getppid(), supervisor_pid, *below, flush=True)
+    exec(sys.argv[1])
+    supervision.notes.exit_code = 7
+    return 7
+
+starter = int(sys.argv[3]) if len(sys.argv) > 3 else None
+sys.exit(supervisor.supervise(work, 1.0, once=sys.argv[2] == "once", starter=starter))
+"""
+SLEEP = "time.sleep(1000)"
+
+
+class Tree:
+    """The processes of one environment server."""
+
+    def __init__(self, code: str, once: str = "", *, then: str = "") -> None:
+        command = [sys.executable, "-c", PROGRAM, code, once]
+        starter = "import subprocess, sys; subprocess.Popen(sys.argv[1:]).wait()"
+        if then == "started":
+            command = [sys.executable, "-c", starter, *command]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        assert self.process.stdout is not None
+        pids = [int(pid) for pid in self.process.stdout.readline().split()]
+        self.worker, self.warden, self.supervisor = pids[:3]
+        self.all = set(pids)
+        # The three, and four helpers.
+        assert len(self.all) == 7
+
+    def left(self) -> set[int]:
+        return {pid for pid in self.all if is_running(pid)}
+
+
+@pytest.fixture
+def grow() -> Iterator[Callable[..., Tree]]:
+    trees: list[Tree] = []
+
+    def start(*arguments: str, **options: str) -> Tree:
+        trees.append(Tree(*arguments, **options))
+        return trees[-1]
+
+    yield start
+    for tree in trees:
+        for pid in tree.left():
+            os.kill(pid, signal.SIGKILL)
+        tree.process.communicate(timeout=DEADLINE_S)
+
+
+Grow = Callable[..., Tree]
+
+
+@pytest.mark.parametrize("victims", [("supervisor",), ("supervisor", "worker"), ("worker",),
+                                     ("warden",), ("worker", "warden")])  # fmt: skip
+def test_what_helps_an_environment_ends_with_who_is_killed(
+    grow: Grow, victims: tuple[str, ...]
+) -> None:
+    tree = grow(SLEEP)
+    for victim in victims:
+        os.kill(getattr(tree, victim), signal.SIGKILL)
+    # Another process is started where the supervisor is left, and has helpers of its own.
+    spared = set() if "supervisor" in victims else {tree.supervisor}
+    wait_for(lambda: tree.left() == spared)
+    if spared:
+        os.kill(tree.supervisor, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("code", ["pass", "os._exit(7)", "raise SystemExit(7)"])
+def test_what_helps_an_environment_ends_with_its_server(grow: Grow, code: str) -> None:
+    tree = grow(f"supervision.notes.exit_code = 7; {code}")
+    assert tree.process.wait(DEADLINE_S) == 7
+    assert not tree.left()
+
+
+def test_what_helps_an_environment_ends_with_one_that_hangs(grow: Grow) -> None:
+    tree = grow("supervision.step_timer.set_back(); " + SLEEP)
+    wait_for(lambda: tree.left() == {tree.supervisor})
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
+def test_what_helps_an_environment_ends_with_a_signal_to_all(grow: Grow, number: int) -> None:
+    tree = grow(SLEEP)
+    os.killpg(tree.supervisor, number)
+    tree.process.wait(DEADLINE_S)
+    wait_for(lambda: not tree.left())
+
+
+def test_a_server_ends_though_its_environment_ignores_everything(grow: Grow) -> None:
+    ignore = "signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); "
+    tree = grow(ignore + SLEEP)
+    assert tree.process.stdout is not None
+    assert tree.process.stdout.readline() == "deaf\n"
+    os.kill(tree.supervisor, signal.SIGTERM)
+    assert tree.process.wait(DEADLINE_S) == 0
+    assert not tree.left()
+
+
+def test_an_environment_that_cannot_be_closed_holds_up_no_end(grow: Grow) -> None:
+    tree = grow("supervision.notes.exit_code = 3; " + SLEEP)
+    assert tree.process.wait(DEADLINE_S) == 3
+    assert not tree.left()
+
+
+def test_all_ends_with_the_process_that_started_it(grow: Grow) -> None:
+    tree = grow(SLEEP, "once", then="started")
+    tree.process.kill()
+    wait_for(lambda: not tree.left())
+
+
+@pytest.mark.parametrize("pid_of", [lambda tree: tree.supervisor, lambda tree: tree.process.pid])
+def test_all_ends_though_it_has_been_stopped(grow: Grow, pid_of: Callable[[Tree], int]) -> None:
+    tree = grow(SLEEP, "once", then="started")
+    for pid in (tree.supervisor, tree.warden, tree.worker):
+        os.kill(pid, signal.SIGSTOP)
+    os.kill(pid_of(tree), signal.SIGKILL)
+    wait_for(lambda: not tree.left())
+
+
+def test_whoever_touches_the_terminal_stops_nobody(grow: Grow) -> None:
+    tree = grow(
+        "code = signal.SIG_IGN == signal.getsignal(signal.SIGTTIN)"
+        " == signal.getsignal(signal.SIGTTOU)\n"
+        "supervision.notes.exit_code = 7 if code else 1; sys.exit()"
+    )
+    assert tree.process.wait(DEADLINE_S) == 7
+
+
+def test_a_process_without_a_pulse_is_found_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 100.0
+    monkeypatch.setattr("envservers.supervision.warden.time.monotonic", lambda: now_s)
+    supervision = Supervision(step_timer=StepTimer(10.0))
+    watch = _Watch(supervision)
+    found = []
+    # Before the step timer runs; while it is set back; after a stop of all processes; then silence.
+    silence = [(2, 1e6), *[(2, 1.0)] * 12]
+    for pulse, passed_s in [*[(0, 1.0)] * 30, *[(1, 1.0), (2, 1.0)] * 15, *silence]:
+        now_s += passed_s
+        supervision.notes.pulse = pulse
+        found.append(watch.finds_it_late())
+    assert found == [False] * (len(found) - 2) + [True] * 2
+
+
+def test_without_a_step_timeout_nobody_is_late() -> None:
+    watch = _Watch(Supervision())
+    assert watch._patience_s == math.inf
+
+
+def test_who_comes_back_twice_from_an_environment_goes_on_once() -> None:
+    program = (
+        "import os\n"
+        "from envservers.environments.fault_tracker import Guard\n"
+        "from envservers.supervision.processes import forget_signals_in_forks\n"
+        "from envservers.supervision.shared_state import Supervision\n"
+        "forget_signals_in_forks()\n"
+        "guard = Guard(Supervision(), 0, 0, 1, whole=True)\n"
+        "for come_back in (lambda: guard.note(0), lambda: guard.start(0), guard.end_step,\n"
+        "                  lambda: guard.fail(0, ValueError())):\n"
+        "    os.fork(); come_back(); print('here', flush=True)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=DEADLINE_S
+    )
+    assert result.stdout == "here\n" * 4
+
+
+def test_without_once_a_server_goes_on_without_who_started_it(grow: Grow) -> None:
+    tree = grow(SLEEP, "", then="started")
+    tree.process.kill()
+    tree.process.wait(DEADLINE_S)
+    stat = Path(f"/proc/{tree.supervisor}/stat")
+    wait_for(lambda: stat.read_text().split()[3] != str(tree.process.pid))
+    assert tree.left() == tree.all
+
+
+def test_a_starter_that_has_ended_already_is_noticed() -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait(DEADLINE_S)
+    command = [sys.executable, "-c", PROGRAM, SLEEP, "once", str(ended.pid)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S)
+    assert (result.returncode, result.stdout) == (0, "")
+
+
+def test_a_forked_helper_obeys_a_request_to_stop() -> None:
+    """As `multiprocessing` sends it, though the environment server has its own way with it."""
+    program = (
+        "import os, signal, time\n"
+        "from multiprocessing import get_context\n"
+        "from envservers.supervision.processes import forget_signals_in_forks\n"
+        "signal.signal(signal.SIGTERM, lambda *_: None)\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "forget_signals_in_forks()\n"
+        "for number in (signal.SIGTERM, signal.SIGINT):\n"
+        "    helper = get_context('fork').Process(target=time.sleep, args=(1000,))\n"
+        "    helper.start(); os.kill(helper.pid, number); helper.join()\n"
+        "    assert helper.exitcode == -number\n"
+        "assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=DEADLINE_S)

@@ -1,0 +1,121 @@
+"""Every number of a configuration has an end in both directions."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from operator import attrgetter
+from typing import Any
+
+import pytest
+
+from seed.algorithms import r2d2, vtrace
+from seed.config.checks import check, check_source
+from seed.config.loading import from_tables
+from seed.config.ranges import RANGES
+from seed.config.schema import Config, ConfigError
+from seed.contract import load_algorithm_config
+
+HUGE = (10**18, 1e300, math.inf, -math.inf, math.nan, 10**400, -(10**400))
+# Any finite number is taken.
+UNBOUNDED = {
+    "algorithm.clip_rho", "algorithm.clip_pg_rho", "algorithm.value_cost",
+    "algorithm.entropy_cost", "algorithm.reward_scale", "algorithm.reward_clip",
+    "algorithm.rescale_epsilon", "algorithm.epsilon_last_power",
+}  # fmt: skip
+ACCEPTED = {"seed": 10**18, "optimizer.clip_norm": 10**18}
+
+
+def numbers(table: Any, path: str = "") -> Iterator[str]:
+    """The full names of all numbers, but those in tables of the user's own."""
+    for field in dataclasses.fields(table):
+        value = getattr(table, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from numbers(value, f"{path}{field.name}.")
+        elif type(value) in (int, float):
+            yield path + field.name
+
+
+def change(config: Any, path: str, value: Any) -> Any:
+    name, _, rest = path.partition(".")
+    return replace(config, **{name: change(getattr(config, name), rest, value) if rest else value})
+
+
+def refusal(config: Config, source: Any) -> str:
+    """What is said of it; empty where it is taken."""
+    try:
+        check(config)
+        check_source(config, source)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+CASES = [
+    pytest.param(module.DATA_SOURCE, name, Config(algorithm=module.Config()), id=name)
+    for module in (vtrace, r2d2)
+    for name in numbers(Config(algorithm=module.Config()))
+    if module is vtrace or name.startswith(("algorithm.", "replay."))
+]
+
+
+@pytest.mark.parametrize(("source", "name", "config"), CASES)
+@pytest.mark.parametrize("value", HUGE, ids=lambda value: repr(value)[:6])
+def test_what_is_beyond_all_use_is_refused_by_name(
+    source: str, name: str, config: Config, value: float
+) -> None:
+    is_float = isinstance(attrgetter(name)(config), float)
+    # Loading refuses integers that are no float.
+    if ACCEPTED.get(name) == value or (is_float and abs(value) == 10**400):
+        return
+    if name.startswith("algorithm."):
+        field = name.removeprefix("algorithm.")
+        # An infinite limit is none.
+        taken = name in UNBOUNDED and (math.isfinite(value) or ("_rho" in name and value > 0))
+        refused = pytest.raises(ValueError, match=f"^{field} = .*: expected ")
+        with contextlib.nullcontext() if taken else refused:
+            change(config, name, value)
+        return
+    assert re.match(rf"({name}|replay)( =|:) ", refusal(change(config, name, value), source))
+
+
+@pytest.mark.parametrize("name", RANGES)
+@pytest.mark.parametrize("end", [0, 1])
+def test_both_ends_are_in_the_range(name: str, end: int) -> None:
+    value = RANGES[name][end]
+    # What does not fit another field says so.
+    said = refusal(change(Config(), name, value), "queue")
+    assert re.match(r"$|replay: |.*: expected .*(inference|learner|local)\.", said), said
+    beyond = value + (1 if end else -1) * max(1, abs(value)) * 1e-3
+    said = refusal(change(Config(), name, beyond), "queue")
+    assert re.match(f"{name} = .*: expected at (least|most) ", said)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [("learner.threads", 10**6), ("inference.threads", 10**6), ("inference.max_wait_us", 10**18),
+     ("local_envservers", 10**6), ("network.hidden_sizes", (64, 10**9)),
+     ("network.hidden_sizes", (1,) * 10_000), ("local.groups_per_server", 65)],
+)  # fmt: skip
+def test_refuses_what_would_break_the_process(path: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"^{path}.*: .*expected at (most|least)|at most"):
+        check(change(Config(), path, value))
+
+
+@pytest.mark.parametrize("table", ["optimizer", "algorithm"])
+def test_an_integer_that_is_no_float_is_refused(table: str) -> None:
+    name = {"optimizer": "learning_rate", "algorithm": "discount"}[table]
+    with pytest.raises(ConfigError, match=rf"^{table}.{name} = 10+\.\.\.: expected a smaller"):
+        from_tables({table: {name: 10**400}}, load_algorithm_config)
+
+
+@pytest.mark.parametrize("value", [-(2**63) - 1, 2**64, 10**400])
+def test_an_integer_that_no_message_holds_is_refused(value: int) -> None:
+    for good in (-(2**63), 2**64 - 1):
+        check(change(Config(), "environment.kwargs", {"a": good}))
+    with pytest.raises(ConfigError, match=r"^environment.kwargs.a: expected an integer of 64 bits"):
+        check(change(Config(), "environment.kwargs", {"a": value}))

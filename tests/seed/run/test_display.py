@@ -1,0 +1,196 @@
+"""The live line, all there in a terminal of 80 columns, and the lines of the log elsewhere."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from seed.run import display
+from seed.run.display import Display
+from seed.run.metrics import Line
+
+LINE: Line = {
+    "time_s": 0.0,
+    "env_frames": 250,
+    "fps": 1234567.8,
+    "episode_return_mean": -20.25,
+    "evaluation_return_mean": None,
+    "policy_lag_mean": 1.26,
+    "inference_batch_mean": 31.6,
+}
+UNKNOWN: Line = {**dict.fromkeys(LINE), "env_frames": 0}
+
+
+class Screen:
+    """A console that writes into a text, with a clock that a test sets."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
+        self.written = io.StringIO()
+        self.now_s = 0.0
+        console = Console(file=self.written, get_time=lambda: self.now_s, **options)
+        monkeypatch.setattr(display, "CONSOLE", console)
+
+    def last_line(self) -> str:
+        """What the terminal shows at the end."""
+        plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", self.written.getvalue())
+        return [line for line in re.split(r"[\r\n]+", plain) if line.strip()][-1]
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Screen:
+    """A terminal of 80 columns."""
+    return Screen(
+        monkeypatch, force_terminal=True, force_interactive=True, width=80, height=25,
+        color_system=None, _environ={},
+    )  # fmt: skip
+
+
+def log_of(caplog: pytest.LogCaptureFixture, *shown: Line) -> list[str]:
+    """The log's lines of a run of a million frames."""
+    caplog.set_level("INFO")
+    display_ = Display(1_000_000, 0)
+    for line in shown:
+        display_.update(line)
+    display_.close()
+    return caplog.messages
+
+
+@pytest.fixture
+def no_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A file or a process manager reads; the live line writes nothing."""
+    screen = Screen(monkeypatch, force_terminal=False)
+    yield
+    assert screen.written.getvalue() == ""
+
+
+def test_without_a_terminal_every_line_goes_into_the_log(
+    no_terminal: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    later = {**LINE, "time_s": 60.0, "env_frames": 123_456, "episode_return_mean": -17.0}
+    evaluated = {**later, "env_frames": 900_000, "evaluation_return_mean": 18.7}
+    last = {**evaluated, "time_s": 240.0, "env_frames": 10**6, "evaluation_return_mean": 19.7}
+    assert log_of(caplog, LINE, later, evaluated, last) == [
+        "250 frames (0%), 1,234,568 fps, return -20.25, lag 1.3",
+        "123,456 frames (12%), 1,234,568 fps, return -17.00 (-20.25 60 s ago), lag 1.3",
+        "900,000 frames (90%), 1,234,568 fps, return -17.00, evaluation 18.70, lag 1.3",
+        "1,000,000 frames (100%), 1,234,568 fps, return -17.00, evaluation 19.70 (18.70 3 min "
+        "ago), lag 1.3",
+    ]
+
+
+# A learner that waits for days for environment servers fills no disk.
+def test_without_a_terminal_a_run_that_stands_still_is_told_once(
+    no_terminal: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    still: Line = {**LINE, "fps": 0.0}
+    said = log_of(caplog, still, LINE, still, still, still, LINE)
+    assert [line.split(", ")[1] for line in said] == ["1,234,568 fps", "0 fps", "1,234,568 fps"]
+
+
+def test_the_line_has_every_figure(terminal: Screen) -> None:
+    shown = Display(1000, 0)
+    for seconds in (10.0, 20.0, 30.0):
+        terminal.now_s = seconds
+        shown.update({**LINE, "env_frames": int(seconds * 25)})
+    shown.close()
+    # 750 of 1000 frames in 30 s: the last quarter takes 10 s more.
+    assert terminal.last_line().split() == [
+        "75%", "0:00:10", "left", "1,234,568", "fps", "return", "-20.25", "→", "-20.25",
+        "lag", "1.3", "batch", "32",
+    ]  # fmt: skip
+
+
+def test_the_return_of_evaluation_environments_takes_the_place_of_lag_and_batch(
+    terminal: Screen,
+) -> None:
+    shown = Display(1000, 0)
+    for evaluation in (None, 3.0, 18.7):
+        shown.update({**LINE, "evaluation_return_mean": evaluation})
+    shown.close()
+    assert terminal.last_line().rstrip().endswith("return -20.25  evaluation 3.00 → 18.70")
+
+
+@pytest.mark.parametrize(
+    ("minutes", "before"), [([0, 1], "0.00"), ([0, 9, 10], "0.00"), ([0, 5, 9, 16], "5.00")]
+)
+def test_a_return_is_shown_with_the_one_of_ten_minutes_before(
+    terminal: Screen, minutes: list[int], before: str
+) -> None:
+    shown = Display(1000, 0)
+    for minute in minutes:
+        shown.update({**LINE, "time_s": 60.0 * minute, "episode_return_mean": float(minute)})
+    shown.close()
+    assert f"return {before} → {minutes[-1]:.2f}" in terminal.last_line()
+
+
+# Lines as long as they get: nothing may be cut off or wrapped.
+@pytest.mark.parametrize(
+    ("evaluation", "end"),
+    [(None, "return 999999 → 999999  lag 999.9  batch 4096"),
+     (999_999.4, "return 999999  evaluation 999999 → 999999")],
+)  # fmt: skip
+def test_the_longest_lines_fit(terminal: Screen, evaluation: float | None, end: str) -> None:
+    shown = Display(10**12, 0)
+    for seconds in (1.0, 2.0):
+        terminal.now_s = seconds
+        line = {**LINE, "env_frames": int(seconds * 10**7), "episode_return_mean": 999_999.4}
+        line |= {"inference_batch_mean": 4096.0, "policy_lag_mean": 999.9, "fps": 12_345_678.0}
+        shown.update({**line, "evaluation_return_mean": evaluation})
+    shown.close()
+    assert len(terminal.last_line().rstrip()) <= 80
+    assert terminal.last_line().rstrip().endswith(end)
+    assert terminal.last_line().lstrip().startswith("0% 27:46:38 left")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(-999.994, "-999.99"), (999.0, "999.00"), (-1000.5, "-1000"), (21_000.7, "21001")],
+)
+def test_large_returns_are_whole_numbers(terminal: Screen, value: float, text: str) -> None:
+    shown = Display(1000, 0)
+    shown.update({**LINE, "episode_return_mean": value})
+    shown.close()
+    assert f"return {text}  lag" in terminal.last_line()
+
+
+def test_what_is_not_yet_known_is_a_dash(terminal: Screen) -> None:
+    shown = Display(1000, 0)
+    shown.update(UNKNOWN)
+    shown.close()
+    assert "– fps  return –  lag –  batch –" in terminal.last_line()
+
+
+def test_waits_where_a_resumed_run_begins(terminal: Screen) -> None:
+    Display(1000, 400).close()
+    assert terminal.last_line().split()[0] == "40%"
+    assert terminal.last_line().rstrip().endswith("waiting")
+
+
+# The default of 30 s would forget a line before the next one comes.
+def test_lines_may_be_minutes_apart(terminal: Screen) -> None:
+    shown = Display(1000, 0)
+    for minutes in (10, 20):
+        terminal.now_s = 60.0 * minutes
+        shown.update({**LINE, "env_frames": 25 * minutes})
+    shown.close()
+    assert "0:20:00 left" in terminal.last_line()
+
+
+# Broken into lines it could not be copied.
+def test_a_command_is_in_one_piece_however_narrow_the_terminal(terminal: Screen) -> None:
+    command = "to go on: seed-learner " + "--learner.batch-size 4 " * 9
+    display.tell(command)
+    assert terminal.written.getvalue() == command + "\n"
+
+
+def test_without_a_terminal_a_command_goes_into_the_log(
+    no_terminal: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    display.tell("to go on: %s")
+    assert caplog.messages == ["to go on: %s"]

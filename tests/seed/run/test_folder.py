@@ -1,0 +1,159 @@
+"""A run's folder at the start: odd entries are refused, figures of lost work are set aside."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from seed.config.schema import ConfigError
+from seed.run import folder as run_folder
+from seed.run.folder import check_entries, set_aside
+
+
+def fill(run_dir: Path, *frames: int) -> Path:
+    """The folder of a run with a line of metrics at each of these frames."""
+    run_dir.mkdir(exist_ok=True)
+    with (run_dir / "metrics.jsonl").open("a") as lines:
+        for at in frames:
+            lines.write(json.dumps({"env_frames": at}) + "\n")
+    (run_dir / "tensorboard").mkdir(exist_ok=True)
+    (run_dir / "tensorboard" / "events").touch()
+    (run_dir / "config.toml").write_text(f"seed = {frames[-1]}")
+    return run_dir
+
+
+def frames_of(folder: Path) -> list[int]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["env_frames"] for line in lines]
+
+
+@pytest.mark.parametrize("name", ["config.toml", "metrics.jsonl", "tensorboard", "earlier"])
+@pytest.mark.parametrize("kind", ["folder", "file", "pipe", "link to itself"])
+def test_something_else_in_the_place_of_an_entry_is_refused(
+    tmp_path: Path, name: str, kind: str
+) -> None:
+    path = tmp_path / name
+    match kind:
+        case "folder":
+            path.mkdir()
+        case "file":
+            path.touch()
+        case "pipe":
+            os.mkfifo(path)
+        case "link to itself":
+            path.symlink_to(path)
+    if kind == ("file" if "." in name else "folder"):
+        check_entries(tmp_path)
+        return
+    with pytest.raises(ConfigError, match=rf"/{name}: .*; move it away, or choose another run_dir"):
+        check_entries(tmp_path)
+
+
+def test_nothing_is_set_aside_of_a_new_run(tmp_path: Path) -> None:
+    for frames in (None, 0):
+        assert set_aside(tmp_path, frames) == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_all_that_an_attempt_without_a_checkpoint_left_is_set_aside(tmp_path: Path) -> None:
+    for attempt in (1, 2):
+        said = set_aside(fill(tmp_path, 5, 900 * attempt), None)
+        folder = tmp_path / "earlier" / str(attempt)
+        assert said == f"what an earlier attempt has left is in {folder}"
+        assert frames_of(folder) == [5, 900 * attempt]
+        assert (folder / "tensorboard" / "events").exists()
+        assert (folder / "config.toml").read_text() == f"seed = {900 * attempt}"
+        assert [path.name for path in tmp_path.iterdir()] == ["earlier"]
+
+
+def test_lines_from_beyond_the_checkpoint_are_set_aside(tmp_path: Path) -> None:
+    fill(tmp_path, 10, 20, 30, 40)
+    folder = tmp_path / "earlier" / "1"
+    assert set_aside(tmp_path, 20) == (
+        "2 lines of metrics.jsonl from after 20 frames, which are played again, are in "
+        f"{folder}"
+    )
+    assert frames_of(tmp_path) == [10, 20]
+    assert frames_of(folder) == [30, 40]
+    # TensorBoard hides what is beyond by itself.
+    assert (tmp_path / "tensorboard" / "events").exists()
+    assert set_aside(tmp_path, 20) == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "config.toml", "earlier", "metrics.jsonl", "tensorboard",
+    ]  # fmt: skip
+
+
+# The line that a kill cut off would make one with the next.
+@pytest.mark.parametrize(
+    "torn", [b'{"env_frames": 7', b'{"env_frames": 7}', b"\n", b"\x00" * 50, b"[7]\n", b"7\n",
+             b'{"env_frames": null}\n', b"[" * 3_000_000 + b"\n", b'{"env_frames": NaN}\n'],
+    ids=lambda torn: repr(torn[:18]),
+)  # fmt: skip
+def test_what_is_no_line_is_set_aside(tmp_path: Path, torn: bytes) -> None:
+    fill(tmp_path, 10)
+    with (tmp_path / "metrics.jsonl").open("ab") as lines:
+        lines.write(torn)
+    assert set_aside(tmp_path, 20)
+    assert frames_of(tmp_path) == [10]
+    assert (tmp_path / "earlier" / "1" / "metrics.jsonl").read_bytes() == torn
+
+
+# As those of earlier versions do.
+def test_lines_that_step_back_are_cut_wherever_they_are(tmp_path: Path) -> None:
+    fill(tmp_path, 10, 20, 30, 15, 25)
+    set_aside(tmp_path, 20)
+    assert frames_of(tmp_path) == [10, 20, 15]
+    assert frames_of(tmp_path / "earlier" / "1") == [30, 25]
+
+
+def test_a_link_stays_one(tmp_path: Path) -> None:
+    disk = fill(tmp_path / "disk", 10, 20)
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    (run_dir / "metrics.jsonl").symlink_to(disk / "metrics.jsonl")
+    set_aside(run_dir, 10)
+    assert (run_dir / "metrics.jsonl").is_symlink()
+    assert frames_of(disk) == [10]
+
+
+def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
+    for name in ("7", "notes", "9" * 40):
+        (tmp_path / "earlier" / name).mkdir(parents=True)
+    set_aside(fill(tmp_path, 10), None)
+    assert frames_of(tmp_path / "earlier" / "8") == [10]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_a_disk_that_is_full_does_not_stop_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(run_dir: Path) -> Path:
+        raise OSError(number, os.strerror(number), str(run_dir))
+
+    monkeypatch.setattr(run_folder, "_next_folder", refuse)
+    fill(tmp_path, 10, 20)
+    if number == errno.ENOSPC:
+        assert "stay among the run's own (No space left" in set_aside(tmp_path, 10)
+    else:
+        with pytest.raises(ConfigError, match=r"cannot be set aside \(Permission denied\)"):
+            set_aside(tmp_path, 10)
+    assert frames_of(tmp_path) == [10, 20]
+
+
+def test_a_disk_that_gets_full_meanwhile_keeps_nothing_half_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    fill(tmp_path, 10, 20)
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.setattr(os, "fsync", refuse)
+    assert "stay among the run's own (No space left" in set_aside(tmp_path, 10)
+    assert frames_of(tmp_path) == [10, 20]
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "earlier", *before])
+    assert not any((tmp_path / "earlier").iterdir())

@@ -1,0 +1,136 @@
+"""What a person is told: how a run gets environments, and which commands come next."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from seed.config.schema import Config, InferenceConfig
+from seed.run import hints
+from seed.run.hints import Beginning, how_to_connect, what_comes_next
+
+CONFIG = Config()
+LOCAL = "tcp://127.0.0.1:5555"
+HOW = "seed-envserver --connect tcp://127.0.0.1:5555 --num-envs 32"
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What a person is told, not counting the log."""
+    caplog.set_level("INFO")
+    return []
+
+
+def test_without_local_servers_it_is_said_at_once_how_to_start_one(said: list[str]) -> None:
+    beginning = Beginning(CONFIG, LOCAL, 0, said.append)
+    assert said == []
+    for _ in range(3):
+        beginning.check(0, 0)
+    assert said == [f"no environment server is connected; one is started with: {HOW}"]
+
+
+def test_local_servers_have_some_time_to_connect(
+    said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Beginning(CONFIG, LOCAL, 2, said.append).check(0, 0)
+    assert said == []
+    monkeypatch.setattr(hints, "_NOBODY_S", 0.0)
+    Beginning(CONFIG, LOCAL, 2, said.append).check(0, 0)
+    assert len(said) == 1
+
+
+def test_until_the_first_rows_come_environments_are_being_made(
+    said: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    beginning = Beginning(CONFIG, LOCAL, 1, said.append)
+    for num_envs, env_steps in ((0, 0), (8, 0), (16, 0), (16, 16), (0, 16)):
+        beginning.check(num_envs, env_steps)
+    assert (caplog.messages, said) == (["making environments"], [])
+
+
+def test_nothing_is_said_where_rows_are_there_already(
+    said: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    beginning = Beginning(CONFIG, LOCAL, 0, said.append)
+    for _ in range(2):
+        beginning.check(8, 8)
+        beginning.check(0, 8)
+    assert (caplog.messages, said) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "address"),
+    [
+        (LOCAL, LOCAL),
+        ("ipc:///tmp/seed", "ipc:///tmp/seed"),
+        ("tcp://10.0.0.1:77", "tcp://10.0.0.1:77"),
+        # Nobody can connect to "everywhere".
+        ("tcp://0.0.0.0:77", f"tcp://{socket.gethostname()}:77"),
+        ("tcp://[::]:77", f"tcp://{socket.gethostname()}:77"),
+    ],
+)
+def test_a_server_is_started_with_an_address_that_can_be_reached(
+    endpoint: str, address: str
+) -> None:
+    assert how_to_connect(CONFIG, endpoint) == f"seed-envserver --connect {address} --num-envs 32"
+
+
+def test_a_learner_with_keys_is_reached_with_keys() -> None:
+    config = replace(CONFIG, inference=InferenceConfig(secret_key="a.key", allowed_keys="keys"))
+    assert how_to_connect(config, LOCAL) == f"{HOW} --key WORKER.key --learner-key LEARNER.pub"
+
+
+@pytest.fixture
+def arguments(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A command line of a command that the shell finds."""
+    monkeypatch.setattr(sys, "argv", ["seed-learner"])
+    return ["configs/a b.toml", "--seed", "3"]
+
+
+def test_a_run_that_was_stopped_goes_on_with_the_same_command(arguments: list[str]) -> None:
+    assert what_comes_next(replace(CONFIG, run_dir="runs/x"), arguments, complete=False) == [
+        "to go on: seed-learner 'configs/a b.toml' --seed 3", "to see it play: seed-eval runs/x"
+    ]  # fmt: skip
+
+
+def test_a_complete_run_can_be_seen(arguments: list[str]) -> None:
+    (line,) = what_comes_next(replace(CONFIG, run_dir="runs/x"), arguments, complete=True)
+    assert line == "to see it play: seed-eval runs/x"
+
+
+# The next start would refuse the older checkpoint.
+@pytest.mark.parametrize("resume", ["never", "runs/y/checkpoints/frames-1-updates-1"])
+def test_a_run_with_a_start_of_its_own_goes_on_from_its_folder(
+    arguments: list[str], resume: str
+) -> None:
+    config = replace(CONFIG, run_dir="runs/x", resume=resume)
+    going_on, _ = what_comes_next(config, arguments, complete=False)
+    assert going_on == "to go on: seed-learner runs/x/config.toml"
+
+
+def test_paths_are_as_short_as_the_working_directory_lets_them_be(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for run_dir, shown in ((tmp_path / "runs" / "x", "runs/x"), ("/elsewhere", "/elsewhere")):
+        (line,) = what_comes_next(replace(CONFIG, run_dir=str(run_dir)), arguments, complete=True)
+        assert line.endswith(f" {shown}")
+
+
+# As `make train` calls it.
+@pytest.mark.parametrize("on_path", [True, False])
+def test_commands_are_as_the_shell_finds_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, on_path: bool
+) -> None:
+    program = tmp_path / "seed-learner"
+    program.touch(0o755)
+    monkeypatch.setattr(sys, "argv", [str(program)])
+    monkeypatch.setenv("PATH", str(tmp_path) if on_path else "")
+    start = "" if on_path else f"{tmp_path}/"
+    assert what_comes_next(replace(CONFIG, run_dir="r"), ["c.toml"], complete=False) == [
+        f"to go on: {start}seed-learner c.toml", f"to see it play: {start}seed-eval r"
+    ]  # fmt: skip

@@ -1,0 +1,244 @@
+"""The allow-list: it follows its folder, and what cannot be read or trusted allows nobody."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import resource
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from seed.config.schema import ConfigError
+from seed.transport import authentication as module
+from seed.transport.authentication import AllowList
+from seed.wire.keys import KeyFileError, KeyPair, read_public, write_pair
+from tests.seed.pipes import idle_pipe
+
+GOOD, OTHER, STRANGER = (KeyPair.new() for _ in range(3))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, pair in (("good", GOOD), ("other", OTHER)):
+        secret, _ = write_pair(tmp_path / name, pair)
+        secret.unlink()
+    return tmp_path
+
+
+def test_the_allow_list_follows_its_folder(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    allowed = AllowList(folder)
+    assert allowed.names == {GOOD.public: "good", OTHER.public: "other"}
+    (folder / "good.pub").rename(folder / "good.pub.off")
+    (folder / "torn.pub").write_text("public abc")
+    allowed.refresh()
+    assert allowed.names == {OTHER.public: "other"}
+    assert "torn.pub: expected a public key" in caplog.text
+    assert "keys revoked: good" in caplog.text
+    allowed.add(STRANGER.public, "local")
+    for path in folder.glob("*.pub"):
+        path.unlink()
+    allowed.refresh()
+    assert allowed.names == {STRANGER.public: "local"}
+    folder.rename(folder.with_name("elsewhere"))
+    allowed.refresh()
+    assert allowed.names == {STRANGER.public: "local"}
+    assert "no key in it is allowed now" in caplog.text
+    folder.with_name("elsewhere").rename(folder)
+    (folder / "good.pub.off").rename(folder / "good.pub")
+    allowed.refresh()
+    assert GOOD.public in allowed.names
+
+
+def test_the_log_has_a_few_of_the_names_and_escapes_them(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    for number in range(30):
+        secret, _ = write_pair(folder / f"\x1b{number:02}\udcff", KeyPair.new())
+        secret.unlink()
+    allowed = AllowList(folder)
+    for path in folder.glob("*.pub"):
+        path.unlink()
+    allowed.refresh()
+    text = caplog.messages[-1]
+    assert text.startswith(r"keys revoked: \x1b00\udcff, \x1b01\udcff, ")
+    assert text.endswith(" and 12 more")
+    assert text.isprintable()
+
+
+def test_a_key_that_is_replaced_in_place_is_noticed(folder: Path) -> None:
+    allowed = AllowList(folder)
+    path = folder / "good.pub"
+    path.write_text(path.read_text().replace(GOOD.public, STRANGER.public))
+    os.utime(path, ns=(1, 1))
+    allowed.refresh()
+    assert allowed.names == {STRANGER.public: "good", OTHER.public: "other"}
+
+
+# Kubernetes mounts a folder that everyone may write to, and in it links to another, which it
+# exchanges for a new one.
+def test_a_mount_of_kubernetes_is_followed(folder: Path) -> None:
+    mount = folder / "mount"
+    for name, key in (("..1", "good.pub"), ("..2", "other.pub")):
+        (mount / name).mkdir(parents=True)
+        (folder / key).rename(mount / name / key)
+    (mount / "..data").symlink_to("..1")
+    mount.chmod(0o1777)
+    with pytest.raises(ConfigError, match=rf"mount of Kubernetes name {mount}/\.\.data"):
+        AllowList(mount)
+    allowed = AllowList(mount / "..data")
+    assert allowed.names == {GOOD.public: "good"}
+    (mount / "..new").symlink_to("..2")
+    (mount / "..new").rename(mount / "..data")
+    allowed.refresh()
+    assert allowed.names == {OTHER.public: "other"}
+
+
+# A symbolic link to nowhere looks like a file that is deleted between two looks at it.
+@pytest.mark.parametrize("target", ["nowhere", "odd.pub", "."], ids=["gone", "loop", "folder"])
+def test_a_file_that_is_none_takes_no_key_with_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    allowed = AllowList(folder)
+    (folder / "odd.pub").symlink_to(folder / target)
+    (folder / "other.pub").rename(folder / "another.pub")
+    allowed.refresh()
+    assert allowed.names == {GOOD.public: "good", OTHER.public: "another"}
+    # It is nothing that may pass, and would be read again and again.
+    monkeypatch.setattr(module, "read_public", lambda path: pytest.fail("it was read"))
+    allowed.refresh()
+
+
+# It would hold up the authentication thread until somebody writes to it.
+def test_a_pipe_allows_nobody_and_holds_nobody_up(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    allowed = AllowList(folder)
+    with idle_pipe(folder / "odd.pub"):
+        (folder / "other.pub").rename(folder / "another.pub")
+        allowed.refresh()
+        assert allowed.names == {GOOD.public: "good", OTHER.public: "another"}
+        assert "odd.pub: cannot be read (expected a regular file); it allows nobody" in caplog.text
+        with pytest.raises(ConfigError, match=r"odd.pub: cannot be read \(expected a regular"):
+            AllowList(folder)
+
+
+@contextlib.contextmanager
+def no_more_files() -> Iterator[None]:
+    """The process has as many open files as it may have."""
+    lowest = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_too_many_open_files_revoke_nobody(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    allowed = AllowList(folder)
+    (folder / "other.pub").unlink()
+    with no_more_files():
+        for _ in range(3):
+            allowed.refresh()
+    assert allowed.names == {GOOD.public: "good", OTHER.public: "other"}
+    assert caplog.text.count("Too many open files") == 1
+    allowed.refresh()
+    assert allowed.names == {GOOD.public: "good"}
+
+
+def fail_to_read(path: Path) -> str:
+    """Reads every key but one, as from a disk with a bad block."""
+    if path.name == "good.pub":
+        raise KeyFileError(f"{path}: cannot be read", errno.EIO)
+    return read_public(path)
+
+
+def test_a_key_that_cannot_be_read_for_now_is_read_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed = AllowList(folder)
+    write_pair(folder / "late", STRANGER)
+    (folder / "late.pub").replace(folder / "good.pub")
+    (folder / "other.pub").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "read_public", fail_to_read)
+        for _ in range(2):
+            allowed.refresh()
+            # What is known of the others is in force.
+            assert allowed.names == {GOOD.public: "good"}
+    allowed.refresh()
+    assert allowed.names == {STRANGER.public: "good"}
+
+
+@pytest.mark.parametrize("part", ["folder", "file"])
+def test_what_cannot_be_read_for_half_a_minute_allows_nobody(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    now_s = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now_s[0])
+    allowed = AllowList(folder)
+    allowed.add(STRANGER.public, "local")
+    everybody = dict(allowed.names)
+    rest = {STRANGER.public: "local"} if part == "folder" else {
+        key: name for key, name in everybody.items() if name != "good"
+    }  # fmt: skip
+
+    def no_files(path: Path) -> list[Path]:
+        raise OSError(errno.EIO, "Input/output error")
+
+    def refresh(pause_s: float, works: bool) -> dict[str, str]:
+        now_s[0] += pause_s
+        # So that all is read anew.
+        os.utime(folder / "other.pub", (now_s[0], now_s[0]))
+        with monkeypatch.context() as patch:
+            if not works and part == "folder":
+                patch.setattr(Path, "iterdir", no_files)
+            elif not works:
+                patch.setattr(module, "read_public", fail_to_read)
+            allowed.refresh()
+        return allowed.names
+
+    # A success in between, and the time begins anew.
+    for works in (False, True, False):
+        assert refresh(20.0, works) == everybody
+    assert refresh(29.9, False) == everybody
+    assert refresh(0.2, False) == rest
+    assert refresh(1.0, False) == rest
+    assert refresh(1.0, True) == everybody
+    assert refresh(1.0, False) == everybody
+
+
+def test_a_key_that_everyone_can_write_allows_nobody(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    allowed = AllowList(folder)
+    (folder / "good.pub").chmod(0o666)
+    allowed.refresh()
+    assert allowed.names == {OTHER.public: "other"}
+    assert "good.pub: everyone may put a key of theirs there" in caplog.text
+    (folder / "good.pub").chmod(0o644)
+    allowed.refresh()
+    assert allowed.names == {GOOD.public: "good", OTHER.public: "other"}
+
+
+def test_a_folder_that_everyone_can_write_allows_nobody(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    allowed = AllowList(folder)
+    folder.chmod(0o777)
+    for _ in range(2):
+        allowed.refresh()
+        assert allowed.names == {}
+    assert caplog.text.count("(mode 0777)") == 1
+    folder.chmod(0o755)
+    allowed.refresh()
+    assert allowed.names == {GOOD.public: "good", OTHER.public: "other"}
