@@ -186,7 +186,7 @@ class Connection:
         self._attempt_due_s = time.monotonic() + _DIFFERENCE_INTERVAL_S
 
     @property
-    def doubt(self) -> str:
+    def warning(self) -> str:
         """What failed handshakes may mean, for the end of a sentence; empty where few failed."""
         if self._failures < _FAILURES_BELIEVED:
             return ""

@@ -17,8 +17,8 @@ from envservers.environments.group_set import AllGroups
 from envservers.session import Session
 from envservers.supervision.recovery import doubled_s, jitter
 from envservers.supervision.shared_state import Supervision
-from seed.wire.checks import WireError
 from seed.wire.codec import decode
+from seed.wire.errors import WireError
 from seed.wire.messages import Actions, Fault, Frame, Goodbye, Hello, Ping, Refusal, Step, Welcome
 from seed.wire.terminal import printable
 
@@ -109,12 +109,12 @@ class EnvServer:
                 self._receive()
                 if self._is_to_stop() and self._exit_code is None:
                     self._leave(EXIT_DONE, "environment server stopped")
-            if not self._supervision.notes.renewing:
-                self._supervision.notes.exit_code = self._exit_code
+            if not self._supervision.shared.renewing:
+                self._supervision.shared.exit_code = self._exit_code
             return self._exit_code
         finally:
             # Some environments do not return from being closed: the supervisor has its eye on it.
-            self._supervision.notes.ending = True
+            self._supervision.shared.ending = True
             self._supervision.step_timer.stop()
             self._connection.close()
             self._groups.close()
@@ -129,7 +129,7 @@ class EnvServer:
         self._connection.wake()
 
     def _is_to_stop(self) -> bool:
-        return self._stopping or self._supervision.notes.asked
+        return self._stopping or self._supervision.shared.asked
 
     def _receive(self) -> None:
         if self._is_orphaned():
@@ -163,20 +163,20 @@ class EnvServer:
         return handled < most
 
     def _follow_changes(self) -> None:
-        in_doubt = bool(self._connection.doubt)
+        was_warned = bool(self._connection.warning)
         try:
             for connected in self._connection.changes():
                 self._change(connected)
         except Denied as denied:
             self._say(str(denied))
             self._exit_code = EXIT_DENIED
-        if self._connection.doubt and not in_doubt:
+        if self._connection.warning and not was_warned:
             self._notice_due_s = time.monotonic()
 
     def _is_orphaned(self) -> bool:
         if self._supervision.is_abandoned():
             return True
-        starter_ended = self._supervision.notes.starter_ended or os.getppid() != self._parent
+        starter_ended = self._supervision.shared.starter_ended or os.getppid() != self._parent
         return self._once and starter_ended
 
     def _change(self, connected: bool) -> None:
@@ -207,7 +207,7 @@ class EnvServer:
             if self._connected:
                 self._say(f"no answer from the learner at {self._address} yet; still waiting")
             else:
-                self._say(f"waiting for a learner at {self._address}{self._connection.doubt}")
+                self._say(f"waiting for a learner at {self._address}{self._connection.warning}")
 
     def _idle_s(self) -> float:
         due_s = self._hello_due_s
@@ -272,11 +272,11 @@ class EnvServer:
         reason = self._groups.why_not_here(welcome.environment)
         if reason:
             self._say(f"{reason}: environments are made in a new process")
-            self._supervision.notes.renewing = True
+            self._supervision.shared.renewing = True
             self._leave(EXIT_DONE, reason, welcome.session)
             return
         # Before any environment is made: that may be the end of this process, too.
-        self._report_casualty(welcome)
+        self._report_crash(welcome)
         try:
             self._groups.make(welcome.environment, (welcome.observation, welcome.action))
             session = Session(welcome, self._groups.all)
@@ -292,8 +292,8 @@ class EnvServer:
         for step in steps if self._exit_code is None else ():
             self._send_step(step)
 
-    def _report_casualty(self, welcome: Welcome) -> None:
-        fault = self._groups.take_casualty(welcome.environment)
+    def _report_crash(self, welcome: Welcome) -> None:
+        fault = self._groups.take_crash_report(welcome.environment)
         if fault is not None:
             self._last_fault = describe(fault)
             self._connection.send(replace(fault, session=welcome.session))

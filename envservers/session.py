@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from envservers.environments.group import Array, Group, GroupRow, InvalidEnvironment
-from seed.wire.checks import WireError
 from seed.wire.codec import check_actions, step_frames
+from seed.wire.errors import WireError
 from seed.wire.messages import (
     FIRST,
     NO_HISTORY,

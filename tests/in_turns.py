@@ -28,16 +28,16 @@ from seed.config.loading import parse_command_line
 from seed.config.schema import Config
 from seed.contract import (
     Algorithm,
-    find_initial_priorities,
     load_algorithm,
     load_algorithm_config,
+    optional_initial_priorities,
 )
 from seed.inference.admission import Offer
-from seed.inference.forward import ForwardPass, GroupStep, InferenceBatch
+from seed.inference.forward import ForwardPass, GroupRows, InferenceBatch
 from seed.inference.sessions import SessionTable
 from seed.learner.loop import Learner, Progress
 from seed.learner.replay import Replay
-from seed.learner.sources import Batch, QueueSource, Source
+from seed.learner.sources import Batch, BatchSource, QueueSource
 from seed.learner.sum_tree import Int64Array
 from seed.run.serving import make_agent, make_store, prepare_to_act
 from seed.run.spaces import Spaces
@@ -109,11 +109,11 @@ def _make_groups(config: Config) -> Iterator[list[Group]]:
         yield groups
 
 
-def _make_source(algorithm: Algorithm, config: Config, store: UnrollStore) -> Source:
+def _make_source(algorithm: Algorithm, config: Config, store: UnrollStore) -> BatchSource:
     batch_size = config.learner.batch_size
     if algorithm.DATA_SOURCE == "queue":
         return QueueSource(store, batch_size)
-    initial = find_initial_priorities(algorithm)
+    initial = optional_initial_priorities(algorithm)
     return Replay(
         store, batch_size, config.replay, np.random.default_rng(config.seed),
         initial and (lambda unroll: initial(unroll, config.algorithm)),
@@ -164,7 +164,7 @@ class Acting:
         step = self._waiting[0]
         env_ids = self._env_ids[step.group]
         arrays = codec.check_step(step, self._observation, len(env_ids))
-        batch = InferenceBatch.of([GroupStep(env_ids, arrays)])
+        batch = InferenceBatch.of([GroupRows(env_ids, arrays)])
         if not self._store.has_room(batch.env_ids, batch.run_ids):
             # Replay has learned of it by this question, and makes room.
             return
@@ -184,7 +184,7 @@ class Turns:
     """A source that acts while there is no batch; ends the training where the goal is reached."""
 
     def __init__(
-        self, source: Source, acting: Acting, goal: float, stop: threading.Event
+        self, source: BatchSource, acting: Acting, goal: float, stop: threading.Event
     ) -> None:
         """In front of the algorithm's own source."""
         self._source, self._acting, self._goal, self._stop = source, acting, goal, stop

@@ -6,7 +6,7 @@ import contextlib
 import threading
 from collections.abc import Callable
 
-from envservers.environments.fault_tracker import ANYTHING
+from envservers.environments.fault_tracker import ENVIRONMENT_ERRORS
 
 _PATIENCE_S = 5.0
 # While one of them has not come back, others of its kind will hardly do.
@@ -22,7 +22,7 @@ def close_failed(close: Callable[[], object]) -> str:
     """
 
     def run() -> None:
-        with contextlib.suppress(*ANYTHING):
+        with contextlib.suppress(*ENVIRONMENT_ERRORS):
             close()
 
     # A thread that nobody waits for at the end of the process.

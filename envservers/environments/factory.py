@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from envservers.environments.fault_tracker import ANYTHING, Guard
+from envservers.environments.fault_tracker import ENVIRONMENT_ERRORS, Guard
 from envservers.environments.group import Group, GroupRow, InvalidEnvironment
 from envservers.environments.instances import Instances
 from envservers.environments.restarting_group import GuardedGroup
@@ -120,7 +120,7 @@ def describe(environment: Mapping[str, Any]) -> Specs:
     """
     group = make_sample(environment)
     # Some cannot be closed before their first reset, and nothing depends on it.
-    with contextlib.suppress(*ANYTHING):
+    with contextlib.suppress(*ENVIRONMENT_ERRORS):
         group.close()
     return group.observation, group.action
 

@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Callable
 
-from envservers.environments.group import UnfitRow
+from envservers.environments.group import InvalidRow
 from envservers.supervision.processes import end_fork
 from envservers.supervision.recovery import Recovery
 from envservers.supervision.shared_state import NOBODY, Supervision
@@ -15,7 +15,7 @@ from seed.wire.messages import Fault
 
 # What an environment may raise: SystemExit of sys.exit, CancelledError of asyncio, panics of Rust
 # and its own KeyboardInterrupt are no Exception. Requests to stop are not raised.
-ANYTHING = (BaseException,)
+ENVIRONMENT_ERRORS = (BaseException,)
 _MAX_TRACEBACKS = 64
 
 
@@ -50,13 +50,13 @@ class Guard:
             whole: Whether its one unit is the group.
             clock: Seconds that only go forward.
         """
-        notes = supervision.notes
+        shared = supervision.shared
         self.down = set(range(num_units))
         self.ready_s = 0.0
         self._group, self._whole, self._clock = group, whole, clock
-        self._notes, self._running = notes, notes.running
+        self._notes, self._running = shared, shared.running
         self._step_timer = supervision.step_timer
-        self._units = [Recovery(notes.faults, first_env + unit) for unit in range(num_units)]
+        self._units = [Recovery(shared.faults, first_env + unit) for unit in range(num_units)]
         # Units that run, but have faults which are not forgiven yet.
         self._on_trial: set[int] = set()
         self._unsent: list[Fault] = []
@@ -118,7 +118,7 @@ class Guard:
         self.down.add(unit)
         self._on_trial.discard(unit)
         self._find_ready()
-        kind = error.kind if isinstance(error, UnfitRow) else "raised"
+        kind = error.kind if isinstance(error, InvalidRow) else "raised"
         # Not for all of a thousand environments that fail together.
         shown = len(self._unsent) < _MAX_TRACEBACKS
         text = remark + "".join(traceback.format_exception(error)) if shown else remark

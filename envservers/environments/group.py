@@ -26,7 +26,7 @@ class InvalidEnvironment(ValueError):
         super().__init__(text)
 
 
-class UnfitRow(ValueError):
+class InvalidRow(ValueError):
     """A row that an environment returned and that cannot be sent; `kind` says why in a word."""
 
     def __init__(self, kind: str, text: str) -> None:
@@ -92,7 +92,7 @@ def check_row(row: GroupRow, observation: SpaceSpec) -> None:
     """Refuses a row that the learner would refuse.
 
     Raises:
-        UnfitRow: for numbers that are not finite or out of range, and for arrays of other shapes.
+        InvalidRow: for numbers that are not finite or out of range, and for arrays of other shapes.
     """
     n = len(row.first)
     for what, values, shape in (
@@ -102,14 +102,14 @@ def check_row(row: GroupRow, observation: SpaceSpec) -> None:
         ("truncated", row.truncated, (n,)),
     ):
         if values.shape != shape:
-            raise UnfitRow("unfit", f"{what}: expected the shape {shape}, got {values.shape}")
+            raise InvalidRow("unfit", f"{what}: expected the shape {shape}, got {values.shape}")
     for what, fits, kind in (
         ("rewards", np.isfinite(row.rewards), "not finite"),
         ("observations", *fit_observations(row.observations, observation)),
     ):
         if not fits.all():
             misfit = np.flatnonzero(~fits).tolist()
-            raise UnfitRow(kind, f"{what} of environments {misfit} are {kind}")
+            raise InvalidRow(kind, f"{what} of environments {misfit} are {kind}")
 
 
 def fit_observations(observations: Array, spec: SpaceSpec) -> tuple[Array, str]:
@@ -125,7 +125,7 @@ def fit_observations(observations: Array, spec: SpaceSpec) -> tuple[Array, str]:
     return fits, "not finite" if spec.n is None else "out of range"
 
 
-def new_seeds(seeds: Array, restarts: int) -> Array:
+def restart_seeds(seeds: Array, restarts: int) -> Array:
     """Seeds for environments that are made anew: those before may have led to the fault."""
     sequences = (np.random.SeedSequence((seed, restarts)) for seed in seeds.tolist())
     # 31 bits, as many as the learner's seeds have.

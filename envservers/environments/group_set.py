@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from envservers.environments.factory import Specs, make_guarded_group
-from envservers.environments.fault_tracker import ANYTHING, Guard
+from envservers.environments.fault_tracker import ENVIRONMENT_ERRORS, Guard
 from envservers.environments.group import Group, InvalidEnvironment
 from envservers.environments.instances import Instances, SameInstance
 from envservers.environments.sources import Sources
@@ -48,7 +48,7 @@ class AllGroups:
         changed = self._sources.find_changed()
         if changed:
             # What has been edited may run now.
-            self._supervision.notes.forget_faults()
+            self._supervision.shared.forget_faults()
             return f"{changed} has changed"
         return ""
 
@@ -63,7 +63,7 @@ class AllGroups:
             return
         self.close()
         self._environment = environment
-        self._supervision.notes.keep_faults_of(repr(environment))
+        self._supervision.shared.keep_faults_of(repr(environment))
         instances = Instances()
         for group, size in enumerate(self._sizes):
 
@@ -79,7 +79,7 @@ class AllGroups:
             except SameInstance:
                 raise
             except InvalidEnvironment as error:
-                if not self._supervision.notes.was_made:
+                if not self._supervision.shared.was_made:
                     raise
                 raise LostEnvironment(f"it ran before, but now: {error}") from error
             self.all.append(made)
@@ -90,7 +90,7 @@ class AllGroups:
         """Closes all groups; what they say to that helps nobody."""
         groups, self.all, self._guards = self.all, [], []
         for group in groups:
-            with contextlib.suppress(*ANYTHING):
+            with contextlib.suppress(*ENVIRONMENT_ERRORS):
                 group.close()
 
     def ready_s(self, group: int) -> float:
@@ -113,22 +113,22 @@ class AllGroups:
         """Whether all environments stay down."""
         return all(guard.is_quarantined for guard in self._guards)
 
-    def take_casualty(self, environment: Mapping[str, Any]) -> Fault | None:
+    def take_crash_report(self, environment: Mapping[str, Any]) -> Fault | None:
         """What there is to tell of the process before this one, once; without the session.
 
         What that process was stepping has failed once more, if it is of the same environment.
         """
-        casualty, self._supervision.casualty = self._supervision.casualty, None
-        if casualty is None:
+        crash, self._supervision.crash = self._supervision.crash, None
+        if crash is None:
             return None
-        notes = self._supervision.notes
+        shared = self._supervision.shared
         restarts, quarantined = 0, False
-        if casualty.group is not None and notes.keep_faults_of(repr(environment)):
-            first_env = sum(self._sizes[: casualty.group])
-            recovery = Recovery(notes.faults, first_env + (casualty.index or 0))
+        if crash.group is not None and shared.keep_faults_of(repr(environment)):
+            first_env = sum(self._sizes[: crash.group])
+            recovery = Recovery(shared.faults, first_env + (crash.index or 0))
             recovery.fail(time.monotonic())
             restarts, quarantined = recovery.restarts, recovery.quarantined
         return Fault(
-            0, casualty.group, casualty.index, casualty.kind, restarts, quarantined, False,
-            casualty.text,
+            0, crash.group, crash.index, crash.kind, restarts, quarantined, False,
+            crash.text,
         )  # fmt: skip

@@ -13,13 +13,13 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from envservers.environments.closing import close_failed
-from envservers.environments.fault_tracker import ANYTHING
+from envservers.environments.fault_tracker import ENVIRONMENT_ERRORS
 from envservers.environments.group import (
     Array,
     EpisodeTracker,
     GroupRow,
     InvalidEnvironment,
-    UnfitRow,
+    InvalidRow,
 )
 from envservers.environments.instances import Instances, SameInstance
 from envservers.environments.returned import fitted, flags, reset_observation, step_parts
@@ -201,7 +201,7 @@ class GymnasiumGroup:
         """Steps all environments; those that had ended start their next episode.
 
         Raises:
-            UnfitRow: where the environment returns rewards that are not finite, or anything of
+            InvalidRow: where the environment returns rewards that are not finite, or anything of
                 another shape, or that its dtype cannot hold.
         """
         result = self._advance(lambda: self._env.step(self._decode(actions)))
@@ -213,7 +213,7 @@ class GymnasiumGroup:
         with np.errstate(over="ignore"):
             sent_rewards = np.where(first, 0, rewards).astype(np.float32)
         if not np.isfinite(sent_rewards).all():
-            raise UnfitRow(
+            raise InvalidRow(
                 "not finite", f"the environment returned a reward that is not finite: {rewards}"
             )
         ended = terminated | truncated
@@ -261,7 +261,7 @@ class GymnasiumGroup:
 def _check_ends(ended: Array, first: Array, infos: Any) -> None:
     """Refuses rows of a vector class that does not reset on the next step, as it says it does."""
     if (ended & first).any():
-        raise UnfitRow(
+        raise InvalidRow(
             "unfit",
             "an episode ended again in the step after its end: the step that follows an end must "
             "return the first observation of a new episode (AutoresetMode.NEXT_STEP)",
@@ -269,7 +269,7 @@ def _check_ends(ended: Array, first: Array, infos: Any) -> None:
     keys = infos if isinstance(infos, Mapping) else ()
     found = [key for key in ("final_obs", "final_observation") if key in keys]
     if found:
-        raise UnfitRow(
+        raise InvalidRow(
             "unfit",
             f"the infos of a step that ends an episode hold {found[0]!r}: the vector class resets "
             "in that step, though its metadata says AutoresetMode.NEXT_STEP",
@@ -344,7 +344,7 @@ def _made(id_: str, make: Callable[[], Any]) -> Any:
         return make()
     except InvalidEnvironment:
         raise
-    except ANYTHING as error:
+    except ENVIRONMENT_ERRORS as error:
         text = " ".join(str(error).split())
         if isinstance(error, WorkerError):
             line = f"{error.last_line()} (in a process of its own)"

@@ -8,15 +8,15 @@ from dataclasses import replace
 import numpy as np
 
 from envservers.environments.closing import close_failed
-from envservers.environments.fault_tracker import ANYTHING, Guard
+from envservers.environments.fault_tracker import ENVIRONMENT_ERRORS, Guard
 from envservers.environments.group import (
     Array,
     Group,
     GroupRow,
     InvalidEnvironment,
-    UnfitRow,
+    InvalidRow,
     check_row,
-    new_seeds,
+    restart_seeds,
 )
 from seed.wire.messages import EPISODE_DTYPE
 from seed.wire.spaces import SpaceSpec
@@ -53,7 +53,7 @@ class GuardedGroup:
             try:
                 group = self._make_group()
                 self.observation, self.action = group.observation, group.action
-            except ANYTHING as error:
+            except ENVIRONMENT_ERRORS as error:
                 if isinstance(error, InvalidEnvironment) and not guard.was_made:
                     raise
                 self._fail(error)
@@ -80,7 +80,7 @@ class GuardedGroup:
                 self.guard.note(0)
                 row = advance(self._group)
                 check_row(row, self.observation)
-            except ANYTHING as error:
+            except ENVIRONMENT_ERRORS as error:
                 row = None
                 self._fail(error)
         if row is None:
@@ -94,10 +94,10 @@ class GuardedGroup:
         try:
             group = self._group or self._make_group()
             if (group.observation, group.action) != (self.observation, self.action):
-                raise UnfitRow("unfit", f"made anew, it has other spaces: {group.observation}")
-            row = group.reset(new_seeds(self._seeds, self._restarts))
+                raise InvalidRow("unfit", f"made anew, it has other spaces: {group.observation}")
+            row = group.reset(restart_seeds(self._seeds, self._restarts))
             check_row(row, self.observation)
-        except ANYTHING as error:
+        except ENVIRONMENT_ERRORS as error:
             self._fail(error)
             return self._down_row()
         return replace(row, restarted=np.ones(self.num_envs, np.bool_))

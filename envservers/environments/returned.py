@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from envservers.environments.group import Array, UnfitRow
+from envservers.environments.group import Array, InvalidRow
 
 _STEP = "(observation, reward, terminated, truncated, info)"
 _RESET = "(observation, info)"
@@ -20,17 +20,17 @@ def fitted(
     Into floats goes every number, rounded. Into integers and bool goes what they hold exactly.
 
     Raises:
-        UnfitRow: where they have another shape, or would become other values.
+        InvalidRow: where they have another shape, or would become other values.
     """
     array = np.asarray(values)
     if array.shape != shape:
-        raise UnfitRow(
+        raise InvalidRow(
             "unfit", f"the environment returned {what} of shape {array.shape}, expected {shape}"
         )
     if array.dtype == dtype:
         return array
     if array.dtype.kind not in "biuf":
-        raise UnfitRow(
+        raise InvalidRow(
             "unfit", f"the environment returned {what} of dtype {array.dtype}, expected {dtype}"
         )
     if dtype.kind == "f":
@@ -40,7 +40,7 @@ def fitted(
         converted: Array = array.astype(dtype)
     lost = converted != array
     if lost.any():
-        raise UnfitRow(
+        raise InvalidRow(
             "unfit",
             f"the environment returned {what} of dtype {array.dtype} with {array[lost].flat[0]} "
             f"in it, which its space's dtype {dtype} cannot hold: declare the dtype that is "
@@ -53,7 +53,7 @@ def flags(values: Any, num_envs: int, what: str) -> Array:
     """What says of every environment whether its episode ended. `[n] bool`, a copy
 
     Raises:
-        UnfitRow: for anything but a bool, or 0 or 1, for each.
+        InvalidRow: for anything but a bool, or 0 or 1, for each.
     """
     return fitted(values, np.dtype(np.bool_), (num_envs,), what).copy()
 
@@ -62,23 +62,23 @@ def flag(value: Any, what: str) -> bool:
     """The same for one environment; an array of one element counts as it."""
     array = np.asarray(value)
     if array.size != 1 or array.dtype.kind not in "biuf" or array.item() not in (0, 1):
-        raise UnfitRow(
+        raise InvalidRow(
             "unfit", f"the environment returned {what} = {value!r}, expected True or False"
         )
     return bool(array.item())
 
 
 def step_parts(result: Any) -> Any:
-    """The five parts of what `step` returned; raises UnfitRow for another number of them."""
+    """The five parts of what `step` returned; raises InvalidRow for another number of them."""
     if not isinstance(result, tuple | list) or len(result) != 5:
-        raise UnfitRow("unfit", f"step returned {_described(result)}, expected {_STEP}")
+        raise InvalidRow("unfit", f"step returned {_described(result)}, expected {_STEP}")
     return result
 
 
 def reset_observation(result: Any) -> Any:
-    """The observation in what `reset` returned; raises UnfitRow where that is no pair."""
+    """The observation in what `reset` returned; raises InvalidRow where that is no pair."""
     if not isinstance(result, tuple | list) or len(result) != 2:
-        raise UnfitRow("unfit", f"reset returned {_described(result)}, expected {_RESET}")
+        raise InvalidRow("unfit", f"reset returned {_described(result)}, expected {_RESET}")
     return result[0]
 
 

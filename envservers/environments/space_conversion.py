@@ -11,7 +11,7 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.spaces.utils import flatten_space
 
 from envservers.environments.group import Array, InvalidEnvironment
-from seed.wire.checks import WireError
+from seed.wire.errors import WireError
 from seed.wire.spaces import DTYPES, MOST_LARGEST, SpaceSpec
 
 Convert: TypeAlias = Callable[[Array], Array]

@@ -9,15 +9,15 @@ import gymnasium
 import numpy as np
 
 from envservers.environments.closing import close_failed
-from envservers.environments.fault_tracker import ANYTHING, Guard
+from envservers.environments.fault_tracker import ENVIRONMENT_ERRORS, Guard
 from envservers.environments.group import (
     Array,
     EpisodeTracker,
     GroupRow,
     InvalidEnvironment,
-    UnfitRow,
+    InvalidRow,
     fit_observations,
-    new_seeds,
+    restart_seeds,
 )
 from envservers.environments.instances import Instances, SameInstance
 from envservers.environments.returned import fitted, flag, reset_observation, step_parts
@@ -72,7 +72,7 @@ class SinglesGroup:
             except SameInstance:
                 self.close()
                 raise
-            except ANYTHING as error:
+            except ENVIRONMENT_ERRORS as error:
                 if self._spaces is None and not (guard is not None and guard.was_made):
                     raise
                 self._fail(index, error)
@@ -116,7 +116,7 @@ class SinglesGroup:
                 if is_truncated is not False and is_truncated is not np.False_:
                     truncated[index] = flag(is_truncated, "truncated")
                 self._keep(index, observation)
-            except ANYTHING as error:
+            except ENVIRONMENT_ERRORS as error:
                 self._fail(index, error)
         return self._finish(rewards, terminated, truncated, first)
 
@@ -129,7 +129,7 @@ class SinglesGroup:
                 self._instances.release(env)
                 try:
                     env.close()
-                except ANYTHING as raised:
+                except ENVIRONMENT_ERRORS as raised:
                     error = raised
         if error is not None:
             raise error
@@ -204,12 +204,12 @@ class SinglesGroup:
             self._restarts += 1
             try:
                 env = self._make_env(index)
-                seed = new_seeds(self._seeds[index : index + 1], self._restarts)
+                seed = restart_seeds(self._seeds[index : index + 1], self._restarts)
                 self._begin_episode(index, env, int(seed[0]))
                 fits, kind = fit_observations(self._observations()[index:][:1], self.observation)
                 if not fits.all():
                     raise _unfit(kind, "an observation")
-            except ANYTHING as error:
+            except ENVIRONMENT_ERRORS as error:
                 self._fail(index, error)
             restarted[index] = self._envs[index] is not None
         return restarted
@@ -256,7 +256,7 @@ class SinglesGroup:
     def _reset_env(self, index: int, env: Env, seed: int | None) -> None:
         try:
             self._begin_episode(index, env, seed)
-        except ANYTHING as error:
+        except ENVIRONMENT_ERRORS as error:
             self._fail(index, error)
 
     def _begin_episode(self, index: int, env: Env, seed: int | None) -> None:
@@ -283,5 +283,5 @@ class SinglesGroup:
         self._guard.fail(index, error, remark)
 
 
-def _unfit(kind: str, what: str) -> UnfitRow:
-    return UnfitRow(kind, f"the environment returned {what} that is {kind}")
+def _unfit(kind: str, what: str) -> InvalidRow:
+    return InvalidRow(kind, f"the environment returned {what} that is {kind}")

@@ -18,8 +18,8 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from gymnasium.vector.async_vector_env import _async_worker
 
-from envservers.environments.fault_tracker import ANYTHING
-from envservers.environments.group import Array, InvalidEnvironment, UnfitRow
+from envservers.environments.fault_tracker import ENVIRONMENT_ERRORS
+from envservers.environments.group import Array, InvalidEnvironment, InvalidRow
 from envservers.environments.returned import fitted, flag, reset_observation, step_parts
 from envservers.environments.space_conversion import action_codec, observation_codec
 from seed.wire.spaces import SpaceSpec
@@ -38,8 +38,8 @@ class WorkerError(RuntimeError):
         return str(self).strip().rpartition("\n")[2]
 
 
-class WorkerMisfit(UnfitRow):
-    """An UnfitRow of another process: it can be made of its text alone, as is done with them."""
+class WorkerMisfit(InvalidRow):
+    """An InvalidRow of another process: it can be made of its text alone, as is done with them."""
 
     def __init__(self, text: object) -> None:
         """Of what has kind "unfit"."""
@@ -63,7 +63,7 @@ class Workers(AsyncVectorEnv):
                 [partial(_WireEnv, make)] * num_envs, copy=False, context="forkserver",
                 autoreset_mode=AutoresetMode.NEXT_STEP, worker=_work,
             )  # fmt: skip
-        except ANYTHING as error:
+        except ENVIRONMENT_ERRORS as error:
             reason = how_workers_ended(self) if isinstance(error, EOFError | OSError) else ""
             end_workers(self)
             if reason:
@@ -158,9 +158,9 @@ class _WireEnv(Env):
         """Has whatever is raised tell the other process all that is known of it."""
         try:
             yield
-        except UnfitRow as error:
+        except InvalidRow as error:
             raise WorkerMisfit(error) from None
-        except ANYTHING:
+        except ENVIRONMENT_ERRORS:
             raise WorkerError(traceback.format_exc()) from None
         finally:
             # Of two processes that come back from the environment, one has work to do.
@@ -191,7 +191,7 @@ def _work(
     """Gymnasium's own worker, which says nothing where the environment cannot be made."""
     try:
         env = make()
-    except ANYTHING as error:
+    except ENVIRONMENT_ERRORS as error:
         refused = isinstance(error, InvalidEnvironment)
         text = str(error) if refused else traceback.format_exc()
         errors.put((index, WorkerError, WorkerError(text), text))

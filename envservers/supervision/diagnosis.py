@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import signal
 
-from envservers.supervision.shared_state import NOBODY, Casualty
+from envservers.supervision.shared_state import NOBODY, CrashReport
 from seed.wire.terminal import printable
 
 # Nothing that an environment does ends in one of these, as far as anybody can tell.
 _FROM_OUTSIDE = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def inquest(
+def diagnose(
     wait_status: int | None, stacks: str, running: tuple[int, int], *, was_stopped: bool
-) -> Casualty:
+) -> CrashReport:
     """Finds the kind of an end, and the environment that has caused it, if any.
 
     Args:
@@ -33,7 +33,7 @@ def inquest(
         kind = "was killed" if _is_from_outside(code, group) else "crashed"
     if kind in ("stopped", "was killed"):
         group = NOBODY
-    return Casualty(
+    return CrashReport(
         kind,
         group if group != NOBODY else None,
         index if group != NOBODY and index != NOBODY else None,
@@ -41,20 +41,20 @@ def inquest(
     )
 
 
-def describe(casualty: Casualty) -> str:
+def describe(crash: CrashReport) -> str:
     """The same for a person, with its text."""
-    if casualty.kind == "stopped":
+    if crash.kind == "stopped":
         where = " for longer than a step may take"
-    elif casualty.kind == "was killed":
+    elif crash.kind == "was killed":
         where = ""
-    elif casualty.group is None:
+    elif crash.group is None:
         where = " between two steps"
-    elif casualty.index is None:
-        where = f" in group {casualty.group}"
+    elif crash.index is None:
+        where = f" in group {crash.group}"
     else:
-        where = f" in environment {casualty.index} of group {casualty.group}"
-    text = printable(casualty.text, lines=True)
-    return f"its process {casualty.kind}{where} and is started again\n{text}"
+        where = f" in environment {crash.index} of group {crash.group}"
+    text = printable(crash.text, lines=True)
+    return f"its process {crash.kind}{where} and is started again\n{text}"
 
 
 def _is_from_outside(code: int | None, group: int) -> bool:

@@ -32,7 +32,7 @@ _COUNTS = _STARTER_ENDED + 16
 _SIZE_BYTES = _COUNTS + MAX_ENVS_PER_SERVER
 
 
-class Notes:
+class SharedState:
     """A little memory that outlives the process that writes it.
 
     Attributes:
@@ -53,9 +53,9 @@ class Notes:
         self.begin()
 
     @staticmethod
-    def shared() -> Notes:
-        """Notes in memory that is shared with processes forked from this one."""
-        return Notes(mmap.mmap(-1, _SIZE_BYTES))
+    def shared() -> SharedState:
+        """SharedState in memory that is shared with processes forked from this one."""
+        return SharedState(mmap.mmap(-1, _SIZE_BYTES))
 
     def begin(self) -> None:
         """A new process is about to write: nothing runs, and it has not left."""
@@ -167,10 +167,13 @@ class StepTimer:
     """
 
     def __init__(
-        self, timeout_s: float = 0.0, stacks: FileIO | None = None, notes: Notes | None = None
+        self,
+        timeout_s: float = 0.0,
+        stacks: FileIO | None = None,
+        shared: SharedState | None = None,
     ) -> None:
         """Off with a timeout of 0; otherwise armed by the first `set_back`."""
-        self.timeout_s, self._stacks, self._notes = timeout_s, stacks, notes or Notes()
+        self.timeout_s, self._stacks, self._notes = timeout_s, stacks, shared or SharedState()
         on = timeout_s > 0 and stacks is not None
         self.interval_s = min(_REARM_INTERVAL_S, timeout_s / 4) if on else math.inf
         self.due_s = 0.0 if on else math.inf
@@ -198,7 +201,7 @@ class StepTimer:
 
 
 @dataclass(frozen=True)
-class Casualty:
+class CrashReport:
     """An earlier process of the same environment server, and how it came to its end.
 
     Attributes:
@@ -223,15 +226,15 @@ class Supervision:
         notes: Written for the supervisor.
         step_timer: Ends this process where an environment hangs.
         server_id: The number in HELLO; the same in all processes of one supervisor.
-        casualty: The process before this one, where it came to a bad end.
+        crash: The process before this one, where it came to a bad end.
         supervisor: Process id of the supervisor.
         parent: Process id of the one that stands between this process and its supervisor.
     """
 
-    notes: Notes = field(default_factory=Notes)
+    shared: SharedState = field(default_factory=SharedState)
     step_timer: StepTimer = field(default_factory=StepTimer)
     server_id: int = field(default_factory=lambda: secrets.randbits(64))
-    casualty: Casualty | None = None
+    crash: CrashReport | None = None
     supervisor: int | None = None
     parent: int | None = None
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from io import FileIO
 
-from envservers.supervision.diagnosis import describe, inquest
+from envservers.supervision.diagnosis import describe, diagnose
 from envservers.supervision.forwarding import Forwarding
 from envservers.supervision.processes import (
     Parent,
@@ -24,7 +24,7 @@ from envservers.supervision.processes import (
     forget_signals_in_forks,
 )
 from envservers.supervision.recovery import Restarts, jitter
-from envservers.supervision.shared_state import Casualty, Notes, StepTimer, Supervision
+from envservers.supervision.shared_state import CrashReport, SharedState, StepTimer, Supervision
 from envservers.supervision.signals import STOP_SIGNALS, Signals
 from envservers.supervision.warden import watch_over
 from seed.wire.terminal import printable
@@ -87,9 +87,9 @@ class _Supervisor:
     ) -> None:
         self._work, self._stacks, self._signals = work, stacks, signals
         self._output, self._starter, self._once = output, starter, once
-        notes = Notes.shared()
+        shared = SharedState.shared()
         self._supervision = Supervision(
-            notes, StepTimer(step_timeout_s, stacks, notes), supervisor=os.getpid()
+            shared, StepTimer(step_timeout_s, stacks, shared), supervisor=os.getpid()
         )
         self._restarts = Restarts(lambda: jitter())
         self._asked_s: float | None = None
@@ -102,28 +102,28 @@ class _Supervisor:
         self._child: int | None = None
 
     def run(self) -> int:
-        notes = self._supervision.notes
+        shared = self._supervision.shared
         adopt_orphans()
         while True:
             born_s = time.monotonic()
-            notes.begin()
+            shared.begin()
             if not self._start():
                 code = self._work(self._supervision)
-                if not notes.renewing:
-                    notes.exit_code = code
+                if not shared.renewing:
+                    shared.exit_code = code
                 return code
             self._wait()
-            if notes.exit_code is not None:
-                return notes.exit_code
+            if shared.exit_code is not None:
+                return shared.exit_code
             if self._must_end():
                 return _EXIT_STOPPED
-            if notes.renewing:
-                self._supervision.casualty = None
+            if shared.renewing:
+                self._supervision.crash = None
                 continue
-            casualty = self._supervision.casualty = self._inquest()
-            if casualty.kind == "stopped":
+            crash = self._supervision.crash = self._diagnose()
+            if crash.kind == "stopped":
                 continue
-            explained = casualty.group is not None or casualty.kind == "was killed"
+            explained = crash.group is not None or crash.kind == "was killed"
             pause_s = self._restarts.pause_s(time.monotonic() - born_s, explained=explained)
             if pause_s is None:
                 _say("its process has come to a bad end too often")
@@ -171,17 +171,17 @@ class _Supervisor:
 
     def _bound(self, now_s: float) -> None:
         """Sees to it that a child which is to end does so."""
-        notes = self._supervision.notes
+        shared = self._supervision.shared
         if self._deadline_s == math.inf:
-            if self._once and notes.starter_ended:
+            if self._once and shared.starter_ended:
                 self._deadline_s = now_s + _ORPHANS_CLOSE_S
-            elif self._must_end() or notes.ending or notes.exit_code is not None:
+            elif self._must_end() or shared.ending or shared.exit_code is not None:
                 self._deadline_s = now_s + _CLOSE_S
         elif now_s >= self._deadline_s and self._child is not None:
             os.kill(self._child, signal.SIGKILL)
 
     def _must_end(self) -> bool:
-        orphaned = self._once and self._supervision.notes.starter_ended
+        orphaned = self._once and self._supervision.shared.starter_ended
         return self._asked_s is not None or orphaned
 
     def _listen(self, timeout_s: float) -> None:
@@ -191,13 +191,13 @@ class _Supervisor:
         self._output.forward()
         for number in requests:
             self._ask(number)
-        self._supervision.notes.starter_ended = self._starter.has_ended()
+        self._supervision.shared.starter_ended = self._starter.has_ended()
 
     def _ask(self, number: int) -> None:
         now_s = time.monotonic()
         if self._asked_s is None:
             self._asked_s = now_s
-            self._supervision.notes.asked = True
+            self._supervision.shared.asked = True
             if self._child is not None:
                 os.kill(self._child, signal.SIGTERM)
         elif now_s - self._asked_s >= _SAME_REQUEST_S:
@@ -213,18 +213,18 @@ class _Supervisor:
             self._listen(min(left_s, _CHECK_INTERVAL_S))
         return not self._must_end()
 
-    def _inquest(self) -> Casualty:
+    def _diagnose(self) -> CrashReport:
         """How the child came to its end, told on stderr too."""
         self._stacks.seek(0)
         stacks = self._stacks.read(_LONGEST_STACKS_BYTES).decode(errors="replace")
-        notes = self._supervision.notes
+        shared = self._supervision.shared
         continued_ago_s = time.monotonic() - self._continued_s
-        casualty = inquest(
-            notes.wait_status, stacks, (notes.running[0], notes.running[1]),
+        crash = diagnose(
+            shared.wait_status, stacks, (shared.running[0], shared.running[1]),
             was_stopped=continued_ago_s < self._step_timeout_s + _STOPPED_S,
         )  # fmt: skip
-        _say(describe(casualty))
-        return casualty
+        _say(describe(crash))
+        return crash
 
 
 def _open_stacks() -> FileIO:

@@ -66,7 +66,7 @@ def _wait_for(worker: int, supervisor: Parent, signals: Signals, supervision: Su
         # Orphans of environments, which have become children of this process, end here too.
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == worker:
-            supervision.notes.wait_status = status
+            supervision.shared.wait_status = status
             return
         if pid:
             continue
@@ -82,7 +82,7 @@ class _Watch:
     """Finds out that the step timer is not set back, though the system would let it."""
 
     def __init__(self, supervision: Supervision) -> None:
-        self._notes = supervision.notes
+        self._notes = supervision.shared
         timeout_s = supervision.step_timer.timeout_s
         self._patience_s = timeout_s + _GRACE_S if timeout_s else math.inf
         self._pulse, self._waited_s = 0, 0.0

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from seed.config.schema import NetworkConfig
-from seed.contract import Acted, Fleet, LossResult
+from seed.contract import ActOutput, Fleet, LossResult
 from seed.networks.body import Body
 from seed.networks.dueling import DuelingHead
 from seed.ops.exploration import epsilon_greedy, epsilon_ladder
@@ -130,18 +130,18 @@ def act(
     *,
     fleet: Fleet,
     greedy: bool,
-) -> Acted:
+) -> ActOutput:
     """Epsilon-greedy actions for `[1, B]` rows; keeps Q of the action and the largest Q."""
     q_values, agent_state = agent(rows, _shape_rewards(rows.rewards, config), agent_state)
     q_values = q_values[0]  # [B, A] float32
     if greedy:
         actions = q_values.argmax(dim=-1)
     else:
-        ladder = epsilon_ladder(fleet.standings, config.epsilon_base, config.epsilon_last_power)
+        ladder = epsilon_ladder(fleet.positions, config.epsilon_base, config.epsilon_last_power)
         epsilons = ladder.masked_fill(fleet.evaluation, config.evaluation_epsilon)
         actions = epsilon_greedy(q_values, epsilons)
     behaviour = {"q_taken": _of_actions(q_values, actions), "q_max": q_values.amax(dim=-1)}
-    return Acted(actions, behaviour, agent_state)
+    return ActOutput(actions, behaviour, agent_state)
 
 
 def loss(

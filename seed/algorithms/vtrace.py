@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from seed.config.schema import NetworkConfig
-from seed.contract import Acted, Fleet, LossResult
+from seed.contract import ActOutput, Fleet, LossResult
 from seed.networks.body import Body
 from seed.networks.policy import make_policy
 from seed.ops.transitions import transitions
@@ -113,13 +113,13 @@ def act(
     *,
     fleet: Fleet,
     greedy: bool,
-) -> Acted:
+) -> ActOutput:
     """Samples an action for each of `[1, B]` rows; keeps the distribution's parameters."""
     output = agent(rows, shape_rewards(rows.rewards, config), agent_state)
     policy = output.policy[0]
     actions = agent.policy.mode(policy) if greedy else agent.policy.sample(policy)
     actions = actions.view(len(actions), *agent.action_shape)
-    return Acted(actions, {"policy": policy}, output.agent_state)
+    return ActOutput(actions, {"policy": policy}, output.agent_state)
 
 
 def loss(agent: ActorCritic, target: None, unroll: Unroll, config: Config) -> LossResult:

@@ -24,16 +24,16 @@ class Fleet:
     """Where the B environments whose rows an agent sees stand among all that are connected.
 
     Attributes:
-        standings: From 0 for the first training environment to 1 for the last, evenly spaced; 0
+        positions: From 0 for the first training environment to 1 for the last, evenly spaced; 0
             where there is only one, and for evaluation environments. `[B] float32`
         evaluation: Environments whose rows are never learned from. `[B] bool`
     """
 
-    standings: Tensor
+    positions: Tensor
     evaluation: Tensor
 
 
-class Acted(NamedTuple):
+class ActOutput(NamedTuple):
     """What an agent did at one row of each of B environments.
 
     Attributes:
@@ -85,7 +85,7 @@ class Algorithm(Protocol):
         *,
         fleet: Fleet,
         greedy: bool,
-    ) -> Acted:
+    ) -> ActOutput:
         """Chooses actions for rows `[1, B, ...]`; `greedy` picks the best instead of sampling."""
 
     def loss(
@@ -102,7 +102,7 @@ UpdateTarget = Callable[[nn.Module, nn.Module, int, Any], None]
 InitialPriorities = Callable[[Unroll, Any], Tensor]
 
 
-def find_update_target(algorithm: Algorithm) -> UpdateTarget | None:
+def optional_update_target(algorithm: Algorithm) -> UpdateTarget | None:
     """The module's `update_target(agent, target, learner_steps, config)`, if it has one.
 
     Its presence gives the learner a target network, a copy of the agent at first. It is called
@@ -111,7 +111,7 @@ def find_update_target(algorithm: Algorithm) -> UpdateTarget | None:
     return getattr(algorithm, "update_target", None)
 
 
-def find_initial_priorities(algorithm: Algorithm) -> InitialPriorities | None:
+def optional_initial_priorities(algorithm: Algorithm) -> InitialPriorities | None:
     """The module's `initial_priorities(unroll, config) -> [B] float32`, if it has one.
 
     Gives unrolls their priorities when they enter replay, from what acting has kept of them:

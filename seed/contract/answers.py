@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from seed.config.schema import ConfigError
-from seed.contract import Acted, LossResult
+from seed.contract import ActOutput, LossResult
 from seed.store.layout import Column
 
 # Metrics that the learner measures itself.
@@ -37,7 +37,7 @@ def check_acted(
     Raises:
         ConfigError: naming what is missing or of another form.
     """
-    returned = _Returned(acted, Acted, name, "act", device)
+    returned = _Returned(acted, ActOutput, name, "act", device)
     returned.expect("actions", acted.actions, (batch, *action.shape), action.dtype)
     for key, value in returned.named("behaviour", acted.behaviour).items():
         shape = tuple(value.shape) if isinstance(value, Tensor) else ()

@@ -83,7 +83,7 @@ class CaptureLock:
 capture_lock = CaptureLock()
 
 
-class Graph(Generic[T]):
+class CapturedCall(Generic[T]):
     """A function without arguments that reads and writes the same tensors at every call.
 
     On a CPU, and without `capture`, a call is a call. On a GPU with `capture` the first three are

@@ -48,7 +48,7 @@ def keep_freed_memory() -> None:
                 return
 
 
-def spare_collector() -> None:
+def freeze_gc() -> None:
     """Keeps Python's garbage collector from going through what exists by now, ever again.
 
     That takes 85 ms with torch loaded, in which no thread runs Python. To be called when a process

@@ -16,7 +16,7 @@ from seed.config.schema import ConfigError
 from seed.process.rates import LimitedLog, RateLimit
 from seed.transport.authentication import AllowList
 from seed.wire import codec, messages
-from seed.wire.checks import WireError
+from seed.wire.errors import WireError
 from seed.wire.limits import MAX_GROUPS
 from seed.wire.spaces import SpaceSpec
 from seed.wire.terminal import printable
@@ -70,7 +70,7 @@ class Offer:
             ) from None
 
 
-class Reception:
+class Admission:
     """Turns away what no allowed key has sent, and connections that send too much rubbish.
 
     Attributes:
@@ -109,20 +109,20 @@ class Reception:
         """Counts and logs a message that cannot be used; whether its connection is muted now."""
         self.messages_refused += 1
         self._log.warn(f"refused a message: {printable(reason[:_LONGEST_REASON])}", now_s)
-        if self.affords(identity, now_s) and not mute:
+        if self.allows(identity, now_s) and not mute:
             return False
         self._muted[identity] = now_s + _MUTE_S
         self._log.warn(f"too much that cannot be used: not listening for {_MUTE_S:g} s", now_s)
         return True
 
-    def affords(self, identity: bytes, now_s: float) -> bool:
+    def allows(self, identity: bytes, now_s: float) -> bool:
         """Counts what costs more than a STEP; whether its connection may send that now."""
         limit = self._limits.get(identity)
         if limit is None:
             limit = self._limits[identity] = RateLimit(_REFUSAL_INTERVAL_S, _REFUSALS_AT_ONCE)
         return limit.take(now_s)
 
-    def keep_house(self, now_s: float) -> None:
+    def expire(self, now_s: float) -> None:
         """Listens again to connections that were muted long enough; forgets what is long ago."""
         self._muted = {one: until_s for one, until_s in self._muted.items() if until_s > now_s}
         recent = [item for item in self._limits.items() if not item[1].is_full(now_s)]

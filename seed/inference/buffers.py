@@ -15,8 +15,8 @@ from torch import Tensor
 
 from seed.contract import Fleet
 from seed.store.layout import Column, StoreLayout
-from seed.store.row_index import Places, places_size, split_places
-from seed.store.rows import Arrived, Rows
+from seed.store.row_index import RowIndex, row_index_size, split_row_index
+from seed.store.rows import Arrivals, Rows
 
 Int64Array = npt.NDArray[np.int64]
 Float32Array = npt.NDArray[np.float32]
@@ -25,14 +25,14 @@ BoolArray = npt.NDArray[np.bool_]
 _MARKS = 4
 
 
-class HostBlock(NamedTuple):
+class HostBatch(NamedTuple):
     """What the host fills in for a batch of n rows, padding included.
 
     Attributes:
         env_ids: Environment of each row. `[n] int64`
         places: Its place in the store.
         rewards: `[n] float32`
-        fleet_standings: Where the environment stands in the fleet. `[n] float32`
+        fleet_positions: Where the environment stands in the fleet. `[n] float32`
         marks: `terminated`, `truncated`, `first`, and whether it is an evaluation environment.
             `[4, n] bool`
         observations: `[n, *shape]`; of no rows where messages go straight to the store, as they do
@@ -40,14 +40,14 @@ class HostBlock(NamedTuple):
     """
 
     env_ids: Int64Array
-    places: Places[Int64Array]
+    row_index: RowIndex[Int64Array]
     rewards: Float32Array
-    fleet_standings: Float32Array
+    fleet_positions: Float32Array
     marks: BoolArray
     observations: npt.NDArray[Any]
 
 
-class Block(NamedTuple):
+class DeviceBatch(NamedTuple):
     """A batch of n rows, padding included, on the store's device; always the same memory.
 
     Attributes:
@@ -62,17 +62,17 @@ class Block(NamedTuple):
         actions: Host memory for what comes back. `[n, *shape]`
     """
 
-    host: HostBlock
+    host: HostBatch
     copies: list[tuple[Tensor, Tensor]]
     env_ids: Tensor
-    places: Places[Tensor]
-    arrived: Arrived
+    row_index: RowIndex[Tensor]
+    arrived: Arrivals
     rows: Rows
     fleet: Fleet
     actions: Tensor
 
 
-class Blocks:
+class BatchBuffers:
     """Memory for the largest batch, of which smaller ones have a part."""
 
     def __init__(self, layout: StoreLayout, max_batch: int, device: torch.device) -> None:
@@ -90,7 +90,7 @@ class Blocks:
         # [max_batch * (1 + places)] int64, [2 * max_batch] float32, [4 * max_batch] bool,
         # [max_batch, *shape]
         self._host = (
-            on_host(Column((), torch.int64), max_batch * (1 + places_size(layout))),
+            on_host(Column((), torch.int64), max_batch * (1 + row_index_size(layout))),
             on_host(Column((), torch.float32), 2 * max_batch),
             on_host(Column((), torch.bool), _MARKS * max_batch),
             on_host(layout.observation, landing_rows),
@@ -110,37 +110,37 @@ class Blocks:
         )
         self._actions = on_host(action)  # [max_batch, *shape]
 
-    def block(self, size: int) -> Block:
+    def block(self, size: int) -> DeviceBatch:
         """The parts for batches of this size, padding included."""
         layout = self._layout
-        ends = ((1 + places_size(layout)) * size, 2 * size, _MARKS * size, size)
+        ends = ((1 + row_index_size(layout)) * size, 2 * size, _MARKS * size, size)
         host = [buffer[:end] for buffer, end in zip(self._host, ends, strict=True)]
         device = [buffer[:end] for buffer, end in zip(self._on_device, ends, strict=True)]
         numbers, reals, marks, observations = device
-        rewards, fleet_standings = reals.view(2, size)
+        rewards, fleet_positions = reals.view(2, size)
         terminated, truncated, first, evaluation = marks.view(_MARKS, size)
         seen = self._seen[:size] if self._stacked else observations
-        return Block(
+        return DeviceBatch(
             host=_host_block(host, size, layout),
             copies=list(zip(device, host, strict=True)) if self._staged else [],
             env_ids=numbers[:size],
-            places=split_places(numbers[size:], layout),
-            arrived=Arrived(
+            row_index=split_row_index(numbers[size:], layout),
+            arrived=Arrivals(
                 observations if self._staged else None, rewards, terminated, truncated
             ),
             rows=Rows(
                 seen[None], self._previous[None, :size],
                 rewards[None], terminated[None], truncated[None], first[None],
             ),
-            fleet=Fleet(fleet_standings, evaluation),
+            fleet=Fleet(fleet_positions, evaluation),
             actions=self._actions[:size],
         )  # fmt: skip
 
 
-def _host_block(buffers: list[Tensor], size: int, layout: StoreLayout) -> HostBlock:
+def _host_block(buffers: list[Tensor], size: int, layout: StoreLayout) -> HostBatch:
     numbers, reals, marks, observations = (buffer.numpy() for buffer in buffers)
-    rewards, fleet_standings = reals.reshape(2, size)
-    return HostBlock(
-        numbers[:size], split_places(numbers[size:], layout), rewards, fleet_standings,
+    rewards, fleet_positions = reals.reshape(2, size)
+    return HostBatch(
+        numbers[:size], split_row_index(numbers[size:], layout), rewards, fleet_positions,
         marks.reshape(_MARKS, size), observations,
     )  # fmt: skip

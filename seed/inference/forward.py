@@ -12,12 +12,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from seed.contract import Acted, Algorithm, Fleet
-from seed.device.graphs import Graph
+from seed.contract import ActOutput, Algorithm, Fleet
+from seed.device.graphs import CapturedCall
 from seed.device.names import move, prepare_thread
-from seed.inference.buffers import Block, Blocks, HostBlock
+from seed.inference.buffers import BatchBuffers, DeviceBatch, HostBatch
 from seed.process.phases import Phases
-from seed.store.fleet import fleet_standings
+from seed.store.fleet import fleet_positions
 from seed.store.pages import PageLinks
 from seed.store.rows import Rows
 from seed.store.unrolls import UnrollStore
@@ -32,7 +32,7 @@ _TERMINATED_OR_TRUNCATED = slice(0, 2)
 _FIRST, _EVALUATION = 2, 3
 
 
-class GroupStep(NamedTuple):
+class GroupRows(NamedTuple):
     """One checked STEP and the environments that it is about.
 
     Attributes:
@@ -54,13 +54,13 @@ class InferenceBatch(NamedTuple):
         flags: `[n] uint8`
     """
 
-    steps: Sequence[GroupStep]
+    steps: Sequence[GroupRows]
     env_ids: Int64Array
     run_ids: npt.NDArray[np.uint64]
     flags: npt.NDArray[np.uint8]
 
     @classmethod
-    def of(cls, steps: Sequence[GroupStep]) -> InferenceBatch:
+    def of(cls, steps: Sequence[GroupRows]) -> InferenceBatch:
         """The batch of these steps, at least one."""
         return cls(
             steps,
@@ -125,14 +125,14 @@ class ForwardPass:
         self._fleet_standings = np.zeros(count, np.float32)
         # [] int32
         self._version = torch.zeros((), dtype=torch.int32, device=self._store_device)
-        self._memory = Blocks(layout, max_batch, self._store_device)
-        self._blocks: dict[int, tuple[Block, Graph[None]]] = {}
+        self._memory = BatchBuffers(layout, max_batch, self._store_device)
+        self._blocks: dict[int, tuple[DeviceBatch, CapturedCall[None]]] = {}
 
-    def _block(self, size: int) -> tuple[Block, Graph[None]]:
+    def _block(self, size: int) -> tuple[DeviceBatch, CapturedCall[None]]:
         """The memory of batches of this size, padding included, and what runs such a batch."""
         if size not in self._blocks:
             block = self._memory.block(size)
-            step = Graph(
+            step = CapturedCall(
                 partial(self._step, block), self._device,
                 capture=self._captured, field="inference.cuda_graphs",
             )  # fmt: skip
@@ -155,7 +155,7 @@ class ForwardPass:
 
     def set_connected(self, env_ids: Int64Array) -> None:
         """From the next batch on, these environments are the fleet. `[num_envs] int64`"""
-        self._fleet_standings[:-1] = fleet_standings(env_ids, self._store.evaluation)
+        self._fleet_standings[:-1] = fleet_positions(env_ids, self._store.evaluation)
 
     def run(self, batch: InferenceBatch) -> tuple[npt.NDArray[Any], list[PageLinks]]:
         """Stores the rows of this batch, for which the store has room, and chooses their actions.
@@ -174,9 +174,11 @@ class ForwardPass:
         n = len(batch.env_ids)
         block, step = self._block(self._sizes[bisect.bisect_left(self._sizes, n)])
         first = (batch.flags & messages.FIRST) != 0
-        complete = self._store.place(batch.env_ids, batch.run_ids, first, block.host.places)
+        complete = self._store.allocate_rows(
+            batch.env_ids, batch.run_ids, first, block.host.row_index
+        )
         self._fill(block.host, batch)
-        self._land(block.host, batch.steps)
+        self._copy_observations(block.host, batch.steps)
         for device, host in block.copies:
             device.copy_(host, non_blocking=True)
         step()
@@ -186,7 +188,7 @@ class ForwardPass:
         # A copy, as the next batch overwrites the buffer.
         return block.actions.numpy()[:n].copy(), complete
 
-    def _fill(self, host: HostBlock, batch: InferenceBatch) -> None:
+    def _fill(self, host: HostBatch, batch: InferenceBatch) -> None:
         """Fills in all but observations. Rows beyond the batch's are of no environment, and any."""
         n = len(batch.env_ids)
         host.env_ids[:n] = batch.env_ids
@@ -194,17 +196,17 @@ class ForwardPass:
         np.not_equal(ended, 0, out=host.marks[_TERMINATED_OR_TRUNCATED, :n])
         np.concatenate([step.arrays.rewards for step in batch.steps], out=host.rewards[:n])
         host.env_ids[n:] = self._store.layout.max_envs
-        np.equal(host.places.ages, 0, out=host.marks[_FIRST])
+        np.equal(host.row_index.ages, 0, out=host.marks[_FIRST])
         # "clip" writes to `out` without a buffer between; no number is out of range.
         self._evaluation.take(host.env_ids, out=host.marks[_EVALUATION], mode="clip")
-        self._fleet_standings.take(host.env_ids, out=host.fleet_standings, mode="clip")
+        self._fleet_standings.take(host.env_ids, out=host.fleet_positions, mode="clip")
 
-    def _land(self, host: HostBlock, steps: Sequence[GroupStep]) -> None:
+    def _copy_observations(self, host: HostBatch, steps: Sequence[GroupRows]) -> None:
         """Copies observations out of their messages, and into a store on the CPU."""
         end = 0
         for step in steps:
             start, end = end, end + len(step.env_ids)
-            rows, observations = host.places.rows[start:end], step.arrays.observations
+            rows, observations = host.row_index.rows[start:end], step.arrays.observations
             if len(host.observations):
                 host.observations[start:end] = observations
             if self._staged:
@@ -216,12 +218,12 @@ class ForwardPass:
                     continue
                 if not kept.all():
                     rows, observations = rows[kept], observations[kept]
-            self._store.put_observations(rows, observations)
+            self._store.write_observations(rows, observations)
 
-    def _step(self, block: Block) -> None:
+    def _step(self, block: DeviceBatch) -> None:
         """The device's work for one batch; what is captured."""
-        self._store.fill(block.places, block.arrived)
-        self._store.see(block.places, block.rows)
+        self._store.write_arrivals(block.row_index, block.arrived)
+        self._store.read_inputs(block.row_index, block.rows)
         rows, env_ids, fleet = (
             self._move(value) for value in (block.rows, block.env_ids, block.fleet)
         )
@@ -231,10 +233,10 @@ class ForwardPass:
             self._move_back(value) for value in (acted.actions, acted.behaviour, before)
         )
         self.phases.enter("store")
-        self._store.write_acts(block.places, actions, behaviour, before, self._version)
+        self._store.write_actions(block.row_index, actions, behaviour, before, self._version)
         block.actions.copy_(actions, non_blocking=True)
 
-    def _act(self, rows: Rows, env_ids: Tensor, fleet: Fleet) -> tuple[Acted, Tensor]:
+    def _act(self, rows: Rows, env_ids: Tensor, fleet: Fleet) -> tuple[ActOutput, Tensor]:
         """What the agent does at these rows, and the recurrent state before them `[n, S]`."""
         if self._store.layout.state_size:
             before = self._agent_states.index_select(0, env_ids)

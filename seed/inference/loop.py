@@ -17,10 +17,10 @@ import numpy.typing as npt
 import zmq
 
 from seed.config.schema import InferenceConfig
-from seed.inference.admission import Offer, Reception
+from seed.inference.admission import Admission, Offer
 from seed.inference.arrivals import ArrivalLog
 from seed.inference.fault_log import FaultLog
-from seed.inference.forward import ForwardPass, GroupStep, InferenceBatch
+from seed.inference.forward import ForwardPass, GroupRows, InferenceBatch
 from seed.inference.records import BatchRecord, EpisodeRecord
 from seed.inference.sessions import NoRoom, Refused, Session, SessionTable
 from seed.store.fleet import tell_missing_evaluation
@@ -32,7 +32,7 @@ from seed.transport.file_limits import Listener
 from seed.transport.socket_files import SocketFile
 from seed.transport.sockets import MOST_FRAMES, bind, drain, receive, send
 from seed.wire import codec, messages
-from seed.wire.checks import WireError
+from seed.wire.errors import WireError
 
 _IDLE_POLL_MS = 20
 _HOUSEKEEPING_S = 1.0
@@ -48,7 +48,7 @@ class _Pending(NamedTuple):
     session: Session
     group: int
     seq: int
-    step: GroupStep
+    step: GroupRows
     arrived_s: float
 
 
@@ -102,7 +102,7 @@ class Inference:
         self._queue_limit, self._publish = queue_limit, publish
         self._sessions = SessionTable(config.max_envs, config.max_batch, config.max_envs_per_key)
         self.server_of = self._sessions.server_of
-        self._reception = Reception(authentication.allowed if authentication else None)
+        self._admission = Admission(authentication.allowed if authentication else None)
         self._arrivals = ArrivalLog()
         self._sessions_opened = 0
         self._pending: dict[tuple[int, int], _Pending] = {}
@@ -124,12 +124,12 @@ class Inference:
     @property
     def messages_refused(self) -> int:
         """Messages that could not be used."""
-        return self._reception.messages_refused
+        return self._admission.messages_refused
 
     @property
     def messages_dropped(self) -> int:
         """Messages that were not even decoded: of keys that are revoked, and of muted ones."""
-        return self._reception.messages_dropped
+        return self._admission.messages_dropped
 
     def run(self, stop: threading.Event, farewell: Callable[[], str]) -> None:
         """Serves until `stop` is set, then says goodbye with the farewell as its reason."""
@@ -199,7 +199,7 @@ class Inference:
     def _handle(self, identity: bytes, frames: list[messages.Frame], key: str) -> None:
         """Acts on one message; a bad one is refused and never ends anything but itself."""
         self._draining = len(frames) > MOST_FRAMES
-        if not self._reception.admits(identity, key):
+        if not self._admission.admits(identity, key):
             return
         session = 0
         try:
@@ -223,7 +223,7 @@ class Inference:
 
     def _refuse(self, identity: bytes, refusal: messages.Refusal) -> None:
         self._send(identity, refusal)
-        muted = self._reception.refuse(
+        muted = self._admission.refuse(
             identity, refusal.reason, time.monotonic(), mute=self._draining
         )
         for session in self._sessions if muted else ():
@@ -244,7 +244,7 @@ class Inference:
         self.faults.note(session.hello.server_id, session.hello.name, fault, env_ids, now_s)
 
     def _handle_hello(self, identity: bytes, hello: messages.Hello, key: str) -> None:
-        if not self._reception.affords(identity, time.monotonic()):
+        if not self._admission.allows(identity, time.monotonic()):
             raise Refused("HELLO comes too often", retry=True)
         earlier = self._sessions.predecessor(hello, key)
         if earlier is not None:
@@ -256,7 +256,7 @@ class Inference:
         seeds = self._offer.draw_seeds(hello.num_envs, self._sessions_opened)
         welcome = self._offer.welcome(session.number, session.all_env_ids, seeds)
         if self._send(identity, welcome):
-            key_name = self._reception.name_of(key)
+            key_name = self._admission.name_of(key)
             self._arrivals.connected(hello.name, hello.num_envs, key_name, session.heard_s)
             if self._sessions_opened == 1:
                 tell_missing_evaluation(hello.num_envs, self._store.evaluation)
@@ -281,7 +281,7 @@ class Inference:
             self._forget(session, message.group)
         session.next_seq[message.group] = message.seq + 1
         self._pending[session.number, message.group] = _Pending(
-            session, message.group, message.seq, GroupStep(env_ids, arrays), session.heard_s
+            session, message.group, message.seq, GroupRows(env_ids, arrays), session.heard_s
         )
         self._pending_rows += len(env_ids)
 
@@ -385,13 +385,13 @@ class Inference:
         self.faults.tell_rest(now_s)
         self._arrivals.tell_rest(now_s)
         self._socket_file.check(now_s)
-        self._reception.keep_house(now_s)
+        self._admission.expire(now_s)
         lease_s = self._config.lease_s
         if self._room_wanted:
             # Of those that hold it some may be dead: the successors of killed servers ask first.
             lease_s, self._room_wanted = min(lease_s, _SHORTEST_LEASE_S), False
         for session in self._sessions:
-            if not self._reception.is_allowed(session.key):
+            if not self._admission.is_allowed(session.key):
                 self._dismiss(session, "the key is not allowed any more")
                 continue
             silent = now_s - session.heard_s > lease_s

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seed.wire import messages
-from seed.wire.checks import WireError
+from seed.wire.errors import WireError
 from seed.wire.limits import PROTOCOL_VERSION
 from seed.wire.terminal import printable
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from seed.config.schema import Config
-from seed.contract import Algorithm, find_update_target
+from seed.contract import Algorithm, optional_update_target
 from seed.device.graphs import can_capture
 from seed.device.names import prepare_thread
 from seed.learner import checkpoint
@@ -24,7 +24,7 @@ from seed.learner.checkpoint import CheckpointError, SaveFailed, SaveReplay
 from seed.learner.divergence import UpdateGuard, check_optimizer, check_weights
 from seed.learner.extremes import find_extremes
 from seed.learner.optimizers import linear_learning_rate, make_optimizer
-from seed.learner.sources import Source
+from seed.learner.sources import BatchSource
 from seed.learner.update import Update
 from seed.process.phases import Phases
 from seed.store.weights import WeightSlot
@@ -87,7 +87,7 @@ class Learner:
         config: Config,
         algorithm: Algorithm,
         agent: nn.Module,
-        source: Source,
+        source: BatchSource,
         slot: WeightSlot,
         progress: Callable[[], Progress],
         kept_state: dict[str, Any],
@@ -132,7 +132,7 @@ class Learner:
             config.optimizer,
             capturable=config.learner.cuda_graphs and can_capture(self._device),
         )
-        self._update_target = find_update_target(algorithm)
+        self._update_target = optional_update_target(algorithm)
         self._target = _copy(agent) if self._update_target else None
         self._update = Update(config, algorithm, agent, self._target, self._optimizer)
         self._frames_per_step = config.environment.frames_per_env_step
@@ -216,9 +216,9 @@ class Learner:
         rate = linear_learning_rate(
             self._config.optimizer, self._env_frames() / self._config.total_env_frames
         )
-        self._update.take(batch.unroll)
+        self._update.load(batch.unroll)
         self.phases.enter("loss")
-        outcome = self._update.measure()
+        outcome = self._update.backward()
         scalars = outcome.scalars
         find = partial(find_extremes, self._update.unroll, batch.env_ids, self._server_of)
         if not self._guard.accepts(self.learner_steps + 1, scalars, find):
@@ -228,7 +228,7 @@ class Learner:
             self._tell_of_clipping()
         lag = self.learner_steps - scalars.pop("policy_version_mean")
         self.phases.enter("optimizer")
-        self._update.apply(rate)
+        self._update.step(rate)
         self.learner_steps += 1
         self.phases.enter("bookkeeping")
         if self.learner_steps % _CHECK_WEIGHTS_EVERY_UPDATES == 0:
@@ -310,7 +310,7 @@ class Learner:
             checkpoint.Checkpoint(packed, state),
             keep=self._config.keep_checkpoints,
             save_replay=self._save_replay,
-            sign=self.phases.sign,
+            sign=self.phases.heartbeat,
         )
 
 

@@ -248,7 +248,8 @@ class Replay:
     def _first_priorities(self, links: Int64Array) -> Float32Array:
         if self._initial_priorities is None:
             return np.ones(len(links), np.float32)
-        return self._initial_priorities(self._store.gather_acts(links)).cpu().numpy()
+        unroll = self._store.gather_without_observations(links)
+        return self._initial_priorities(unroll).cpu().numpy()
 
     def _evict(self, count: int) -> None:
         """Takes the oldest unrolls out and hands their pages back."""

@@ -89,7 +89,7 @@ def read_pages(folder: Path, store: UnrollStore, links: Int64Array) -> Int64Arra
         count = len(files[name]) // _rows_of_page(store, column)
         if positions.max(initial=-1) >= count:
             raise UnfitReplay(f"{folder / name}.npy holds {count} pages, links go beyond")
-    pages = store.adopt(uses)
+    pages = store.reserve(uses)
     for name, column in store.columns.items():
         source = _rows_of(store, column, positions).cpu()
         for start, piece in _pieces(column, _rows_of(store, column, pages)):

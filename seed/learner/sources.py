@@ -30,7 +30,7 @@ class Batch(NamedTuple):
     numbers: Int64Array | None = None
 
 
-class Source(Protocol):
+class BatchSource(Protocol):
     """A source of batches; owned by the learner's thread."""
 
     def wait(self, timeout_s: float) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from seed.config.schema import Config, ConfigError
-from seed.contract import Algorithm, find_update_target
+from seed.contract import Algorithm, optional_update_target
 from seed.device.graphs import can_capture
 from seed.learner.optimizers import make_optimizer
 from seed.learner.update import Update
@@ -74,7 +74,7 @@ def _update_once(
     device = next(agent.parameters()).device
     agent = copy.deepcopy(agent)
     target = None
-    if find_update_target(algorithm) is not None:
+    if optional_update_target(algorithm) is not None:
         target = copy.deepcopy(agent).requires_grad_(False)
     optimizer = make_optimizer(
         agent.parameters(),
@@ -82,9 +82,9 @@ def _update_once(
         capturable=config.learner.cuda_graphs and can_capture(device),
     )
     update = Update(config, algorithm, agent, target, optimizer)
-    update.take(zero_unroll(layout, config.learner.batch_size, device))
-    update.measure()
-    update.apply(0.0)
+    update.load(zero_unroll(layout, config.learner.batch_size, device))
+    update.backward()
+    update.step(0.0)
 
 
 def zero_unroll(layout: StoreLayout, batch_size: int, device: torch.device) -> Unroll:

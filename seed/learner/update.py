@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from seed.config.schema import Config
 from seed.contract import Algorithm
 from seed.contract.answers import check_result
-from seed.device.graphs import Graph
+from seed.device.graphs import CapturedCall
 from seed.device.names import move, overwrite
 from seed.learner.optimizers import set_learning_rate
 from seed.store.rows import Unroll
@@ -21,7 +21,7 @@ from seed.store.rows import Unroll
 _FIELD = "learner.cuda_graphs"
 
 
-class Outcome(NamedTuple):
+class UpdateResult(NamedTuple):
     """What a batch says of the network.
 
     Attributes:
@@ -61,12 +61,12 @@ class Update:
         self._optimizer = optimizer
         self._device = next(agent.parameters()).device
         capture = config.learner.cuda_graphs
-        self._gradient = Graph(self._measure, self._device, capture=capture, field=_FIELD)
-        self._step = Graph(optimizer.step, self._device, capture=capture, field=_FIELD)
+        self._gradient = CapturedCall(self._measure, self._device, capture=capture, field=_FIELD)
+        self._step = CapturedCall(optimizer.step, self._device, capture=capture, field=_FIELD)
         self._unroll: Unroll | None = None
         self._checked = False
 
-    def take(self, unroll: Unroll) -> None:
+    def load(self, unroll: Unroll) -> None:
         """Brings a batch's unrolls, copied for this update alone, to where they are learned from.
 
         For graphs the first batch's memory stays, and later ones are copied into it.
@@ -82,7 +82,7 @@ class Update:
         assert self._unroll is not None
         return self._unroll
 
-    def measure(self) -> Outcome:
+    def backward(self) -> UpdateResult:
         """Loss and clipped gradient of the unrolls that were taken; changes no weight.
 
         Raises:
@@ -91,9 +91,9 @@ class Update:
         measured = self._gradient()
         # All values in one transfer from the device.
         scalars = dict(zip(measured.names, measured.values.tolist(), strict=True))
-        return Outcome(scalars, measured.priorities)
+        return UpdateResult(scalars, measured.priorities)
 
-    def apply(self, learning_rate: float) -> None:
+    def step(self, learning_rate: float) -> None:
         """Changes the weights by the gradient that was measured last."""
         set_learning_rate(self._optimizer, learning_rate)
         self._step()

@@ -6,18 +6,18 @@ import torch
 from torch import Tensor
 
 
-def epsilon_ladder(standings: Tensor, base: float, last_power: float) -> Tensor:
-    """Return the epsilons of Ape-X (Horgan et al. 2018), as R2D2 uses them; standings' shape.
+def epsilon_ladder(positions: Tensor, base: float, last_power: float) -> Tensor:
+    """Return the epsilons of Ape-X (Horgan et al. 2018), as R2D2 uses them; positions' shape.
 
         epsilon_i = base ** (1 + (last_power - 1) i / (N - 1)),  i = 0 .. N - 1
 
     The first environment explores most. `base = 0.4, last_power = 8` are the papers'.
 
-    standings: i / (N - 1) of each environment, float32 from 0 to 1; 0 for a single one.
+    positions: i / (N - 1) of each environment, float32 from 0 to 1; 0 for a single one.
     base: from 0 to 1.
     last_power: at least 1.
     """
-    return torch.pow(base, 1.0 + (last_power - 1.0) * standings)
+    return torch.pow(base, 1.0 + (last_power - 1.0) * positions)
 
 
 def epsilon_greedy(

@@ -7,14 +7,14 @@ import time
 
 
 class Phases:
-    """Counts one thread's seconds by phase; other threads may read `seconds`, `name`, `signs`.
+    """Counts one thread's seconds by phase; other threads may read `seconds`, `name`, `heartbeats`.
 
     A thread is in one phase at a time, and in none before it has entered the first. Every phase
-    that it enters is a sign of life; in a phase that may take minutes it calls `sign` besides.
+    that it enters is a sign of life; in a phase that may take minutes it calls `heartbeat` besides.
 
     Attributes:
         name: The present phase; None before the first and after the last.
-        signs: Signs of life so far.
+        heartbeats: Signs of life so far.
     """
 
     def __init__(self) -> None:
@@ -22,16 +22,16 @@ class Phases:
         self._lock = threading.Lock()
         self._seconds: dict[str, float] = {}
         self.name: str | None = None
-        self.signs = 0
+        self.heartbeats = 0
         self._since_s = 0.0
 
     def enter(self, name: str) -> None:
         """Ends the present phase and starts this one; called by the counted thread."""
         self._switch(name)
 
-    def sign(self) -> None:
+    def heartbeat(self) -> None:
         """Gives a sign of life and stays in the present phase; called by the counted thread."""
-        self.signs += 1
+        self.heartbeats += 1
 
     def leave(self) -> None:
         """Ends the present phase; the thread has nothing more to do."""
@@ -39,7 +39,7 @@ class Phases:
 
     def _switch(self, name: str | None) -> None:
         now_s = time.perf_counter()
-        self.signs += 1
+        self.heartbeats += 1
         with self._lock:
             self._count(self._seconds, now_s)
             self.name, self._since_s = name, now_s

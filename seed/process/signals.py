@@ -28,13 +28,13 @@ class Signals:
     it is ignored when the process starts, as by `nohup`, it stays so.
 
     Attributes:
-        asked: Whether a request has come.
+        stop_requested: Whether a request has come.
         exit_code: What the process returns because of it, 0 where none has come.
     """
 
     def __init__(self) -> None:
         """Takes over the four signals; called by the main thread."""
-        self.asked = False
+        self.stop_requested = False
         self.exit_code = 0
         self._began = False
         self._asked_s = 0.0
@@ -43,7 +43,7 @@ class Signals:
                 signal.signal(number, self._ask)
 
     def began(self) -> None:
-        """From here on a request is remembered, and the caller looks at `asked`."""
+        """From here on a request is remembered, and the caller looks at `stop_requested`."""
         self._began = True
 
     @staticmethod
@@ -60,9 +60,9 @@ class Signals:
         if not self._began:
             _leave("stopped before the training began", exit_code)
         now_s = time.monotonic()
-        if not self.asked:
+        if not self.stop_requested:
             # Nothing is printed here: what this interrupts may be in the middle of printing.
-            self.asked, self._asked_s, self.exit_code = True, now_s, exit_code
+            self.stop_requested, self._asked_s, self.exit_code = True, now_s, exit_code
         elif number != signal.SIGHUP and now_s - self._asked_s >= _SAME_REQUEST_S:
             _leave("stopped at once, by a second signal", 128 + number)
 

@@ -16,7 +16,7 @@ class Consequence(Exception):
     """A failure that another thread's has brought about, and that says nothing of its reason."""
 
 
-class Crew:
+class ThreadGroup:
     """Starts threads that share one stop event; an exception in any of them sets it.
 
     The first one is what is raised, but a Consequence gives way to its cause.

@@ -39,13 +39,13 @@ class Watchdog:
 
         Args:
             limit_s: The longest silence, at least 1 s; 0 for no watchdog.
-            watched: Threads that have been started, and where each one leaves its signs.
+            watched: Threads that have been started, and where each one leaves its heartbeats.
             give_up: Called with the reason, once a thread has been silent for too long.
         """
         self._limit_s = limit_s
         self._give_up = give_up
         self._watched = dict(watched)
-        self._signs = {thread: phases.signs for thread, phases in watched.items()}
+        self._signs = {thread: phases.heartbeats for thread, phases in watched.items()}
         self._silent_s = dict.fromkeys(watched, 0.0)
         self._checked_s = self._wound_up_s = time.monotonic()
         if limit_s:
@@ -77,9 +77,9 @@ class Watchdog:
         faulthandler.dump_traceback_later(self._limit_s, exit=True, file=self._output)
 
     def _listen(self, thread: threading.Thread, phases: Phases, tick_s: float) -> None:
-        signs = phases.signs
-        moved = signs != self._signs[thread] or not thread.is_alive()
-        self._signs[thread] = signs
+        heartbeats = phases.heartbeats
+        moved = heartbeats != self._signs[thread] or not thread.is_alive()
+        self._signs[thread] = heartbeats
         self._silent_s[thread] = 0.0 if moved else self._silent_s[thread] + tick_s
         if self._silent_s[thread] >= self._limit_s:
             self._give_up(

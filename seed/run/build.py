@@ -14,19 +14,19 @@ from seed.config.addresses import candidates
 from seed.config.checks import check_source
 from seed.config.loading import to_toml
 from seed.config.schema import Config
-from seed.contract import Algorithm, find_initial_priorities, load_algorithm
+from seed.contract import Algorithm, load_algorithm, optional_initial_priorities
 from seed.device.names import resolve_device
 from seed.learner import checkpoint
 from seed.learner.checkpoint import Checkpoint, CheckpointError
 from seed.learner.loop import Learner, Progress
 from seed.learner.replay import Replay
 from seed.learner.replay_files import UnfitReplay
-from seed.learner.sources import QueueSource, Source
+from seed.learner.sources import BatchSource, QueueSource
 from seed.learner.trial import update_bytes
 from seed.run.description import describe
 from seed.run.local_servers import server_command, server_count
 from seed.run.parts import Run
-from seed.run.provenance import origin_of
+from seed.run.provenance import provenance
 from seed.run.resume import environment_of, find_checkpoint, restore
 from seed.run.serving import (
     describe_bodies,
@@ -71,7 +71,7 @@ def assemble(config: Config, loaded: Checkpoint | None) -> Run:
     kept = source if isinstance(source, Replay) and config.replay.in_checkpoint else None
     learner = Learner(
         config, algorithm, agent, source, slot, lambda: run.progress(),
-        {"spaces": spaces.to_map(), "environment": environment_of(config), **origin_of(config)},
+        {"spaces": spaces.to_map(), "environment": environment_of(config), **provenance(config)},
         kept.save if kept is not None else None, lambda: run.hold_folder(), inference.server_of,
     )  # fmt: skip
     if loaded is not None:
@@ -108,10 +108,10 @@ def _store_device(
 
 def _make_source(
     algorithm: Algorithm, config: Config, store: UnrollStore, rng: np.random.Generator
-) -> Source:
+) -> BatchSource:
     if not _has_replay(algorithm):
         return QueueSource(store, config.learner.batch_size)
-    initial = find_initial_priorities(algorithm)
+    initial = optional_initial_priorities(algorithm)
     return Replay(
         store,
         config.learner.batch_size,

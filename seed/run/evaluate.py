@@ -27,12 +27,12 @@ from seed.inference.records import EpisodeRecord
 from seed.learner import checkpoint
 from seed.learner.checkpoint import Checkpoint, CheckpointError
 from seed.process.logs import PlainFormatter
-from seed.process.threads import Crew
+from seed.process.threads import ThreadGroup
 from seed.run.local_servers import LocalServerError, LocalServers, server_command
 from seed.run.serving import make_agent, make_inference, make_store
 from seed.run.spaces import Spaces
 from seed.store.weights import WeightSlot
-from seed.wire.checks import WireError
+from seed.wire.errors import WireError
 from seed.wire.terminal import printable
 
 _TICK_S = 0.05
@@ -209,7 +209,7 @@ def _play(config: Config, inference: Inference, episodes: int) -> list[EpisodeRe
     envs = config.local.envs_per_server
     quotas = {env: episodes // envs + (env < episodes % envs) for env in range(envs)}
     played: list[EpisodeRecord] = []
-    crew = Crew()
+    crew = ThreadGroup()
     crew.start("inference", lambda: inference.run(crew.stop, lambda: "the evaluation is over"))
     command = server_command(
         config.local, inference.endpoint, module_folders=config.module_folders

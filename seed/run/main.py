@@ -14,7 +14,7 @@ from rich.logging import RichHandler
 from seed.config.loading import parse_command_line
 from seed.config.schema import Config, ConfigError
 from seed.contract import load_algorithm_config
-from seed.device.names import keep_freed_memory, spare_collector
+from seed.device.names import freeze_gc, keep_freed_memory
 from seed.learner.checkpoint import CheckpointError, SaveFailed
 from seed.learner.divergence import Diverged
 from seed.process.logs import PlainFormatter, tell_thread_end
@@ -118,7 +118,7 @@ def _train(config: Config, signals: Signals, lock: RunLock) -> int:
     command = server_command(
         config.local, run.inference.endpoint, key_files, config.module_folders
     )
-    spare_collector()
+    freeze_gc()
     signals.began()
     servers = LocalServers(command, count, run_dir / "envservers.log", key_files)
     try:

@@ -36,7 +36,7 @@ Line = dict[str, float | int | None]
 T = TypeVar("T")
 
 
-class Window:
+class MetricsWindow:
     """Turns records of the inference and learner threads into one line at a time.
 
     Owned by the main thread.

@@ -13,7 +13,7 @@ from seed.config.schema import Config
 _ABSENT = "none"
 
 
-def origin_of(config: Config) -> dict[str, Any]:
+def provenance(config: Config) -> dict[str, Any]:
     """What a checkpoint keeps of this process, as JSON has it: `version` and `config`."""
     # How a process found its start and its modules is no property of what it has learned.
     tables = to_tables(dataclasses.replace(config, resume="auto"))
@@ -22,11 +22,11 @@ def origin_of(config: Config) -> dict[str, Any]:
     return origin
 
 
-def compare_origin(state: dict[str, Any], config: Config) -> str:
+def describe_changes(state: dict[str, Any], config: Config) -> str:
     """One line about the version that wrote a checkpoint and the settings that differ now.
 
     Args:
-        state: Of the checkpoint, with what `origin_of` gave in it.
+        state: Of the checkpoint, with what `provenance` gave in it.
         config: Of this process.
 
     Returns:
@@ -34,7 +34,7 @@ def compare_origin(state: dict[str, Any], config: Config) -> str:
     """
     if not isinstance(state.get("config"), dict) or "version" not in state:
         return ""
-    now = origin_of(config)
+    now = provenance(config)
     before, after = _flatten(state["config"], ""), _flatten(now["config"], "")
     changes = [
         f"{name if name.isprintable() else ascii(name)} = {_say(after, name)} "

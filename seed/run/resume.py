@@ -10,7 +10,7 @@ from seed.learner import checkpoint
 from seed.learner.checkpoint import Checkpoint, CheckpointError
 from seed.learner.loop import Learner
 from seed.run.folder import set_aside
-from seed.run.provenance import compare_origin
+from seed.run.provenance import describe_changes
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def restore(learner: Learner, loaded: Checkpoint, config: Config) -> None:
     Raises:
         CheckpointError: where it does not fit, with the settings that differ.
     """
-    origin = compare_origin(loaded.state, config)
+    origin = describe_changes(loaded.state, config)
     try:
         learner.restore(loaded)
     except CheckpointError as error:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from seed.config.addresses import AUTO, USUAL
 from seed.config.schema import Config, ConfigError, InferenceConfig
-from seed.contract import Acted, Algorithm, Fleet
+from seed.contract import ActOutput, Algorithm, Fleet
 from seed.contract.answers import check_acted, check_agent
 from seed.device.names import available_bytes, resolve_precision
 from seed.inference.admission import Offer
@@ -211,7 +211,7 @@ def _device_of(agent: nn.Module, otherwise: torch.device) -> torch.device:
 
 
 @torch.inference_mode()
-def _try_act(algorithm: Algorithm, config: Config, spaces: Spaces, agent: nn.Module) -> Acted:
+def _try_act(algorithm: Algorithm, config: Config, spaces: Spaces, agent: nn.Module) -> ActOutput:
     """Acts once on zeros, to see what the algorithm stores with each row."""
     batch, stack = 2, config.network.frame_stack
     device = _device_of(agent, torch.device("cpu"))

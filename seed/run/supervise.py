@@ -13,13 +13,13 @@ from pathlib import Path
 from seed.learner.loop import Progress
 from seed.process.phases import Phases
 from seed.process.signals import Signals
-from seed.process.threads import Crew
+from seed.process.threads import ThreadGroup
 from seed.process.watchdog import Watchdog, exit_with_stacks
 from seed.run.display import Display, tell
 from seed.run.hints import Beginning
 from seed.run.local_servers import LocalServers, server_count
 from seed.run.lock import RunTaken
-from seed.run.metrics import Window, Writer
+from seed.run.metrics import MetricsWindow, Writer
 from seed.run.parts import Run
 
 log = logging.getLogger(__name__)
@@ -32,8 +32,8 @@ _LOOK_EVERY_S = 1.0
 def supervise(run: Run, signals: Signals, servers: LocalServers) -> None:
     """Runs the threads until the learner is done or a signal comes; writes the metrics."""
     config = run.config
-    crew = Crew()
-    window = Window(config.environment.frames_per_env_step, run.progress())
+    crew = ThreadGroup()
+    window = MetricsWindow(config.environment.frames_per_env_step, run.progress())
     with contextlib.suppress(OSError):
         run.hold_folder()
     writer = Writer(Path(config.run_dir), run.env_frames())
@@ -43,7 +43,7 @@ def supervise(run: Run, signals: Signals, servers: LocalServers) -> None:
     def farewell() -> str:
         if run.learner.complete:
             return "the training is complete"
-        return "the learner was stopped" if signals.asked else "the learner failed"
+        return "the learner was stopped" if signals.stop_requested else "the learner failed"
 
     def log_line(progress: Progress) -> None:
         line = window.close(progress, run.inference, run.learner, run.store)
@@ -63,7 +63,7 @@ def supervise(run: Run, signals: Signals, servers: LocalServers) -> None:
     next_line_s = time.monotonic() + config.log_interval_s
     next_look_s = 0.0
     try:
-        while learning.is_alive() and not crew.stop.is_set() and not signals.asked:
+        while learning.is_alive() and not crew.stop.is_set() and not signals.stop_requested:
             learning.join(_TICK_S)
             watchdog.check()
             servers.check(connected=run.inference.num_envs > 0)
@@ -76,7 +76,7 @@ def supervise(run: Run, signals: Signals, servers: LocalServers) -> None:
             if time.monotonic() >= next_line_s:
                 next_line_s += config.log_interval_s
                 log_line(run.progress())
-        if signals.asked and not run.learner.complete:
+        if signals.stop_requested and not run.learner.complete:
             log.info("stopping; a checkpoint is being written")
     finally:
         try:
@@ -90,7 +90,7 @@ def supervise(run: Run, signals: Signals, servers: LocalServers) -> None:
 
 
 def _start_threads(
-    run: Run, crew: Crew, farewell: Callable[[], str]
+    run: Run, crew: ThreadGroup, farewell: Callable[[], str]
 ) -> tuple[threading.Thread, dict[threading.Thread, Phases]]:
     """The learner's thread, and what each thread that was started is at."""
     watched = {}
@@ -103,7 +103,7 @@ def _start_threads(
     return learning, watched | {acting: run.inference.phases, learning: run.learner.phases}
 
 
-def _last_progress(run: Run, window: Window) -> Progress:
+def _last_progress(run: Run, window: MetricsWindow) -> Progress:
     """As far as the checkpoint at the end: steps since then are played again by the next process.
 
     Where there is none, or lines have gone beyond it, as far as the run has come.

@@ -39,7 +39,7 @@ def tell_missing_evaluation(num_envs: int, evaluation: BoolArray) -> None:
         )  # fmt: skip
 
 
-def fleet_standings(connected: Int64Array, evaluation: BoolArray) -> Float32Array:
+def fleet_positions(connected: Int64Array, evaluation: BoolArray) -> Float32Array:
     """Each environment's standing in the fleet, by env_id. `[max_envs] float32`
 
     The connected training environments stand evenly spaced from 0 for the lowest env_id to 1 for
@@ -50,6 +50,6 @@ def fleet_standings(connected: Int64Array, evaluation: BoolArray) -> Float32Arra
         evaluation: Which env_ids are evaluation environments. `[max_envs] bool`
     """
     training = np.sort(connected[~evaluation[connected]])
-    standings = np.zeros(len(evaluation), np.float32)
-    standings[training] = np.linspace(0.0, 1.0, len(training))
-    return standings
+    positions = np.zeros(len(evaluation), np.float32)
+    positions[training] = np.linspace(0.0, 1.0, len(training))
+    return positions

@@ -40,7 +40,7 @@ class PageLinks(NamedTuple):
 Links = Sequence[PageLinks] | Int64Array
 
 
-class Placed(NamedTuple):
+class PageSlots(NamedTuple):
     """Where new rows go, and which pages they make whole.
 
     Attributes:
@@ -91,7 +91,7 @@ class PageTable:
         self.rows_dropped = 0
         # Pages are taken from the end: the most recently freed is the warmest in the caches.
         self._free = list(range(num_pages - 1, -1, -1))
-        self._needs = [0] * num_pages
+        self._ref_counts = [0] * num_pages
         self._before = [NO_PAGE] * num_pages
         # Whose rows each page holds.
         self._owners = [NO_ENVIRONMENT] * num_pages
@@ -123,7 +123,7 @@ class PageTable:
 
     def advance(
         self, env_ids: Int64Array, run_ids: npt.NDArray[np.uint64], first: BoolArray
-    ) -> Placed:
+    ) -> PageSlots:
         """Gives one new row of each environment its place; the environments are all different.
 
         A run_id other than the environment's last one ends its old history, and NO_HISTORY always
@@ -145,7 +145,7 @@ class PageTable:
             pages, offsets = self._pages[env_ids], self._lengths[env_ids]
         self._ages[env_ids] = ages
         self._lengths[env_ids] = offsets + 1
-        return Placed(pages, self._predecessors[env_ids], offsets, ages, complete)
+        return PageSlots(pages, self._predecessors[env_ids], offsets, ages, complete)
 
     def _begin_pages(self, env_ids: list[int]) -> list[PageLinks]:
         """Opens a page for each of these environments; returns what the learner gets."""
@@ -154,14 +154,14 @@ class PageTable:
         for env_id in env_ids:
             before, page = int(self._pages[env_id]), self._free.pop()
             start = self._first_offsets[env_id] if before == NO_PAGE else 0
-            self._before[page], self._starts[page], self._needs[page] = before, start, 1
+            self._before[page], self._starts[page], self._ref_counts[page] = before, start, 1
             self._owners[page] = env_id
             self._pages[env_id], self._predecessors[env_id] = page, before
             self._lengths[env_id] = start
             if before == NO_PAGE:
                 continue
-            self._needs[page] += 1
-            self._needs[before] += 1
+            self._ref_counts[page] += 1
+            self._ref_counts[before] += 1
             links = PageLinks(self._before[before], before, page)
             skip = self._evaluation[env_id] or self._starts[before] > 0
             (unread if skip else complete).append(links)
@@ -175,17 +175,17 @@ class PageTable:
             self._pages[env_id] = NO_PAGE
             if not self._evaluation[env_id] and self._run_ids[env_id] != NO_HISTORY:
                 self.rows_dropped += int(self._lengths[env_id]) - self._starts[page]
-            self._unneed(self._before[page])
-            self._unneed(page)
+            self._unref(self._before[page])
+            self._unref(page)
 
-    def adopt(self, needs: Int64Array) -> Int64Array:
+    def reserve(self, needs: Int64Array) -> Int64Array:
         """Takes a free page for each of these numbers of unrolls that need it. `[k] int64` both.
 
         The unrolls are of an earlier process; `consume` of their links makes the pages free again.
         """
         pages = [self._free.pop() for _ in needs]
         for page, count in zip(pages, needs.tolist(), strict=True):
-            self._needs[page], self._owners[page] = count, NO_ENVIRONMENT
+            self._ref_counts[page], self._owners[page] = count, NO_ENVIRONMENT
         return np.array(pages, np.int64)
 
     def owners(self, pages: Links) -> list[int]:
@@ -200,12 +200,12 @@ class PageTable:
         """The unrolls of these pages have been read for the last time."""
         for links in pages.tolist() if isinstance(pages, np.ndarray) else pages:
             for page in links:
-                self._unneed(page)
+                self._unref(page)
 
-    def _unneed(self, page: int) -> None:
+    def _unref(self, page: int) -> None:
         """Takes one need off a page; with none left it is free."""
         if page == NO_PAGE:
             return
-        self._needs[page] -= 1
-        if not self._needs[page]:
+        self._ref_counts[page] -= 1
+        if not self._ref_counts[page]:
             self._free.append(page)

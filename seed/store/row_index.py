@@ -12,13 +12,13 @@ import numpy.typing as npt
 from torch import Tensor
 
 from seed.store.layout import StoreLayout
-from seed.store.pages import Placed
+from seed.store.pages import PageSlots
 
 Int64Array = npt.NDArray[np.int64]
 Numbers = TypeVar("Numbers", Int64Array, Tensor)
 
 
-class Places(NamedTuple, Generic[Numbers]):
+class RowIndex(NamedTuple, Generic[Numbers]):
     """Where each row goes, and where what the agent sees there comes from.
 
     Attributes:
@@ -37,21 +37,21 @@ class Places(NamedTuple, Generic[Numbers]):
     seen: Numbers
 
 
-def places_size(layout: StoreLayout) -> int:
+def row_index_size(layout: StoreLayout) -> int:
     """Numbers in the places of one row."""
     return 4 + layout.frame_stack
 
 
-def split_places(block: Numbers, layout: StoreLayout) -> Places[Numbers]:
-    """Places that share the memory of a block of `places_size` numbers a row."""
-    n = len(block) // places_size(layout)
-    return Places(
+def split_row_index(block: Numbers, layout: StoreLayout) -> RowIndex[Numbers]:
+    """RowIndex that share the memory of a block of `row_index_size` numbers a row."""
+    n = len(block) // row_index_size(layout)
+    return RowIndex(
         block[:n], block[n : 2 * n], block[2 * n : 3 * n], block[3 * n : 4 * n],
         block[4 * n :].reshape(n, layout.frame_stack),
     )  # fmt: skip
 
 
-def fill_places(places: Places[Int64Array], layout: StoreLayout, placed: Placed) -> None:
+def fill_row_index(row_index: RowIndex[Int64Array], layout: StoreLayout, placed: PageSlots) -> None:
     """Fills in places for n rows or more; those beyond the n are scratch.
 
     Args:
@@ -60,12 +60,12 @@ def fill_places(places: Places[Int64Array], layout: StoreLayout, placed: Placed)
         placed: What the page table says of the n rows.
     """
     n = len(placed.pages)
-    if n < len(places.rows):
-        _scratch(places, layout, n)
+    if n < len(row_index.rows):
+        _scratch(row_index, layout, n)
     rows = placed.pages * layout.unroll_length
     rows += placed.offsets
-    places.rows[:n], places.ages[:n] = rows, placed.ages
-    places.seen[:n, -1] = rows
+    row_index.rows[:n], row_index.ages[:n] = rows, placed.ages
+    row_index.seen[:n, -1] = rows
     # Rows before a page's first are the last of the page before.
     jump = placed.predecessors + 1 - placed.pages
     jump *= layout.unroll_length
@@ -75,18 +75,18 @@ def fill_places(places: Places[Int64Array], layout: StoreLayout, placed: Placed)
         before += np.where(placed.offsets < back, jump, 0)
         before = np.where(placed.ages < back, layout.zero_row, before)
         if back == 1:
-            places.previous[:n] = before
+            row_index.previous[:n] = before
         if back < stack:
-            places.seen[:n, -1 - back] = before
-    places.state_pages[:n] = layout.scratch_page
+            row_index.seen[:n, -1 - back] = before
+    row_index.state_pages[:n] = layout.scratch_page
     if layout.state_size:
         kept = np.flatnonzero(placed.offsets == layout.state_row)
-        places.state_pages[kept] = placed.pages[kept]
+        row_index.state_pages[kept] = placed.pages[kept]
 
 
-def _scratch(places: Places[Int64Array], layout: StoreLayout, start: int) -> None:
+def _scratch(row_index: RowIndex[Int64Array], layout: StoreLayout, start: int) -> None:
     """Makes places from `start` on those of rows that nobody reads."""
-    places.rows[start:] = places.seen[start:] = layout.scratch_row
-    places.previous[start:] = layout.zero_row
-    places.ages[start:] = 0
-    places.state_pages[start:] = layout.scratch_page
+    row_index.rows[start:] = row_index.seen[start:] = layout.scratch_row
+    row_index.previous[start:] = layout.zero_row
+    row_index.ages[start:] = 0
+    row_index.state_pages[start:] = layout.scratch_page

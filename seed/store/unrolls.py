@@ -27,8 +27,8 @@ from torch import Tensor
 from seed.store.fleet import evaluation_environments
 from seed.store.layout import SPARE_ROWS, Column, StoreLayout
 from seed.store.pages import Links, PageLinks, PageTable
-from seed.store.row_index import Places, fill_places
-from seed.store.rows import Arrived, Rows, Unroll
+from seed.store.row_index import RowIndex, fill_row_index
+from seed.store.rows import Arrivals, Rows, Unroll
 
 Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -99,13 +99,13 @@ class UnrollStore:
         """
         return dict(self._columns)
 
-    def adopt(self, uses: Int64Array) -> Int64Array:
+    def reserve(self, uses: Int64Array) -> Int64Array:
         """Free pages for unrolls of an earlier process, before inference starts. `[k] int64`
 
         Args:
             uses: For each page, the unrolls whose `release` gives it back. `[k] int64`
         """
-        return self._table.adopt(uses)
+        return self._table.reserve(uses)
 
     # --- the inference thread's side -------------------------------------------------------------
 
@@ -132,12 +132,12 @@ class UnrollStore:
         while not self._released.empty():
             self._table.consume(self._released.get())
 
-    def place(
+    def allocate_rows(
         self,
         env_ids: Int64Array,
         run_ids: npt.NDArray[np.uint64],
         first: BoolArray,
-        places: Places[Int64Array],
+        row_index: RowIndex[Int64Array],
     ) -> list[PageLinks]:
         """Gives one new row of each environment its place.
 
@@ -154,22 +154,22 @@ class UnrollStore:
             Pages that are whole once these rows have been written.
         """
         placed = self._table.advance(env_ids, run_ids, first)
-        fill_places(places, self.layout, placed)
+        fill_row_index(row_index, self.layout, placed)
         return placed.complete
 
-    def put_observations(self, rows: Int64Array, observations: npt.NDArray[Any]) -> None:
+    def write_observations(self, rows: Int64Array, observations: npt.NDArray[Any]) -> None:
         """Copies observations `[n, *shape]` to their flat rows `[n]`; for a store on the CPU."""
         self._host_columns["observations"][rows] = observations
 
-    def fill(self, places: Places[Tensor], arrived: Arrived) -> None:
+    def write_arrivals(self, row_index: RowIndex[Tensor], arrived: Arrivals) -> None:
         """Writes what arrived to its places, one row of each environment."""
-        self._put(places.rows, {**arrived._asdict(), "ages": places.ages})
+        self._put(row_index.rows, {**arrived._asdict(), "ages": row_index.ages})
 
-    def see(self, places: Places[Tensor], rows: Rows) -> None:
+    def read_inputs(self, row_index: RowIndex[Tensor], rows: Rows) -> None:
         """Fills in stacks and previous actions `[1, n, ...]` of rows that have been filled."""
         if self.layout.frame_stack > 1:
-            self._read("observations", places.seen, rows.observations)
-        self._read("actions", places.previous, rows.previous_actions)
+            self._read("observations", row_index.seen, rows.observations)
+        self._read("actions", row_index.previous, rows.previous_actions)
 
     def _read(self, column: str, index: Tensor, out: Tensor) -> None:
         """Copies the rows of a column at a flat index of any shape to memory of as many rows."""
@@ -181,9 +181,9 @@ class UnrollStore:
         else:
             torch.index_select(values, 0, index.view(-1), out=out.view(-1, *values.shape[1:]))
 
-    def write_acts(
+    def write_actions(
         self,
-        places: Places[Tensor],
+        row_index: RowIndex[Tensor],
         actions: Tensor,
         behaviour: Mapping[str, Tensor],
         agent_states: Tensor,
@@ -199,10 +199,10 @@ class UnrollStore:
             policy_version: Version of the weights that acted. `[] int32`
         """
         values = {f"behaviour.{name}": value for name, value in behaviour.items()}
-        versions = policy_version.expand(len(places.rows))
-        self._put(places.rows, {**values, "actions": actions, "policy_versions": versions})
+        versions = policy_version.expand(len(row_index.rows))
+        self._put(row_index.rows, {**values, "actions": actions, "policy_versions": versions})
         if self.layout.state_size:
-            self._put(places.state_pages, {"agent_states": agent_states})
+            self._put(row_index.state_pages, {"agent_states": agent_states})
 
     def _put(self, rows: Tensor, values: Mapping[str, Tensor | None]) -> None:
         """Copies values `[n, *shape]` to these rows `[n] int64` of their columns, where given."""
@@ -300,7 +300,7 @@ class UnrollStore:
             layout.burn_in,
         )
 
-    def gather_acts(self, pages: Links) -> Unroll:
+    def gather_without_observations(self, pages: Links) -> Unroll:
         """Copies what acting kept of the unrolls of B pages.
 
         Burn-in, observations (`[T + 1, B, 0]`) and recurrent states (`[B, 0]`) are left out.

@@ -15,7 +15,7 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from seed.wire.checks import WireError, is_count, map_of
+from seed.wire.errors import WireError, checked_map, is_count
 from seed.wire.limits import (
     MAX_ENVS_PER_SERVER,
     MAX_GROUPS,
@@ -218,7 +218,7 @@ def _decode_welcome(header: Mapping[str, Any], frames: Sequence[Frame]) -> Welco
     count = memoryview(frames[1]).nbytes // 8
     return Welcome(
         _uint(header, "session"),
-        map_of(header.get("environment"), "environment"),
+        checked_map(header.get("environment"), "environment"),
         SpaceSpec.from_map(header.get("observation")),
         SpaceSpec.from_map(header.get("action")),
         _array(frames[1], "<i8", (count,), "env_ids"),
@@ -244,7 +244,7 @@ def _unpack_header(frames: Sequence[Frame]) -> dict[str, Any]:
     # msgpack raises several unrelated classes for malformed input, all of them ValueErrors or these
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
         raise WireError(f"header: not a msgpack map of the protocol ({error})") from None
-    return map_of(header, "the header")
+    return checked_map(header, "the header")
 
 
 def _refuse_ext(code: int, data: bytes) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from seed.wire.checks import WireError, is_count, map_of
+from seed.wire.errors import WireError, checked_map, is_count
 from seed.wire.limits import MAX_OBSERVATION_BYTES
 
 DTYPES = ("uint8", "int32", "int64", "float32", "float64", "bool")
@@ -49,7 +49,7 @@ class SpaceSpec:
     @staticmethod
     def from_map(value: object) -> SpaceSpec:
         """Checks and reads `to_map`'s form; raises WireError."""
-        fields = map_of(value, "a space")
+        fields = checked_map(value, "a space")
         dtype, shape, n = fields.get("dtype"), fields.get("shape"), fields.get("n")
         if dtype not in DTYPES:
             raise WireError(f"space dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")

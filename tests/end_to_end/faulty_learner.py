@@ -26,7 +26,7 @@ def hold_interpreter() -> None:
 def _after_some_updates(stall: Callable[[], object]) -> None:
     from seed.learner.update import Update
 
-    measure, updates = Update.measure, 0
+    measure, updates = Update.backward, 0
 
     def measure_or_stall(update: Update) -> object:
         nonlocal updates
@@ -36,7 +36,7 @@ def _after_some_updates(stall: Callable[[], object]) -> None:
             stall()
         return measure(update)
 
-    Update.measure = measure_or_stall  # type: ignore[assignment, method-assign]
+    Update.backward = measure_or_stall  # type: ignore[assignment, method-assign]
 
 
 def sync_slowly() -> None:
@@ -70,7 +70,7 @@ def poison_losses() -> None:
     """All is well for some updates, and no loss is a number afterwards."""
     from seed.learner.update import Update
 
-    measure, updates = Update.measure, 0
+    measure, updates = Update.backward, 0
 
     def measure_or_poison(update: Update) -> object:
         nonlocal updates
@@ -80,7 +80,7 @@ def poison_losses() -> None:
             outcome.scalars["loss"] = float("nan")
         return outcome
 
-    Update.measure = measure_or_poison  # type: ignore[assignment, method-assign]
+    Update.backward = measure_or_poison  # type: ignore[assignment, method-assign]
 
 
 def end_authentication() -> None:

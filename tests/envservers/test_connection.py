@@ -178,13 +178,13 @@ def test_sides_that_differ_about_keys_are_told(
 # ZeroMQ tries for ever and says nothing.
 def test_another_learner_than_the_one_meant_is_told(keyed_router: tuple[str, str]) -> None:
     connection = Connection(keyed_router[0], Keys(KeyPair.new(), KeyPair.new().public))
-    assert connection.doubt == ""
+    assert connection.warning == ""
     for _ in range(100):
         connection.wait(PATIENCE_S)
         assert True not in list(connection.changes())
-        if connection.doubt:
+        if connection.warning:
             break
-    assert "not the owner of --learner-key" in connection.doubt
+    assert "not the owner of --learner-key" in connection.warning
     connection.close()
 
 

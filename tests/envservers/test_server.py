@@ -333,7 +333,7 @@ def test_a_learner_that_never_stops_talking_does_not_keep_the_server(
     running = Running(learner.address, 1, 1, once=True, supervision=supervision)
     try:
         assert talking.wait(PATIENCE_MS / 1000)
-        supervision.notes.starter_ended = True
+        supervision.shared.starter_ended = True
         assert running.wait() == 0
     finally:
         running.stop()
@@ -403,7 +403,7 @@ def test_signals_stop_a_server_only_where_its_supervisor_was_asked(learner: Fake
         running.server.wake()
         learner.act(step, [1])
         learner.receive(Step)
-        supervision.notes.asked = True
+        supervision.shared.asked = True
         running.server.wake()
         assert learner.receive(Goodbye).reason == "environment server stopped"
         assert running.wait() == 0

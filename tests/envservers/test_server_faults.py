@@ -17,7 +17,7 @@ from envservers.environments.instances import SameInstance
 from envservers.environments.sources import Sources
 from envservers.server import _say_on_stderr, describe
 from envservers.supervision import recovery
-from envservers.supervision.shared_state import Casualty, StepTimer, Supervision
+from envservers.supervision.shared_state import CrashReport, StepTimer, Supervision
 from envservers.tasks import catch
 from seed.wire import codec, messages
 from seed.wire.spaces import SpaceSpec
@@ -207,10 +207,10 @@ def test_the_end_of_the_process_before_is_told_and_counted(
     learner: FakeLearner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offer_single(monkeypatch, lambda env, what: None)
-    supervision = Supervision(server_id=77, casualty=Casualty("hung", 1, 1, "Timeout!"))
-    supervision.notes.keep_faults_of(repr(FAILING))
+    supervision = Supervision(server_id=77, crash=CrashReport("hung", 1, 1, "Timeout!"))
+    supervision.shared.keep_faults_of(repr(FAILING))
     # The second environment of the second group.
-    supervision.notes.faults[3] = 4
+    supervision.shared.faults[3] = 4
     running = Running(learner.address, 2, 2, supervision=supervision)
     try:
         hello = learner.receive(messages.Hello)
@@ -238,9 +238,9 @@ def test_what_ran_before_and_cannot_be_made_for_now_is_down(
             raise OSError("no memory")
 
     offer_single(monkeypatch, fail)
-    supervision = Supervision(casualty=Casualty("hung", 0, 0, ""))
-    supervision.notes.keep_faults_of(repr(FAILING))
-    supervision.notes.was_made = True
+    supervision = Supervision(crash=CrashReport("hung", 0, 0, ""))
+    supervision.shared.keep_faults_of(repr(FAILING))
+    supervision.shared.was_made = True
     running = Running(learner.address, 2, supervision=supervision)
     try:
         steps = Steps(learner)
@@ -265,7 +265,7 @@ def test_a_package_that_is_gone_is_for_the_next_process(monkeypatch: pytest.Monk
     monkeypatch.delitem(sys.modules, "failing")
     with pytest.raises(LostEnvironment, match="No module named 'failing'"):
         groups.make(FAILING, (POINT, PUSH))
-    supervision.notes.was_made = False
+    supervision.shared.was_made = False
     with pytest.raises(InvalidEnvironment, match="No module named 'failing'"):
         groups.make(FAILING, (POINT, PUSH))
 
@@ -288,7 +288,7 @@ def test_edited_or_other_environments_are_made_by_another_process(
                 learner.send(messages.Goodbye(session, "done"))
             # The second learner has got the environments of the first.
             assert len(factory.made) == 2
-            supervision.notes.faults[1] = 5
+            supervision.shared.faults[1] = 5
             changed = "" if other else "task.py"
             learner.welcome(
                 learner.receive(messages.Hello), 3, environment={**FAILING, **other},
@@ -300,11 +300,11 @@ def test_edited_or_other_environments_are_made_by_another_process(
             assert running.wait() == 0
         finally:
             running.stop()
-        assert supervision.notes.renewing
-        assert supervision.notes.exit_code is None
+        assert supervision.shared.renewing
+        assert supervision.shared.exit_code is None
         assert any(reason in line and "in a new process" in line for line in running.lines)
         # What has been edited may run now.
-        assert supervision.notes.faults[1] == (5 if other else 0)
+        assert supervision.shared.faults[1] == (5 if other else 0)
         assert len(factory.made) == 2
 
 
@@ -342,19 +342,19 @@ def test_the_supervisor_learns_that_a_server_is_about_to_end(learner: FakeLearne
     running = Running(learner.address, 1, supervision=supervision)
     learner.receive(messages.Hello)
     assert not timer.stopped
-    assert not supervision.notes.ending
+    assert not supervision.shared.ending
     running.stop()
     assert timer.stopped
-    assert supervision.notes.ending
+    assert supervision.shared.ending
 
 
 def test_faults_of_another_environment_are_forgotten(
     learner: FakeLearner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offer_single(monkeypatch, lambda env, what: None)
-    supervision = Supervision(casualty=Casualty("crashed", 0, 0, ""))
-    supervision.notes.keep_faults_of("another one")
-    supervision.notes.faults[0] = 5
+    supervision = Supervision(crash=CrashReport("crashed", 0, 0, ""))
+    supervision.shared.keep_faults_of("another one")
+    supervision.shared.faults[0] = 5
     running = Running(learner.address, 2, supervision=supervision)
     try:
         steps = Steps(learner)
@@ -395,9 +395,9 @@ def test_a_server_of_one_learner_leaves_with_its_supervisors_starter(learner: Fa
     try:
         learner.welcome(learner.receive(messages.Hello))
         learner.receive(messages.Step)
-        supervision.notes.starter_ended = True
+        supervision.shared.starter_ended = True
         assert "started this one has ended" in learner.receive(messages.Goodbye).reason
         assert running.wait() == 0
-        assert supervision.notes.exit_code == 0
+        assert supervision.shared.exit_code == 0
     finally:
         running.stop()

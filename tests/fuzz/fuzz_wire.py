@@ -29,9 +29,9 @@ except ImportError:
 
 if atheris is not None:
     with atheris.instrument_imports(include=["seed", "msgpack"]):
-        from seed.wire import checks, codec, messages, spaces
+        from seed.wire import codec, errors, messages, spaces
 else:
-    from seed.wire import checks, codec, messages, spaces
+    from seed.wire import codec, errors, messages, spaces
 
 GROUP = 3
 SPACES = [
@@ -68,13 +68,13 @@ def decode_all(frames: Sequence[bytes]) -> None:
     """What the learner does with a message that came; raises nothing."""
     try:
         message = codec.decode(frames)
-    except checks.WireError:
+    except errors.WireError:
         return
     if isinstance(message, messages.Step):
         for space in SPACES:
             try:
                 codec.check_step(message, space, GROUP)
-            except checks.WireError:
+            except errors.WireError:
                 continue
 
 

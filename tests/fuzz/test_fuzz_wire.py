@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from seed.wire import codec, messages
-from seed.wire.checks import WireError
+from seed.wire.errors import WireError
 from tests.fuzz import fuzz_wire
 
 

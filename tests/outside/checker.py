@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from seed.config.schema import NetworkConfig
-from seed.contract import Acted, Fleet, LossResult
+from seed.contract import ActOutput, Fleet, LossResult
 from seed.store.rows import Rows, Unroll
 from seed.wire.spaces import SpaceSpec
 from tools.chaos.checking import find_wrong
@@ -54,11 +54,11 @@ def act(
     *,
     fleet: Fleet,
     greedy: bool,
-) -> Acted:
+) -> ActOutput:
     newest = rows.observations[0, :, -1]  # [B, 4] int64
     episode_row = newest[:, 2:3].float()
     actions = torch.randint(0, 5, (len(newest),))
-    return Acted(actions, {"observation": newest, "state": agent_state}, episode_row + 1)
+    return ActOutput(actions, {"observation": newest, "state": agent_state}, episode_row + 1)
 
 
 def loss(agent: Recorder, target: Any, unroll: Unroll, config: Config) -> LossResult:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from seed.config.schema import NetworkConfig
-from seed.contract import Acted, Fleet, LossResult
+from seed.contract import ActOutput, Fleet, LossResult
 from seed.networks.body import Body
 from seed.networks.policy import make_policy
 from seed.store.rows import Rows, Unroll
@@ -60,10 +60,10 @@ def act(
     *,
     fleet: Fleet,
     greedy: bool,
-) -> Acted:
+) -> ActOutput:
     policy, _, agent_state = agent(rows, agent_state)
     choose = agent.policy.mode if greedy else agent.policy.sample
-    return Acted(choose(policy[0]), {}, agent_state)
+    return ActOutput(choose(policy[0]), {}, agent_state)
 
 
 def loss(agent: Agent, target: Any, unroll: Unroll, config: Config) -> LossResult:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 
-from seed.contract import Acted, Algorithm, Fleet
+from seed.contract import ActOutput, Algorithm, Fleet
 from seed.store.rows import Rows
 
 
@@ -23,7 +23,7 @@ class Shown(NamedTuple):
     greedy: bool
 
 
-def acting(choose: Callable[[Shown], Acted]) -> Algorithm:
+def acting(choose: Callable[[Shown], ActOutput]) -> Algorithm:
     """The algorithm that acts by this function."""
 
     def act(
@@ -34,14 +34,14 @@ def acting(choose: Callable[[Shown], Acted]) -> Algorithm:
         *,
         fleet: Fleet,
         greedy: bool,
-    ) -> Acted:
+    ) -> ActOutput:
         return choose(Shown(agent, rows, agent_state, config, fleet, greedy))
 
     return cast(Algorithm, SimpleNamespace(act=act))
 
 
-def add_up(shown: Shown) -> Acted:
+def add_up(shown: Shown) -> ActOutput:
     """The state sums up an episode's observations; the action is the sum times a weight."""
     after = shown.agent_state + shown.rows.observations[0][:, None]
     factor = cast(Tensor, shown.agent.weight).item()
-    return Acted((after[:, 0] * factor).long(), {}, after)
+    return ActOutput((after[:, 0] * factor).long(), {}, after)

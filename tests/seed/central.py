@@ -14,13 +14,13 @@ import zmq
 from torch import nn
 
 from seed.config.schema import InferenceConfig
-from seed.contract import Acted
-from seed.inference import admission as reception
+from seed.contract import ActOutput
+from seed.inference import admission as admission
 from seed.inference import loop as inference
 from seed.inference.admission import Offer
 from seed.inference.forward import ForwardPass
 from seed.inference.loop import Inference
-from seed.process.threads import Crew
+from seed.process.threads import ThreadGroup
 from seed.store.layout import Column, StoreLayout
 from seed.store.rows import Unroll
 from seed.store.unrolls import UnrollStore
@@ -37,10 +37,10 @@ DEADLINE_MS = 300_000
 FOR_EVER_US = 3_600_000_000
 
 
-def act_by_standing(shown: Shown) -> Acted:
+def act_by_standing(shown: Shown) -> ActOutput:
     """The action is 60 times the environment's standing in the fleet; -1 for evaluation."""
-    actions = (60 * shown.fleet.standings).round().long()
-    return Acted(actions.masked_fill(shown.fleet.evaluation, -1), {}, shown.agent_state)
+    actions = (60 * shown.fleet.positions).round().long()
+    return ActOutput(actions.masked_fill(shown.fleet.evaluation, -1), {}, shown.agent_state)
 
 
 class Central(NamedTuple):
@@ -49,7 +49,7 @@ class Central(NamedTuple):
     inference: Inference
     store: UnrollStore
     slot: WeightSlot
-    crew: Crew
+    crew: ThreadGroup
     dealers: list[Dealer]
 
     def connect(
@@ -78,7 +78,7 @@ def central(
     queue_limit: int = 100,
     farewell_ms: int = 5,
     refusals_at_once: int = 10**6,
-    choose: Callable[[Shown], Acted] = add_up,
+    choose: Callable[[Shown], ActOutput] = add_up,
     authentication: Authentication | None = None,
     **settings: Any,
 ) -> Iterator[Central]:
@@ -91,7 +91,7 @@ def central(
         observation=Column((), torch.int64), action=Column((), torch.int64), behaviour={},
         evaluation_share=config.evaluation_share,
     )  # fmt: skip
-    store, slot, crew = UnrollStore(layout, torch.device("cpu")), WeightSlot(), Crew()
+    store, slot, crew = UnrollStore(layout, torch.device("cpu")), WeightSlot(), ThreadGroup()
     agent = nn.Linear(1, 1, bias=False)
     nn.init.ones_(agent.weight)
     forward = ForwardPass(acting(choose), None, agent, store, config.max_batch)
@@ -105,7 +105,7 @@ def central(
     crew.start("inference", lambda: server.run(crew.stop, lambda: "the end"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inference, "_FAREWELL_MS", farewell_ms)
-        patch.setattr(reception, "_REFUSALS_AT_ONCE", refusals_at_once)
+        patch.setattr(admission, "_REFUSALS_AT_ONCE", refusals_at_once)
         try:
             yield Central(server, store, slot, crew, dealers)
         finally:

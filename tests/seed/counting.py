@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from seed.config.schema import ReplayConfig
-from seed.contract import Acted
-from seed.inference.forward import ForwardPass, GroupStep, InferenceBatch
+from seed.contract import ActOutput
+from seed.inference.forward import ForwardPass, GroupRows, InferenceBatch
 from seed.learner.replay import Replay
 from seed.learner.sources import Batch
 from seed.store.layout import Column, StoreLayout
@@ -41,10 +41,10 @@ LAYOUT = StoreLayout(
 )
 
 
-def count_rows(shown: Shown) -> Acted:
+def count_rows(shown: Shown) -> ActOutput:
     """The state counts an episode's rows; the action is that count, and so is the behaviour."""
     count = shown.agent_state.sum(dim=1)  # [B] float32
-    return Acted(count.long(), {"count": count}, shown.agent_state + 1)
+    return ActOutput(count.long(), {"count": count}, shown.agent_state + 1)
 
 
 class Setup:
@@ -91,7 +91,7 @@ class Setup:
             run_ids, self.at[envs], np.zeros(len(envs), np.float32), flags.astype(np.uint8),
             np.empty(0, messages.EPISODE_DTYPE),
         )  # fmt: skip
-        _, complete = self.forward.run(InferenceBatch.of([GroupStep(envs, arrays)]))
+        _, complete = self.forward.run(InferenceBatch.of([GroupRows(envs, arrays)]))
         self.store.publish(complete)
         broken = envs[self.rng.random(len(envs)) < breaks]
         self.at[envs, 3] += 1

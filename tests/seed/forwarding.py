@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from seed.contract import Acted, Fleet
-from seed.inference.forward import ForwardPass, GroupStep, InferenceBatch
+from seed.contract import ActOutput, Fleet
+from seed.inference.forward import ForwardPass, GroupRows, InferenceBatch
 from seed.store.layout import Column, StoreLayout
 from seed.store.rows import Rows
 from seed.store.unrolls import UnrollStore
@@ -27,7 +27,7 @@ LAYOUT = StoreLayout(
 )
 
 
-def _add_up_and_note(shown: Shown) -> Acted:
+def _add_up_and_note(shown: Shown) -> ActOutput:
     """`add_up`, times the configuration, negative if greedy; "before" is the state before."""
     acted = add_up(shown)
     actions = acted.actions * shown.config * (-1 if shown.greedy else 1)
@@ -46,10 +46,10 @@ class Seeing:
     def __init__(self) -> None:
         self.algorithm = acting(self._choose)
 
-    def _choose(self, shown: Shown) -> Acted:
+    def _choose(self, shown: Shown) -> ActOutput:
         self.rows, self.fleet, state = shown.rows, shown.fleet, shown.agent_state
         newest = shown.rows.observations[0].reshape(len(state), -1)[:, -1]
-        return Acted(10 * newest, {"before": state[:, 0]}, state + 1)
+        return ActOutput(10 * newest, {"before": state[:, 0]}, state + 1)
 
 
 def make_forward(*, greedy: bool = False, max_batch: int = 6) -> tuple[ForwardPass, UnrollStore]:
@@ -61,7 +61,7 @@ def make_forward(*, greedy: bool = False, max_batch: int = 6) -> tuple[ForwardPa
 
 def group(
     env_ids: list[int], observations: list[int], *, flags: int = 0, run_id: int = 1
-) -> GroupStep:
+) -> GroupRows:
     n = len(env_ids)
     arrays = messages.StepArrays(
         run_ids=np.full(n, run_id, np.uint64),
@@ -70,10 +70,10 @@ def group(
         flags=np.full(n, flags, np.uint8),
         episodes=np.empty(0, messages.EPISODE_DTYPE),
     )
-    return GroupStep(np.array(env_ids), arrays)
+    return GroupRows(np.array(env_ids), arrays)
 
 
-def run(forward: ForwardPass, *steps: GroupStep) -> list[int]:
+def run(forward: ForwardPass, *steps: GroupRows) -> list[int]:
     actions, _ = forward.run(InferenceBatch.of(steps))
     result: list[int] = actions.tolist()
     return result

@@ -18,7 +18,7 @@ from seed.learner import checkpoint
 from seed.learner.loop import Learner, Progress, UpdateRecord
 from seed.learner.sources import QueueSource
 from seed.store.layout import Column, StoreLayout
-from seed.store.rows import Arrived, Unroll
+from seed.store.rows import Arrivals, Unroll
 from seed.store.unrolls import UnrollStore
 from seed.store.weights import WeightSlot
 from tests.seed.writing import place_and_fill
@@ -80,11 +80,11 @@ class Setup:
         for index in range(len(observations) * LENGTH + 1):
             value = observations[min(index // LENGTH, len(observations) - 1)]
             flags = torch.zeros(BATCH, dtype=torch.bool)
-            arrived = Arrived(torch.full((BATCH,), value), torch.zeros(BATCH), flags, flags)
+            arrived = Arrivals(torch.full((BATCH,), value), torch.zeros(BATCH), flags, flags)
             first = np.zeros(BATCH, np.bool_)
-            places, complete = place_and_fill(self.store, env_ids, run_ids, first, arrived)
-            self.store.write_acts(
-                places, torch.zeros(BATCH, dtype=torch.int64), {"said": torch.zeros(BATCH)},
+            row_index, complete = place_and_fill(self.store, env_ids, run_ids, first, arrived)
+            self.store.write_actions(
+                row_index, torch.zeros(BATCH, dtype=torch.int64), {"said": torch.zeros(BATCH)},
                 torch.zeros(BATCH, 0), torch.tensor(policy_version, dtype=torch.int32),
             )  # fmt: skip
             self.store.publish(complete)

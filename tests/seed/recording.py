@@ -69,7 +69,7 @@ def record(function: Callable[[], T], device: torch.device, field: str) -> Calla
 
 def record_on_cpu(patch: pytest.MonkeyPatch) -> None:
     """Lets graphs capture on the CPU."""
-    for module in ("graphs", "learner"):
+    for module in ("device.graphs", "learner.loop"):
         patch.setattr(f"seed.{module}.can_capture", lambda device: True)
     patch.setattr("seed.device.graphs._capture", record)
     # One that failed is closed for good.

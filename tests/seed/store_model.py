@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from seed.store.layout import Column, StoreLayout
-from seed.store.rows import Arrived, Rows, Unroll
+from seed.store.rows import Arrivals, Rows, Unroll
 from seed.store.unrolls import UnrollStore
 from tests.seed.writing import place_and_fill, see
 
@@ -87,17 +87,17 @@ class Model:
         if not self.store.has_room(np.array(env_ids), run_ids):
             return
         rows = [self.add_row(env_id, end) for env_id, end in zip(env_ids, ends, strict=True)]
-        arrived = Arrived(
+        arrived = Arrivals(
             torch.tensor([row.observation for row in rows]),
             torch.tensor([row.reward for row in rows]),
             torch.tensor([row.terminated for row in rows]),
             torch.tensor([row.truncated for row in rows]),
         )
         first = np.array([row.first for row in rows])
-        places, complete = place_and_fill(
+        row_index, complete = place_and_fill(
             self.store, np.array(env_ids), run_ids, first, arrived
         )
-        self.check_seen(see(self.store, places, arrived), env_ids)
+        self.check_seen(see(self.store, row_index, arrived), env_ids)
         behaviour = {
             "logits": torch.tensor([row.logits for row in rows]),
             "value": torch.tensor([row.value for row in rows]),
@@ -105,7 +105,7 @@ class Model:
         actions = torch.tensor([row.action for row in rows])
         states = torch.tensor([row.state for row in rows])
         version = torch.tensor(rows[0].number, dtype=torch.int32)
-        self.store.write_acts(places, actions, behaviour, states, version)
+        self.store.write_actions(row_index, actions, behaviour, states, version)
         for row in rows:
             self.versions[row.number] = rows[0].number
         self.store.publish(complete)
@@ -135,10 +135,10 @@ class Model:
         self.check_rows(seen, [[(history, len(history) - 1) for history in histories]])
 
     def check_rows(
-        self, rows: Rows, places: list[list[tuple[list[Row], int]]], observed: bool = True
+        self, rows: Rows, row_index: list[list[tuple[list[Row], int]]], observed: bool = True
     ) -> None:
         """Compares rows [T, B] with the histories' rows at these indices; none is below 0."""
-        for t, batch in enumerate(places):
+        for t, batch in enumerate(row_index):
             for b, (history, index) in enumerate(batch):
                 row = history[index] if index >= 0 else NOTHING
                 begins = row.first or index == 0
@@ -161,14 +161,14 @@ class Model:
 
     def check_unroll(self, unroll: Unroll, histories: list[list[Row]]) -> None:
         """Compares a gathered batch with the ends of these histories."""
-        places = self.places(histories, self.layout.burn_in)
+        row_index = self.row_index(histories, self.layout.burn_in)
         assert unroll.burn_in == self.layout.burn_in
-        self.check_acts(unroll, places, observed=True)
-        begins = [history[index] if index >= 0 else NOTHING for history, index in places[0]]
+        self.check_acts(unroll, row_index, observed=True)
+        begins = [history[index] if index >= 0 else NOTHING for history, index in row_index[0]]
         assert unroll.agent_state.tolist() == [row.state for row in begins]
         assert unroll.importance.shape == (len(histories),)
 
-    def places(
+    def row_index(
         self, histories: list[list[Row]], burn_in: int
     ) -> list[list[tuple[list[Row], int]]]:
         """The rows `[burn_in + T + 1, B]` of the unrolls at the ends of these histories."""
@@ -179,12 +179,12 @@ class Model:
         ]
 
     def check_acts(
-        self, unroll: Unroll, places: list[list[tuple[list[Row], int]]], *, observed: bool
+        self, unroll: Unroll, row_index: list[list[tuple[list[Row], int]]], *, observed: bool
     ) -> None:
         """Compares all but the recurrent state with the rows at these places."""
-        assert unroll.actions.shape == (len(places), len(places[0]))
-        self.check_rows(unroll.rows, places, observed)
-        for t, batch in enumerate(places):
+        assert unroll.actions.shape == (len(row_index), len(row_index[0]))
+        self.check_rows(unroll.rows, row_index, observed)
+        for t, batch in enumerate(row_index):
             for b, (history, index) in enumerate(batch):
                 row = history[index] if index >= 0 else NOTHING
                 assert unroll.actions[t, b] == row.action

@@ -10,10 +10,10 @@ import pytest
 from seed.algorithms.vtrace import Config
 from seed.config.schema import ConfigError
 from seed.contract import (
-    find_initial_priorities,
-    find_update_target,
     load_algorithm,
     load_algorithm_config,
+    optional_initial_priorities,
+    optional_update_target,
 )
 
 NAMES = ("Config", "DATA_SOURCE", "make_agent", "act", "loss")
@@ -79,11 +79,11 @@ def test_refuses_an_unknown_source_of_data(folder: Path, source: str) -> None:
 def test_a_target_network_and_initial_priorities_may_be_left_out(folder: Path) -> None:
     (folder / "contract_optional.py").write_text(text_of())
     without = load_algorithm("contract_optional")
-    assert find_update_target(without) is None
-    assert find_initial_priorities(without) is None
+    assert optional_update_target(without) is None
+    assert optional_initial_priorities(without) is None
     r2d2: Any = load_algorithm("r2d2")
-    assert find_update_target(r2d2) is r2d2.update_target
-    assert find_initial_priorities(r2d2) is r2d2.initial_priorities
+    assert optional_update_target(r2d2) is r2d2.update_target
+    assert optional_initial_priorities(r2d2) is r2d2.initial_priorities
 
 
 @pytest.mark.parametrize("missing", NAMES)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from seed.contract import Acted, Fleet, LossResult
+from seed.contract import ActOutput, Fleet, LossResult
 from seed.contract.answers import RESERVED_METRICS
 from seed.networks.body import Body
 from seed.ops.transitions import Transitions, transitions
@@ -20,7 +20,7 @@ from seed.wire.spaces import SpaceSpec
 PAGE = (Path(__file__).parents[2] / "docs" / "writing_an_algorithm.md").read_text()
 CODE: dict[str, Any] = {
     "Rows": Rows, "seed.store.rows.Unroll": Unroll, "seed.contract.Fleet": Fleet,
-    "seed.contract.Acted": Acted, "seed.contract.LossResult": LossResult,
+    "seed.contract.ActOutput": ActOutput, "seed.contract.LossResult": LossResult,
     "seed.wire.spaces.SpaceSpec": SpaceSpec, "Body.forward": Body.forward,
     "transitions": transitions,
 }  # fmt: skip
@@ -43,7 +43,7 @@ def test_a_table_has_the_codes_names_in_order(title: str) -> None:
 
 def test_sentences_name_what_there_is() -> None:
     text = " ".join(PAGE.split())
-    assert f"`Acted({', '.join(Acted._fields)})`" in text
+    assert f"`ActOutput({', '.join(ActOutput._fields)})`" in text
     assert f".Body({', '.join(names_in_code(Body))})`" in text
     first, second, third = Transitions._fields
     assert f"returns `{first}`, `{second}` and `{third}`" in text

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from seed.store.pages import PageLinks
-from seed.store.row_index import Places, places_size, split_places
-from seed.store.rows import Arrived, Rows
+from seed.store.row_index import RowIndex, row_index_size, split_row_index
+from seed.store.rows import Arrivals, Rows
 from seed.store.unrolls import UnrollStore
 
 
@@ -20,19 +20,19 @@ def place_and_fill(
     env_ids: npt.NDArray[Any],
     run_ids: npt.NDArray[Any],
     first: npt.NDArray[Any],
-    arrived: Arrived,
-) -> tuple[Places[Tensor], list[PageLinks]]:
+    arrived: Arrivals,
+) -> tuple[RowIndex[Tensor], list[PageLinks]]:
     """The new rows' places on the store's device, and the pages that are whole with them."""
-    block = np.empty(places_size(store.layout) * len(env_ids), np.int64)
-    complete = store.place(env_ids, run_ids, first, split_places(block, store.layout))
-    places = split_places(torch.from_numpy(block).to(store.device), store.layout)
-    store.fill(places, arrived)
-    return places, complete
+    block = np.empty(row_index_size(store.layout) * len(env_ids), np.int64)
+    complete = store.allocate_rows(env_ids, run_ids, first, split_row_index(block, store.layout))
+    row_index = split_row_index(torch.from_numpy(block).to(store.device), store.layout)
+    store.write_arrivals(row_index, arrived)
+    return row_index, complete
 
 
-def see(store: UnrollStore, places: Places[Tensor], arrived: Arrived) -> Rows:
+def see(store: UnrollStore, row_index: RowIndex[Tensor], arrived: Arrivals) -> Rows:
     """What the agent sees at rows that have been filled: `[1, n, ...]`."""
-    n, stack = len(places.rows), store.layout.frame_stack
+    n, stack = len(row_index.rows), store.layout.frame_stack
     observation, action = store.layout.observation, store.layout.action
     if stack > 1:
         observations = torch.empty(n, stack, *observation.shape, dtype=observation.dtype)
@@ -45,7 +45,7 @@ def see(store: UnrollStore, places: Places[Tensor], arrived: Arrived) -> Rows:
         rewards=arrived.rewards[None],
         terminated=arrived.terminated[None],
         truncated=arrived.truncated[None],
-        first=(places.ages == 0)[None],
+        first=(row_index.ages == 0)[None],
     )
-    store.see(places, rows)
+    store.read_inputs(row_index, rows)
     return rows

@@ -23,7 +23,7 @@ from envservers.environments.factory import describe, make_group
 from envservers.main import group_sizes
 from seed.config.loading import parse_command_line
 from seed.config.schema import Config
-from seed.contract import Fleet, find_update_target, load_algorithm, load_algorithm_config
+from seed.contract import Fleet, load_algorithm, load_algorithm_config, optional_update_target
 from seed.device.names import keep_freed_memory, resolve_device
 from seed.learner.optimizers import make_optimizer
 from seed.run.serving import make_agent, prepare_to_act
@@ -164,7 +164,7 @@ def make_learning(config: Config) -> Work:
     algorithm, spaces = load_algorithm(config.algorithm_name), describe_spaces(config)
     agent = make_agent(algorithm, config, spaces, device)
     target = None
-    if find_update_target(algorithm) is not None:
+    if optional_update_target(algorithm) is not None:
         target = copy.deepcopy(agent).requires_grad_(False)
     unroll = make_unroll(config, agent, spaces, device)
     constant = dataclasses.replace(config.optimizer, learning_rate=0.0)
@@ -265,8 +265,8 @@ def _random_observations(
 
 
 def _make_fleet(count: int, device: torch.device) -> Fleet:
-    standings = torch.linspace(0, 1, count, device=device)  # [B] float32
-    return Fleet(standings, torch.zeros(count, dtype=torch.bool, device=device))
+    positions = torch.linspace(0, 1, count, device=device)  # [B] float32
+    return Fleet(positions, torch.zeros(count, dtype=torch.bool, device=device))
 
 
 def _state_size(agent: nn.Module) -> int:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from seed.config.schema import NetworkConfig
-from seed.contract import Acted, Fleet, LossResult
+from seed.contract import ActOutput, Fleet, LossResult
 from seed.store.rows import Rows, Unroll
 from seed.wire.spaces import SpaceSpec
 
@@ -50,12 +50,12 @@ def act(
     *,
     fleet: Fleet,
     greedy: bool,
-) -> Acted:
+) -> ActOutput:
     """Action 0 for each of `[1, B]` rows; nothing is kept."""
     shape = (len(agent_state), *agent.action.shape)
     dtype = torch.int64 if agent.action.n is not None else torch.float32
     actions = torch.zeros(shape, dtype=dtype, device=rows.first.device)  # [B, *shape]
-    return Acted(actions, {}, agent_state)
+    return ActOutput(actions, {}, agent_state)
 
 
 def loss(agent: NullAgent, target: None, unroll: Unroll, config: Config) -> LossResult:

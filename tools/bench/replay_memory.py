@@ -35,8 +35,8 @@ from seed.run.serving import make_agent, make_store, plan_store
 from seed.run.spaces import Spaces
 from seed.store.layout import Column, StoreLayout
 from seed.store.pages import Links, PageLinks
-from seed.store.row_index import places_size, split_places
-from seed.store.rows import Arrived, Unroll
+from seed.store.row_index import row_index_size, split_row_index
+from seed.store.rows import Arrivals, Unroll
 from seed.store.unrolls import UnrollStore
 from tools.bench.report import (
     describe_origin,
@@ -143,19 +143,19 @@ def fill(store: UnrollStore, replay: Replay) -> list[PageLinks]:
         return torch.zeros(count, *form.shape, dtype=form.dtype, device=device)
 
     flags = zeros(Column((), torch.bool))
-    arrived = Arrived(_noise(zeros(layout.observation)), flags.float(), flags, flags)
+    arrived = Arrivals(_noise(zeros(layout.observation)), flags.float(), flags, flags)
     actions = zeros(layout.action)
     behaviour = {name: zeros(form) for name, form in layout.behaviour.items()}
     states = torch.ones(count, layout.state_size, device=device)
     version = torch.zeros((), dtype=torch.int32, device=device)
-    block = np.empty(places_size(layout) * count, np.int64)
+    block = np.empty(row_index_size(layout) * count, np.int64)
     published: list[PageLinks] = []
     while not replay.wait(0.0):
         if store.has_room(env_ids, run_ids):
-            complete = store.place(env_ids, run_ids, first, split_places(block, layout))
-            places = split_places(torch.from_numpy(block).to(device), layout)
-            store.fill(places, arrived)
-            store.write_acts(places, actions, behaviour, states, version)
+            complete = store.allocate_rows(env_ids, run_ids, first, split_row_index(block, layout))
+            row_index = split_row_index(torch.from_numpy(block).to(device), layout)
+            store.write_arrivals(row_index, arrived)
+            store.write_actions(row_index, actions, behaviour, states, version)
             store.publish(complete)
             published += complete
     inserted = len(published) - store.num_ready

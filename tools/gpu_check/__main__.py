@@ -51,7 +51,7 @@ class Step(NamedTuple):
     said: str = ""
 
 
-class Outcome(NamedTuple):
+class UpdateResult(NamedTuple):
     """How a step ended; `code` is 124 where its time was up."""
 
     name: str
@@ -150,7 +150,7 @@ def _speed(device: str, tiny: bool, out: Path) -> list[Step]:
     ]
 
 
-def run_step(step: Step, out: Path) -> Outcome:
+def run_step(step: Step, out: Path) -> UpdateResult:
     """Runs one step to its end or its limit; nothing of it is left."""
     began_s, path = time.monotonic(), out / f"{step.name}.txt"
     with path.open("w") as file:
@@ -167,7 +167,7 @@ def run_step(step: Step, out: Path) -> Outcome:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     right = code == step.code and step.said in path.read_text(errors="replace")
-    return Outcome(step.name, code, right, time.monotonic() - began_s)
+    return UpdateResult(step.name, code, right, time.monotonic() - began_s)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -183,7 +183,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     out = arguments.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    outcomes: list[Outcome] = []
+    outcomes: list[UpdateResult] = []
     for step in make_steps(arguments.device, tiny=arguments.tiny, out=out):
         if outcomes and arguments.steps and step.name not in arguments.steps:
             continue

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from seed.config.schema import Config, LearnerConfig, NetworkConfig, OptimizerConfig
 from seed.contract import load_algorithm
-from seed.device.graphs import Graph, can_capture
+from seed.device.graphs import CapturedCall, can_capture
 from seed.device.names import prepare_thread
 from seed.learner.optimizers import make_optimizer
 from seed.learner.trial import zero_unroll
@@ -43,7 +43,7 @@ def draws(device: torch.device, tiny: bool) -> None:
     def draw(own: list[Tensor], urgent: bool) -> None:
         prepare_thread(device, 1, urgent=urgent)
         memory = torch.empty(numbers, device=device, dtype=torch.float64)
-        graph = Graph(memory.exponential_, device, capture=True, field="draws")
+        graph = CapturedCall(memory.exponential_, device, capture=True, field="draws")
         for _ in range(count):
             own.append(graph()[:8].to("cpu", copy=True))
 
@@ -140,9 +140,9 @@ def _make_update(
 
 
 def _learn(update: Update, layout: StoreLayout, device: torch.device, batch: int) -> None:
-    update.take(zero_unroll(layout, batch, device))
-    update.measure()
-    update.apply(1e-4)
+    update.load(zero_unroll(layout, batch, device))
+    update.backward()
+    update.step(1e-4)
 
 
 def _together(*functions: Callable[[], None]) -> None:

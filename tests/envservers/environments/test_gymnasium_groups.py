@@ -12,7 +12,7 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from envservers.environments.factory import make_group
-from envservers.environments.group import Group, InvalidEnvironment, UnfitRow
+from envservers.environments.group import Group, InvalidEnvironment, InvalidRow
 from envservers.environments.gymnasium_groups import GymnasiumGroup
 from envservers.environments.instances import Instances, SameInstance
 from seed.wire.spaces import SpaceSpec
@@ -349,7 +349,7 @@ def test_rewards_that_are_no_numbers_are_an_error() -> None:
 def test_parts_that_do_not_fit_are_an_error(part: int, value: Any, reason: str) -> None:
     group = make_function_group(f"{HERE}:make_spoilt", {"part": part, "value": value}, 1)
     group.reset(SEEDS[:1])
-    with pytest.raises(UnfitRow, match=reason):
+    with pytest.raises(InvalidRow, match=reason):
         group.step(np.array([0]))
     group.close()
 
@@ -357,7 +357,7 @@ def test_parts_that_do_not_fit_are_an_error(part: int, value: Any, reason: str) 
 def test_a_step_of_four_parts_is_an_error() -> None:
     group = make_function_group(f"{HERE}:make_four_parts", {}, 1)
     group.reset(SEEDS[:1])
-    with pytest.raises(UnfitRow, match="step returned 4 values, as the old gym did"):
+    with pytest.raises(InvalidRow, match="step returned 4 values, as the old gym did"):
         group.step(np.array([0]))
     group.close()
 
@@ -384,7 +384,7 @@ def test_vector_classes_that_reset_at_another_time_are_found_out(
     group.reset(SEEDS[:1])
     for _ in range(steps - 1):
         group.step(np.array([0]))
-    with pytest.raises(UnfitRow, match=reason):
+    with pytest.raises(InvalidRow, match=reason):
         group.step(np.array([0]))
     group.close()
 

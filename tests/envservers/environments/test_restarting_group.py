@@ -131,7 +131,7 @@ def test_a_group_that_was_made_before_may_be_made_later() -> None:
         return Emulator(1, None)
 
     supervision, clock = Supervision(), Clock()
-    supervision.notes.was_made = True
+    supervision.shared.was_made = True
     guard = make_guard(1, clock, whole=True, supervision=supervision)
     group = GuardedGroup(make, 2, guard, SPECS)
     row = group.reset(SEEDS)
@@ -149,7 +149,7 @@ def test_a_group_in_quarantine_is_not_made() -> None:
         raise AssertionError("it would hang")
 
     supervision = Supervision()
-    supervision.notes.faults[0] = 5
+    supervision.shared.faults[0] = 5
     guard = make_guard(1, Clock(), whole=True, supervision=supervision)
     group = GuardedGroup(make, 2, guard, SPECS)
     assert group.reset(SEEDS).observations.shape == (2, 2)

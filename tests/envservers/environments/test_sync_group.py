@@ -204,7 +204,7 @@ def test_none_must_be_made_where_one_has_been_before(clock: Clock) -> None:
         return Script(1, lambda env, what: None)
 
     supervision = Supervision()
-    supervision.notes.was_made = True
+    supervision.shared.was_made = True
     guard = make_guard(2, clock, supervision=supervision)
     group = SinglesGroup(make, 2, guard, SPECS)
     row = group.reset(SEEDS)
@@ -229,7 +229,7 @@ def test_other_spaces_than_promised_are_a_fault(clock: Clock) -> None:
         return env
 
     supervision = Supervision()
-    supervision.notes.was_made = True
+    supervision.shared.was_made = True
     guard = make_guard(1, clock, supervision=supervision)
     group = SinglesGroup(make, 1, guard, SPECS)
     row = group.reset(SEEDS[:1])
@@ -245,12 +245,12 @@ def test_faults_are_forgiven_after_many_steps(clock: Clock) -> None:
     group = SinglesGroup(Factory(at(0, "step", fall)), 2, guard)
     group.reset(SEEDS)
     group.step(STAY)
-    assert supervision.notes.faults[0] == 1
+    assert supervision.shared.faults[0] == 1
     for _ in range(FORGIVEN_AFTER_STEPS - 2):
         guard.end_step()
-    assert supervision.notes.faults[0] == 1
+    assert supervision.shared.faults[0] == 1
     group.step(STAY)
-    assert supervision.notes.faults[0] == 0
+    assert supervision.shared.faults[0] == 0
 
 
 def test_what_is_stepped_is_noted(clock: Clock) -> None:
@@ -258,19 +258,19 @@ def test_what_is_stepped_is_noted(clock: Clock) -> None:
     noted = []
 
     def fails(env: Script, what: str) -> None:
-        noted.append((what, env.number, *supervision.notes.running))
+        noted.append((what, env.number, *supervision.shared.running))
 
     group = SinglesGroup(Factory(fails), 2, make_guard(2, clock, supervision=supervision))
     group.reset(SEEDS)
     group.step(STAY)
     assert len(noted) == 8
     assert all(entry[1:] == (entry[1], 0, entry[1]) for entry in noted)
-    assert supervision.notes.running[0] == NOBODY
+    assert supervision.shared.running[0] == NOBODY
 
 
 def test_a_quarantine_outlives_the_process(clock: Clock) -> None:
     supervision = Supervision()
-    supervision.notes.faults[0] = supervision.notes.faults[1] = 5
+    supervision.shared.faults[0] = supervision.shared.faults[1] = 5
     factory = Factory()
     guard = make_guard(2, clock, supervision=supervision)
     group = SinglesGroup(factory, 2, guard, SPECS)
@@ -280,7 +280,7 @@ def test_a_quarantine_outlives_the_process(clock: Clock) -> None:
         assert row.down.all()
         assert row.observations.tolist() == [[0, 0], [0, 0]]
     assert not factory.made
-    supervision.notes.faults[1] = 4
+    supervision.shared.faults[1] = 4
     group = SinglesGroup(factory, 2, make_guard(2, clock, supervision=supervision), SPECS)
     row = group.reset(SEEDS)
     assert row.down is not None

@@ -11,7 +11,7 @@ from gymnasium.vector import AsyncVectorEnv
 
 from envservers.environments import workers
 from envservers.environments.factory import make_group
-from envservers.environments.group import Group, GroupRow, InvalidEnvironment, UnfitRow
+from envservers.environments.group import Group, GroupRow, InvalidEnvironment, InvalidRow
 from envservers.environments.gymnasium_groups import GymnasiumGroup
 from envservers.environments.workers import WorkerError, how_workers_ended, workers_of
 from seed.wire.spaces import SpaceSpec
@@ -61,7 +61,7 @@ def test_discrete_values_count_from_zero_in_processes_too() -> None:
     [("raise", WorkerError, r"in fail(.|\n)*ConnectionError: the simulator is gone\n$"),
      ("leave", WorkerError, "SystemExit: no licence\n$"),
      ("exit", RuntimeError, "^the process of environment 1 ended with exit code 7$"),
-     ("unfit", UnfitRow, "^the environment returned terminated = 0.5, expected True or False$")],
+     ("unfit", InvalidRow, "^the environment returned terminated = 0.5, expected True or False$")],
 )  # fmt: skip
 def test_what_breaks_in_mid_step_is_told_and_closed(
     monkeypatch: pytest.MonkeyPatch, how: str, kind: type[Exception], text: str

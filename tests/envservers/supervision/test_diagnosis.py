@@ -4,8 +4,8 @@ import signal
 
 import pytest
 
-from envservers.supervision.diagnosis import describe, inquest
-from envservers.supervision.shared_state import NOBODY, Casualty
+from envservers.supervision.diagnosis import describe, diagnose
+from envservers.supervision.shared_state import NOBODY, CrashReport
 
 NOWHERE = (NOBODY, NOBODY)
 EXITED_3 = 3 << 8
@@ -13,8 +13,8 @@ EXITED_3 = 3 << 8
 
 def end(
     wait_status: int | None, running: tuple[int, int], stacks: str = "", was_stopped: bool = False
-) -> Casualty:
-    return inquest(wait_status, stacks, running, was_stopped=was_stopped)
+) -> CrashReport:
+    return diagnose(wait_status, stacks, running, was_stopped=was_stopped)
 
 
 @pytest.mark.parametrize(
@@ -39,13 +39,13 @@ def test_an_end_is_laid_at_the_door_of_who_caused_it(
     wait_status: int | None, running: tuple[int, int], kind: str,
     where: tuple[int | None, int | None],
 ) -> None:  # fmt: skip
-    casualty = end(wait_status, running)
-    assert (casualty.kind, (casualty.group, casualty.index)) == (kind, where)
+    crash = end(wait_status, running)
+    assert (crash.kind, (crash.group, crash.index)) == (kind, where)
 
 
 def test_what_hung_is_told_from_what_was_stopped() -> None:
     hung = end(1 << 8, (2, 1), "Timeout (0:00:01)!\n  in step")
-    assert hung == Casualty("hung", 2, 1, "Timeout (0:00:01)!\n  in step")
+    assert hung == CrashReport("hung", 2, 1, "Timeout (0:00:01)!\n  in step")
     stopped = end(1 << 8, (2, 1), "Timeout (0:00:01)!\n", was_stopped=True)
     assert (stopped.kind, stopped.group, stopped.index) == ("stopped", None, None)
     # It was stopped, and then came to another end.
@@ -54,18 +54,18 @@ def test_what_hung_is_told_from_what_was_stopped() -> None:
 
 @pytest.mark.parametrize(
     ("casualty", "line"),
-    [(Casualty("crashed", 3, 2, "why"), "crashed in environment 2 of group 3"),
-     (Casualty("hung", 3, None, "why"), "hung in group 3"),
-     (Casualty("crashed", None, None, "why"), "crashed between two steps"),
-     (Casualty("was killed", None, None, "why"), "was killed"),
-     (Casualty("stopped", None, None, "why"), "stopped for longer than a step may take")],
+    [(CrashReport("crashed", 3, 2, "why"), "crashed in environment 2 of group 3"),
+     (CrashReport("hung", 3, None, "why"), "hung in group 3"),
+     (CrashReport("crashed", None, None, "why"), "crashed between two steps"),
+     (CrashReport("was killed", None, None, "why"), "was killed"),
+     (CrashReport("stopped", None, None, "why"), "stopped for longer than a step may take")],
 )  # fmt: skip
-def test_an_end_is_described_for_a_person(casualty: Casualty, line: str) -> None:
-    assert describe(casualty) == f"its process {line} and is started again\nwhy"
+def test_an_end_is_described_for_a_person(crash: CrashReport, line: str) -> None:
+    assert describe(crash) == f"its process {line} and is started again\nwhy"
 
 
 def test_a_description_steers_no_terminal() -> None:
-    text = describe(Casualty("crashed", 0, 0, "a\x1b[2J\nb"))
+    text = describe(CrashReport("crashed", 0, 0, "a\x1b[2J\nb"))
     assert text.endswith("\na\\x1b[2J\nb")
 
 

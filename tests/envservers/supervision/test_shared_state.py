@@ -5,46 +5,46 @@ import tempfile
 
 import pytest
 
-from envservers.supervision.shared_state import NOBODY, Notes, StepTimer, Supervision
+from envservers.supervision.shared_state import NOBODY, SharedState, StepTimer, Supervision
 from seed.wire.limits import MAX_ENVS_PER_SERVER
 
 
 def test_notes_begin_anew_but_keep_faults() -> None:
-    notes = Notes()
-    assert notes.exit_code is None
-    notes.keep_faults_of("pong")
-    notes.running[0], notes.running[1] = 63, 65_535
-    notes.faults[MAX_ENVS_PER_SERVER - 1] = 5
-    notes.exit_code, notes.wait_status = 0, 9
-    notes.starter_ended = True
-    assert [*notes.running, notes.exit_code, notes.wait_status] == [63, 65_535, 0, 9]
-    notes.begin()
-    assert [*notes.running, notes.exit_code, notes.wait_status] == [NOBODY, NOBODY, None, None]
-    assert notes.starter_ended
-    assert notes.keep_faults_of("pong")
-    assert notes.faults[MAX_ENVS_PER_SERVER - 1] == 5
-    assert not notes.keep_faults_of("breakout")
-    assert notes.faults[MAX_ENVS_PER_SERVER - 1] == 0
+    shared = SharedState()
+    assert shared.exit_code is None
+    shared.keep_faults_of("pong")
+    shared.running[0], shared.running[1] = 63, 65_535
+    shared.faults[MAX_ENVS_PER_SERVER - 1] = 5
+    shared.exit_code, shared.wait_status = 0, 9
+    shared.starter_ended = True
+    assert [*shared.running, shared.exit_code, shared.wait_status] == [63, 65_535, 0, 9]
+    shared.begin()
+    assert [*shared.running, shared.exit_code, shared.wait_status] == [NOBODY, NOBODY, None, None]
+    assert shared.starter_ended
+    assert shared.keep_faults_of("pong")
+    assert shared.faults[MAX_ENVS_PER_SERVER - 1] == 5
+    assert not shared.keep_faults_of("breakout")
+    assert shared.faults[MAX_ENVS_PER_SERVER - 1] == 0
 
 
 def test_notes_know_what_has_been_made() -> None:
-    notes = Notes()
-    notes.keep_faults_of("pong")
-    assert not notes.was_made
-    notes.was_made = True
-    notes.begin()
-    notes.keep_faults_of("pong")
-    assert notes.was_made
-    assert not notes.starter_ended
-    notes.keep_faults_of("breakout")
-    assert not notes.was_made
+    shared = SharedState()
+    shared.keep_faults_of("pong")
+    assert not shared.was_made
+    shared.was_made = True
+    shared.begin()
+    shared.keep_faults_of("pong")
+    assert shared.was_made
+    assert not shared.starter_ended
+    shared.keep_faults_of("breakout")
+    assert not shared.was_made
 
 
 def test_shared_notes_are_as_large() -> None:
-    notes = Notes.shared()
-    notes.faults[MAX_ENVS_PER_SERVER - 1] = 1
+    shared = SharedState.shared()
+    shared.faults[MAX_ENVS_PER_SERVER - 1] = 1
     with pytest.raises(IndexError):
-        notes.faults[MAX_ENVS_PER_SERVER] = 1
+        shared.faults[MAX_ENVS_PER_SERVER] = 1
 
 
 @pytest.mark.parametrize(("timeout_s", "interval_s"), [(0, math.inf), (1, 0.25), (300, 1)])
@@ -58,17 +58,17 @@ def test_a_step_timer_is_set_back_often_enough(timeout_s: float, interval_s: flo
 
 
 def test_a_step_timer_that_runs_has_a_pulse() -> None:
-    notes = Notes()
+    shared = SharedState()
     with tempfile.TemporaryFile(buffering=0) as stacks:
-        timer = StepTimer(300.0, stacks, notes)
-        assert notes.pulse == 0
+        timer = StepTimer(300.0, stacks, shared)
+        assert shared.pulse == 0
         timer.set_back()
-        first = notes.pulse
+        first = shared.pulse
         timer.due_s = 0.0
         timer.set_back()
-        assert 0 != notes.pulse != first != 0
+        assert 0 != shared.pulse != first != 0
         timer.stop()
-        assert (notes.pulse, timer.due_s) == (0, math.inf)
+        assert (shared.pulse, timer.due_s) == (0, math.inf)
         timer.note_late()
         stacks.seek(0)
         assert stacks.read().startswith(b"Timeout (0:05:00)!")

@@ -181,7 +181,7 @@ def test_a_process_without_a_pulse_is_found_late(monkeypatch: pytest.MonkeyPatch
     silence = [(2, 1e6), *[(2, 1.0)] * 12]
     for pulse, passed_s in [*[(0, 1.0)] * 30, *[(1, 1.0), (2, 1.0)] * 15, *silence]:
         now_s += passed_s
-        supervision.notes.pulse = pulse
+        supervision.shared.pulse = pulse
         found.append(watch.finds_it_late())
     assert found == [False] * (len(found) - 2) + [True] * 2
 

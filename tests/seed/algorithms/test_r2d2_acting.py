@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from seed.algorithms.r2d2 import Config, act, initial_priorities, make_agent, update_target
-from seed.contract import Acted, Fleet
+from seed.contract import ActOutput, Fleet
 from seed.store.rows import Rows
 from seed.wire.spaces import SpaceSpec
 from tests.seed.algorithms.r2d2_twin import ACTION, CONFIG, RECURRENT, VECTOR, make_case
@@ -34,12 +34,12 @@ def test_the_target_is_copied_every_period() -> None:
 
 
 def act_once(
-    standings: Tensor, evaluation: Tensor, config: Config = CONFIG, *, greedy: bool = False
-) -> tuple[Acted, Tensor]:
+    positions: Tensor, evaluation: Tensor, config: Config = CONFIG, *, greedy: bool = False
+) -> tuple[ActOutput, Tensor]:
     """What an agent does where all environments show the same, and the Q that it sees `[B, A]`."""
     torch.manual_seed(0)
     agent = make_agent(VECTOR, ACTION, RECURRENT, config)
-    batch = len(standings)
+    batch = len(positions)
     never = torch.zeros(1, batch, dtype=torch.bool)
     rows = Rows(
         observations=torch.ones(1, batch, 4), rewards=torch.full((1, batch), 0.3),
@@ -48,15 +48,15 @@ def act_once(
     )  # fmt: skip
     state = torch.ones(batch, agent.state_size)
     with torch.inference_mode():
-        acted = act(agent, rows, state, config, fleet=Fleet(standings, evaluation), greedy=greedy)
+        acted = act(agent, rows, state, config, fleet=Fleet(positions, evaluation), greedy=greedy)
         q_values, after = agent(rows, rows.rewards * config.reward_scale, state)
     assert torch.equal(acted.agent_state, after)
     return acted, q_values[0]
 
 
 def test_acting_keeps_q_of_the_action_and_the_largest() -> None:
-    standings = torch.linspace(0.0, 1.0, 50)
-    acted, q_values = act_once(standings, torch.zeros(50, dtype=torch.bool))
+    positions = torch.linspace(0.0, 1.0, 50)
+    acted, q_values = act_once(positions, torch.zeros(50, dtype=torch.bool))
     assert acted.actions.dtype == torch.int64
     assert len(set(acted.actions.tolist())) > 1
     assert {name: value.dtype for name, value in acted.behaviour.items()} == {
@@ -70,9 +70,9 @@ def test_acting_keeps_q_of_the_action_and_the_largest() -> None:
 def test_every_environment_explores_as_its_standing_says() -> None:
     config = replace(CONFIG, epsilon_base=0.8, epsilon_last_power=4.0, evaluation_epsilon=0.1)
     count = 40_000
-    standings = torch.tensor([0.0, 0.5, 1.0, 0.0]).repeat(count)
+    positions = torch.tensor([0.0, 0.5, 1.0, 0.0]).repeat(count)
     evaluation = torch.tensor([False, False, False, True]).repeat(count)
-    acted, q_values = act_once(standings, evaluation, config)
+    acted, q_values = act_once(positions, evaluation, config)
     explored = (acted.actions != q_values.argmax(dim=-1)).float().view(count, 4).mean(dim=0)
     # Of random actions, one in three is the best one. The standard error is below 0.0025.
     expected = 2 / 3 * torch.tensor([0.8, 0.8**2.5, 0.8**4, 0.1])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from seed.algorithms.vtrace import ActorCritic, Config, act, loss, make_agent, shape_rewards
 from seed.config.schema import NetworkConfig
-from seed.contract import Acted, Fleet, LossResult
+from seed.contract import ActOutput, Fleet, LossResult
 from seed.ops.transitions import transitions
 from seed.ops.vtrace import vtrace
 from seed.store.rows import Rows, Unroll
@@ -50,7 +50,7 @@ class Case(NamedTuple):
     def loss(self, config: Config = CONFIG) -> LossResult:
         return loss(self.agent, None, self.unroll, config)
 
-    def act(self, *, greedy: bool) -> Acted:
+    def act(self, *, greedy: bool) -> ActOutput:
         """Acts at the unroll's first row."""
         state = self.unroll.agent_state
         fleet = Fleet(torch.zeros(len(state)), torch.zeros(len(state), dtype=torch.bool))

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from seed.config.schema import ConfigError
-from seed.contract import Acted, LossResult
+from seed.contract import ActOutput, LossResult
 from seed.contract.answers import check_acted, check_agent, check_result
 from seed.store.layout import Column
 
 CPU = torch.device("cpu")
 ACTION = Column((2,), torch.float32)
-ACTED: Any = Acted(torch.zeros(3, 2), {"policy": torch.zeros(3, 4)}, torch.zeros(3, 5))
+ACTED: Any = ActOutput(torch.zeros(3, 2), {"policy": torch.zeros(3, 4)}, torch.zeros(3, 5))
 LOSS = torch.zeros((), requires_grad=True)
 RESULT: Any = LossResult(LOSS, {"entropy": torch.zeros(())}, torch.ones(3))
 Pair = namedtuple("Pair", ["actions", "agent_state"])
@@ -37,10 +37,10 @@ def test_what_the_contract_says_passes() -> None:
     ("acted", "words"),
     [
         (None, r"gives a NoneType without actions, behaviour, agent_state; expected seed"),
-        (tuple(ACTED), r"expected seed\.contract\.Acted\(actions, behaviour, agent_state\)"),
+        (tuple(ACTED), r"expected seed\.contract\.ActOutput\(actions, behaviour, agent_state\)"),
         (Pair(*ACTED[::2]), "gives a Pair without behaviour;"),
         # In another order.
-        (Acted(ACTED[0], ACTED[2], ACTED[1]), "gives behaviour: a Tensor; expected a dict"),
+        (ActOutput(ACTED[0], ACTED[2], ACTED[1]), "gives behaviour: a Tensor; expected a dict"),
         (ACTED._replace(actions=[[0.0, 0.0]] * 3), "gives actions: a list; expected a tensor of"),
         (ACTED._replace(actions=torch.zeros(3)), r"shape \(3,\) .*expected .*shape \(3, 2\)"),
         (ACTED._replace(actions=torch.zeros(3, 2).long()), r"torch\.int64 .* and torch\.float32"),

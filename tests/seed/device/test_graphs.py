@@ -11,9 +11,9 @@ from torch import Tensor
 
 from seed.config.schema import ConfigError
 from seed.device import graphs
-from seed.device.graphs import CaptureLock, Graph, can_capture
+from seed.device.graphs import CapturedCall, CaptureLock, can_capture
 from seed.device.names import prepare_thread
-from seed.process.threads import Consequence, Crew
+from seed.process.threads import Consequence, ThreadGroup
 from tests.seed.gpu_streams import own_stream
 from tests.seed.recording import record_on_cpu
 from tests.waiting import wait_for
@@ -54,8 +54,8 @@ class Adding:
         self.sum += self.input
         return self.sum * 10
 
-    def graph(self, *, capture: bool = True) -> Graph[Tensor]:
-        return Graph(self, self.input.device, capture=capture, field="a.field")
+    def graph(self, *, capture: bool = True) -> CapturedCall[Tensor]:
+        return CapturedCall(self, self.input.device, capture=capture, field="a.field")
 
 
 def test_on_a_cpu_a_call_is_a_call() -> None:
@@ -103,7 +103,9 @@ def test_replays_return_the_same_tensors(device: torch.device) -> None:
 
 def test_reading_a_value_back_cannot_be_captured(device: torch.device) -> None:
     value = torch.ones((), device=device)
-    graph = Graph(lambda: value * value.item(), device, capture=True, field="learner.cuda_graphs")
+    graph = CapturedCall(
+        lambda: value * value.item(), device, capture=True, field="learner.cuda_graphs"
+    )
     if device.type == "cuda":
         # What a broken capture leaves behind would spoil the tests that follow.
         pytest.skip("ends the process's use of the GPU")
@@ -207,9 +209,11 @@ def test_the_reason_of_a_failed_capture_is_what_a_crew_raises(
 ) -> None:
     """The learner's capture fails while inference waits for it; inference may be heard first."""
     record_on_cpu(monkeypatch)
-    value, waits, crew = torch.ones(()), threading.Event(), Crew()
-    failing = Graph(lambda: value * value.item(), CPU, capture=True, field="learner.cuda_graphs")
-    other = Graph(lambda: value + 1, CPU, capture=True, field="inference.cuda_graphs")
+    value, waits, crew = torch.ones(()), threading.Event(), ThreadGroup()
+    failing = CapturedCall(
+        lambda: value * value.item(), CPU, capture=True, field="learner.cuda_graphs"
+    )
+    other = CapturedCall(lambda: value + 1, CPU, capture=True, field="inference.cuda_graphs")
 
     def learn() -> None:
         try:
@@ -238,7 +242,7 @@ def test_calls_hold_the_lock_of_all_graphs(device: torch.device) -> None:
         capturing.append(graphs.capture_lock._capturing)
         return torch.ones((), device=device) + 1
 
-    graph = Graph(look, device, capture=True, field="a.field")
+    graph = CapturedCall(look, device, capture=True, field="a.field")
     for _ in range(5):
         graph()
     assert computing == [1, 1, 1, 0]
@@ -257,7 +261,7 @@ def test_only_gpus_capture() -> None:
 def test_another_thread_draws_and_allocates_while_there_are_captures() -> None:
     """The other thread does what inference does: random numbers, new memory, waiting."""
     device, stop, draws = torch.device("cuda"), threading.Event(), []
-    sampling = Graph(
+    sampling = CapturedCall(
         lambda: torch.empty(64, device=device).exponential_(), device, capture=False, field="other"
     )
 
@@ -284,7 +288,7 @@ def test_another_thread_draws_and_allocates_while_there_are_captures() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_every_replay_draws_new_random_numbers() -> None:
     device = torch.device("cuda")
-    graph = Graph(
+    graph = CapturedCall(
         lambda: torch.empty((), device=device).exponential_(), device, capture=True, field="a.field"
     )
     with own_stream(device):

@@ -16,11 +16,11 @@ from seed.config.schema import ConfigError
 from seed.device.graphs import capture_lock
 from seed.device.names import (
     available_bytes,
+    freeze_gc,
     keep_freed_memory,
     overwrite,
     prepare_thread,
     resolve_device,
-    spare_collector,
 )
 
 
@@ -160,7 +160,7 @@ def test_urgent_threads_have_a_stream_of_higher_priority() -> None:
 def test_the_collector_leaves_alone_what_exists() -> None:
     before = gc.get_freeze_count()
     try:
-        spare_collector()
+        freeze_gc()
         assert gc.get_freeze_count() > before + 10_000
     finally:
         gc.unfreeze()

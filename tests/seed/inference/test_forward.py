@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from seed.config.schema import Config, InferenceConfig, LearnerConfig, NetworkConfig
 from seed.contract import load_algorithm
 from seed.device.names import move
-from seed.inference.forward import ForwardPass, GroupStep, InferenceBatch
+from seed.inference.forward import ForwardPass, GroupRows, InferenceBatch
 from seed.run.serving import make_agent, make_store
 from seed.run.spaces import Spaces
 from seed.store.rows import Unroll
@@ -24,7 +24,7 @@ from seed.wire.spaces import SpaceSpec
 from tests.seed.forwarding import CPU, LAYOUT, SUMMING, Seeing, group, make_forward, run
 
 
-def gather(store: UnrollStore, forward: ForwardPass, *batches: list[GroupStep]) -> Unroll:
+def gather(store: UnrollStore, forward: ForwardPass, *batches: list[GroupRows]) -> Unroll:
     """The unrolls that these batches make whole."""
     complete = [page for batch in batches for page in forward.run(InferenceBatch.of(batch))[1]]
     return store.gather(complete)
@@ -125,12 +125,12 @@ def test_the_fleet_reaches_the_algorithm() -> None:
     forward = ForwardPass(seeing.algorithm, None, nn.Linear(1, 1), store, 6)
     forward.set_connected(np.array([0, 1, 2, 4]))
     run(forward, group([4, 2], [1, 1]), group([1, 0], [1, 1]))
-    assert seeing.fleet.standings.tolist() == [1.0, 0.0, 0.5, 0.0]
-    assert seeing.fleet.standings.dtype == torch.float32
+    assert seeing.fleet.positions.tolist() == [1.0, 0.0, 0.5, 0.0]
+    assert seeing.fleet.positions.dtype == torch.float32
     assert seeing.fleet.evaluation.tolist() == [False, True, False, False]
     forward.set_connected(np.array([1, 2, 4]))
     run(forward, group([1, 4], [1, 1]))
-    assert seeing.fleet.standings.tolist() == [0.0, 1.0]
+    assert seeing.fleet.positions.tolist() == [0.0, 1.0]
 
 
 def test_evaluation_environments_see_stacks_and_previous_actions() -> None:
@@ -170,7 +170,7 @@ def test_acting_may_be_on_another_device_than_the_store(monkeypatch: pytest.Monk
     for t in range(3):
         actions, complete = forward.run(InferenceBatch.of([group([1, 0], [t + 1, t + 5])]))
         assert actions.tolist() == [0, 0]
-        assert all(value.is_meta for value in (*vars(seeing.rows).values(), seeing.fleet.standings))
+        assert all(value.is_meta for value in (*vars(seeing.rows).values(), seeing.fleet.positions))
     assert store.gather(complete).rows.observations.T.tolist() == [[1, 2, 3], [5, 6, 7]]
 
 
@@ -214,7 +214,7 @@ def test_time_is_counted_by_phase() -> None:
     assert all(seconds > 0 for seconds in forward.phases.seconds.values())
 
 
-def random_group(rng: np.random.Generator, ended: dict[int, bool], envs: list[int]) -> GroupStep:
+def random_group(rng: np.random.Generator, ended: dict[int, bool], envs: list[int]) -> GroupRows:
     """A row of each environment in a made-up game whose episodes end at random."""
     flags = []
     for env in envs:
@@ -227,7 +227,7 @@ def random_group(rng: np.random.Generator, ended: dict[int, bool], envs: list[in
         np.ones(len(envs), np.uint64), observations, rewards.astype(np.float32),
         np.array(flags, np.uint8), np.empty(0, messages.EPISODE_DTYPE),
     )  # fmt: skip
-    return GroupStep(np.array(envs), arrays)
+    return GroupRows(np.array(envs), arrays)
 
 
 @pytest.mark.parametrize("action", [SpaceSpec("int64", (), 3), SpaceSpec("float32", (2,))])

@@ -53,7 +53,7 @@ def test_padding_changes_nothing(frame_stack: int, burn_in: int) -> None:
         assert size == (0, 1, 2, 4, 4, 6, 6)[n]
         for name, value in vars(seen[0].rows).items():
             assert torch.equal(getattr(seen[1].rows, name)[:, :n], value)
-        assert torch.equal(seen[1].fleet.standings[:n], seen[0].fleet.standings)
+        assert torch.equal(seen[1].fleet.positions[:n], seen[0].fleet.positions)
         assert seen[1].rows.first[0, n:].all()
         if complete:
             assert_same(*(store.gather(complete) for _, store in both))

@@ -294,7 +294,7 @@ def test_episodes_of_evaluation_environments_are_marked() -> None:
         assert [e.evaluation for e in episodes] == [True, False, True]
 
 
-def standings(dealer: Dealer, seq: int) -> list[int]:
+def positions(dealer: Dealer, seq: int) -> list[int]:
     """What `act_by_standing` says of the three environments of this connection."""
     dealer.step(seq, [0, 0, 0])
     return dealer.actions(seq)
@@ -305,28 +305,28 @@ def test_standings_follow_who_is_connected(parting: str) -> None:
     with central(choose=act_by_standing) as served:
         first, second, third = (served.connect() for _ in range(3))
         first.hello(3)
-        assert standings(first, 0) == [0, 30, 60]
+        assert positions(first, 0) == [0, 30, 60]
         second.hello(3, server_id=2)
-        assert standings(first, 1) == [0, 12, 24]
-        assert standings(second, 0) == [36, 48, 60]
+        assert positions(first, 1) == [0, 12, 24]
+        assert positions(second, 0) == [36, 48, 60]
         if parting == "goodbye":
             first.send(messages.Goodbye(first.session, "done"))
             first.expect_silence()
-            assert standings(second, 1) == [0, 30, 60]
+            assert positions(second, 1) == [0, 30, 60]
             third.hello(1, server_id=3)
         else:
             first.hello(1)
-        assert standings(second, 2 if parting == "goodbye" else 1) == [20, 40, 60]
+        assert positions(second, 2 if parting == "goodbye" else 1) == [20, 40, 60]
 
 
 def test_evaluation_environments_have_no_standing() -> None:
     with central(choose=act_by_standing, evaluation_share=1 / 3) as served:
         first, second = served.connect(), served.connect()
         first.hello(3)
-        assert standings(first, 0) == [0, 60, -1]
+        assert positions(first, 0) == [0, 60, -1]
         second.hello(3, server_id=2)
-        assert standings(first, 1) == [0, 20, -1]
-        assert standings(second, 0) == [40, 60, -1]
+        assert positions(first, 1) == [0, 20, -1]
+        assert positions(second, 0) == [40, 60, -1]
 
 
 # A fleet that is too small for one would have no evaluation returns, and nobody would know why.

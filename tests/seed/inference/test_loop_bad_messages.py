@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seed.inference import admission as reception
+from seed.inference import admission as admission
 from seed.inference import loop as inference
 from seed.wire import codec, messages
 from tests.seed.central import central
@@ -93,7 +93,7 @@ def test_a_connection_is_not_heard_for_a_while_after_an_endless_message(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(inference, "_HOUSEKEEPING_S", 0.01)
-    monkeypatch.setattr(reception, "_MUTE_S", 3600.0)
+    monkeypatch.setattr(admission, "_MUTE_S", 3600.0)
     with central() as served:
         endless, other = served.connect(), served.connect()
         endless.hello(2)
@@ -108,7 +108,7 @@ def test_a_connection_is_not_heard_for_a_while_after_an_endless_message(
             other.step(seq, [1])
             assert other.actions(seq) == [seq + 1]
         assert not endless.socket.poll(0)
-        muted = served.inference._reception
+        muted = served.inference._admission
 
         def is_heard_again() -> bool:
             """Once its time is over: it is set to zero for the next housekeeping."""
@@ -125,7 +125,7 @@ def test_a_flood_of_messages_that_are_refused_ends_a_session() -> None:
         dealer.hello(2)
         for _ in range(200):
             dealer.send(messages.Ping(1))
-        wait_for(lambda: served.inference._reception.messages_dropped > 0)
+        wait_for(lambda: served.inference._admission.messages_dropped > 0)
         # One of the 128 was the HELLO.
         answers = [dealer.receive() for _ in range(129)]
         assert isinstance(answers[-1], messages.Goodbye)

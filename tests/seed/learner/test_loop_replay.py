@@ -221,9 +221,9 @@ def test_policy_lag_leaves_the_burn_in_out(tmp_path: Path) -> None:
 
 def test_replay_is_saved_with_every_checkpoint(tmp_path: Path) -> None:
     def save(folder: Path, sign: Callable[[], None]) -> None:
-        before = setup.learner.phases.signs
+        before = setup.learner.phases.heartbeats
         sign()
-        assert setup.learner.phases.signs == before + 1
+        assert setup.learner.phases.heartbeats == before + 1
         folder.mkdir()
         (folder / "numbers.json").write_text(str(setup.learner.learner_steps))
 

@@ -19,7 +19,7 @@ from seed.contract import Algorithm, LossResult, load_algorithm
 from seed.device.names import move
 from seed.learner import checkpoint
 from seed.learner.optimizers import make_optimizer
-from seed.learner.update import Outcome, Update
+from seed.learner.update import Update, UpdateResult
 from seed.store.rows import Unroll
 from seed.wire.spaces import SpaceSpec
 from tests.seed.gpu_streams import own_stream
@@ -42,13 +42,14 @@ class Case(NamedTuple):
     agent: nn.Module
     optimizer: torch.optim.Optimizer
 
-    def learn(self, index: int) -> Outcome:
+    def learn(self, index: int) -> UpdateResult:
         """An update with a batch and a learning rate of its own."""
-        self.update.take(make_unroll(index, self.device))
-        outcome = self.update.measure()
+        self.update.load(make_unroll(index, self.device))
+        outcome = self.update.backward()
         priorities = outcome.priorities
-        self.update.apply(0.01 / (index + 1))
-        return Outcome(outcome.scalars, None if priorities is None else priorities.cpu().clone())
+        self.update.step(0.01 / (index + 1))
+        kept = None if priorities is None else priorities.cpu().clone()
+        return UpdateResult(outcome.scalars, kept)
 
     @property
     def device(self) -> torch.device:
@@ -122,9 +123,9 @@ def test_recorded_graphs_make_the_updates_of_plain_calls(
 def test_a_loss_of_another_form_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     case = make_case("vtrace", "adam", CPU, cuda_graphs=False)
     monkeypatch.setattr("seed.algorithms.vtrace.loss", lambda *_: LossResult(0.5, {}))  # type: ignore[arg-type]
-    case.update.take(make_unroll(0))
+    case.update.load(make_unroll(0))
     with pytest.raises(ConfigError, match=r"'vtrace': loss gives loss: a float; expected a tensor"):
-        case.update.measure()
+        case.update.backward()
 
 
 @needs_gpu
@@ -142,30 +143,30 @@ def test_graphs_on_a_gpu_make_the_updates_of_plain_calls(name: str, kind: Kind) 
 def test_graphs_keep_unrolls_and_gradients_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     record_on_cpu(monkeypatch)
     case = make_case("vtrace", "adam", CPU, cuda_graphs=True)
-    places = set()
+    row_index = set()
     for index in range(6):
         case.learn(index)
         unroll, gradients = case.update._unroll, [p.grad for p in case.agent.parameters()]
         assert unroll is not None
         assert torch.equal(unroll.rows.observations, make_unroll(index).rows.observations)
         assert torch.equal(unroll.behaviour["policy"], make_unroll(index).behaviour["policy"])
-        places.add((
+        row_index.add((
             unroll.rows.observations.data_ptr(), unroll.agent_state.data_ptr(),
             *(gradient.data_ptr() for gradient in gradients if gradient is not None),
         ))  # fmt: skip
-    assert len(places) == 1
+    assert len(row_index) == 1
 
 
 def test_plain_calls_copy_no_unroll_and_keep_none() -> None:
     case = make_case("vtrace", "adam", CPU, cuda_graphs=False)
     for index in range(6):
         unroll = make_unroll(index)
-        case.update.take(unroll)
+        case.update.load(unroll)
         assert case.update._unroll is not None
         assert case.update._unroll.rows.observations is unroll.rows.observations
-        case.update.measure()
+        case.update.backward()
         observations = weakref.ref(unroll.rows.observations)
-        case.update.apply(0.1)
+        case.update.step(0.1)
         del unroll
         assert observations() is None
 
@@ -207,14 +208,14 @@ def test_measuring_changes_no_weight_and_applying_does() -> None:
     update = Update(Config(), cast(Algorithm, Weighing()), agent, None, optimizer)
     unroll = make_unroll(4)
     mean = unroll.rows.observations.mean().item()
-    update.take(unroll)
+    update.load(unroll)
     for _ in range(2):
-        outcome = update.measure()
+        outcome = update.backward()
         assert agent.weight.item() == 1.0
         assert outcome.scalars == pytest.approx(
             {"loss": mean, "grad_norm": abs(mean), "policy_version_mean": 4.0, "seen": mean}
         )
         assert outcome.priorities is not None
         assert outcome.priorities.tolist() == pytest.approx([mean] * BATCH)
-    update.apply(0.5)
+    update.step(0.5)
     assert agent.weight.item() == pytest.approx(1.0 - 0.5 * mean)

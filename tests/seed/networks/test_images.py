@@ -66,8 +66,8 @@ def test_frames_become_channels(shape: tuple[int, ...], order: str) -> None:
     for frame in range(4):
         for picture in range(pictures):
             for channel in range(channels):
-                places: dict[str, int | slice] = {"s": picture, "c": channel}
-                index = (places.get(axis, slice(None)) for axis in order)
+                row_index: dict[str, int | slice] = {"s": picture, "c": channel}
+                index = (row_index.get(axis, slice(None)) for axis in order)
                 expected = frames[(slice(None), frame, *index)]
                 number = (frame * pictures + picture) * channels + channel
                 assert torch.equal(images[:, number], expected)

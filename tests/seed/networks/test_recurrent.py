@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from seed.device.graphs import Graph
+from seed.device.graphs import CapturedCall
 from seed.networks.recurrent import LstmCore
 from tests.seed.gpu_streams import own_stream
 
@@ -299,7 +299,7 @@ def test_a_graph_gives_the_same_gradients(bfloat16: bool) -> None:
         return [outputs.detach(), *torch.autograd.grad(loss, list(core.parameters()))]
 
     with own_stream(device):
-        graph = Graph(run, device, capture=True, field="field")
+        graph = CapturedCall(run, device, capture=True, field="field")
         for _ in range(6):
             features.normal_()
             first.logical_not_()

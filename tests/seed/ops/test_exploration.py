@@ -13,8 +13,8 @@ COUNT = 40_000
 
 @pytest.mark.parametrize("num_envs", [1, 2, 640])
 def test_ladder_is_evenly_spaced_in_the_power(num_envs: int) -> None:
-    standings = torch.linspace(0.0, 1.0, num_envs)
-    epsilons = epsilon_ladder(standings, base=0.4, last_power=8.0)
+    positions = torch.linspace(0.0, 1.0, num_envs)
+    epsilons = epsilon_ladder(positions, base=0.4, last_power=8.0)
     assert epsilons.dtype == torch.float32
     expected = 0.4 ** np.linspace(1, 8, num_envs)
     np.testing.assert_allclose(epsilons.numpy(), expected, rtol=2e-6)

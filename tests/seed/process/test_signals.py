@@ -46,11 +46,11 @@ def test_a_signal_asks_for_an_end(
     monkeypatch.setattr(module, "_SAME_REQUEST_S", 3600.0)
     signals = Signals()
     signals.began()
-    assert (signals.asked, signals.exit_code) == (False, 0)
+    assert (signals.stop_requested, signals.exit_code) == (False, 0)
     # A signal of a process manager may come twice.
     for _ in range(2):
         signal.raise_signal(number)
-        assert (signals.asked, signals.exit_code) == (True, code)
+        assert (signals.stop_requested, signals.exit_code) == (True, code)
 
 
 @pytest.mark.parametrize(("number", "code"), CODES)
@@ -91,7 +91,7 @@ def test_a_hangup_that_is_ignored_stays_so() -> None:
     signals = Signals()
     signals.began()
     signal.raise_signal(signal.SIGHUP)
-    assert not signals.asked
+    assert not signals.stop_requested
 
 
 def test_nothing_changes_an_exit_code_that_is_decided() -> None:

@@ -10,7 +10,7 @@ from typing import cast
 
 import pytest
 
-from seed.process.threads import Crew
+from seed.process.threads import ThreadGroup
 
 DEADLINE_S = 300.0
 
@@ -20,7 +20,7 @@ def fail_loudly() -> None:
 
 
 def test_a_failure_stops_the_others_and_is_raised_with_its_traceback() -> None:
-    crew = Crew()
+    crew = ThreadGroup()
     ended = threading.Event()
 
     def wait() -> None:
@@ -40,7 +40,7 @@ def test_a_failure_stops_the_others_and_is_raised_with_its_traceback() -> None:
 
 
 def test_nothing_is_raised_where_nothing_failed() -> None:
-    crew = Crew()
+    crew = ThreadGroup()
     thread = crew.start("quick", lambda: None)
     thread.join(DEADLINE_S)
     assert thread.name == "quick"
@@ -51,7 +51,7 @@ def test_nothing_is_raised_where_nothing_failed() -> None:
 
 
 def test_join_stops_and_awaits_every_thread() -> None:
-    crew = Crew()
+    crew = ThreadGroup()
 
     def wait() -> None:
         crew.stop.wait(DEADLINE_S)
@@ -64,7 +64,7 @@ def test_join_stops_and_awaits_every_thread() -> None:
 
 # Later failures follow from the first, as a rule.
 def test_the_first_failure_is_the_one_that_is_raised() -> None:
-    crew = Crew()
+    crew = ThreadGroup()
 
     def fail_after_the_other() -> None:
         crew.stop.wait(DEADLINE_S)
@@ -78,7 +78,7 @@ def test_the_first_failure_is_the_one_that_is_raised() -> None:
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
 def test_what_is_no_exception_stops_the_others_too(kind: type[BaseException]) -> None:
-    crew = Crew()
+    crew = ThreadGroup()
 
     def leave() -> None:
         raise kind
@@ -91,7 +91,7 @@ def test_what_is_no_exception_stops_the_others_too(kind: type[BaseException]) ->
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a thread name itself")
 def test_the_system_knows_a_threads_name() -> None:
-    crew = Crew()
+    crew = ThreadGroup()
     names: list[str] = []
 
     def read_name() -> None:
@@ -103,7 +103,7 @@ def test_the_system_knows_a_threads_name() -> None:
 
 
 def test_join_ticks_while_it_waits() -> None:
-    crew = Crew()
+    crew = ThreadGroup()
     ticked = threading.Event()
     crew.start("waits", lambda: cast(None, ticked.wait(DEADLINE_S)))
     crew.join(ticked.set)

@@ -92,7 +92,7 @@ def test_a_thread_that_never_began_is_silent_too(bench: Bench) -> None:
 def test_a_sign_within_a_phase_counts(bench: Bench) -> None:
     bench.phases[1].enter("checkpoint")
     for _ in range(30):
-        bench.phases[1].sign()
+        bench.phases[1].heartbeat()
         bench.tick(1.0, 0)
     assert bench.reasons == []
     assert bench.phases[1].name == "checkpoint"
@@ -138,7 +138,8 @@ def test_zero_is_no_watchdog(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_stacks_that_nobody_reads_do_not_keep_the_process(end: str) -> None:
     program = (
-        f"import time; from seed import watchdog; guard = watchdog.Watchdog(1, {{}}, print); {end}"
+        "import time; from seed.process import watchdog; "
+        f"guard = watchdog.Watchdog(1, {{}}, print); {end}"
     )
     reader, writer = os.pipe()
     try:

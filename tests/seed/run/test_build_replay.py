@@ -14,7 +14,7 @@ import pytest
 from seed.config.loading import parse_command_line
 from seed.config.schema import Config, ConfigError
 from seed.contract import load_algorithm_config
-from seed.inference.forward import GroupStep, InferenceBatch
+from seed.inference.forward import GroupRows, InferenceBatch
 from seed.learner.replay import Replay
 from seed.learner.sources import QueueSource
 from seed.run import build
@@ -94,7 +94,7 @@ def play(run: Run, rows: int) -> None:
             np.zeros(4, np.float32), np.full(4, messages.FIRST * (row == 0), np.uint8),
             np.empty(0, messages.EPISODE_DTYPE),
         )  # fmt: skip
-        _, complete = run.inference._forward.run(InferenceBatch.of([GroupStep(envs, arrays)]))
+        _, complete = run.inference._forward.run(InferenceBatch.of([GroupRows(envs, arrays)]))
         run.store.publish(complete)
 
 

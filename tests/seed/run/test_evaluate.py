@@ -23,7 +23,7 @@ from seed.inference.fault_log import FaultLog
 from seed.inference.records import BatchRecord, EpisodeRecord
 from seed.learner import checkpoint
 from seed.learner.checkpoint import Checkpoint
-from seed.process.threads import Crew
+from seed.process.threads import ThreadGroup
 from seed.run import evaluate
 from seed.run.evaluate import Result, main
 from seed.run.local_servers import LocalServerError
@@ -190,7 +190,7 @@ def test_all_environments_are_evaluation_environments(monkeypatch: pytest.Monkey
     tensors = {f"agent.{name}": value for name, value in agent.state_dict().items()}
     kept = Checkpoint(tensors, {"spaces": spaces.to_map(), "learner_steps": 3})
     inference = evaluate._make_player(config, kept, greedy=False)
-    crew = Crew()
+    crew = ThreadGroup()
     crew.start("inference", lambda: inference.run(crew.stop, lambda: "the end"))
     dealer = Dealer(inference.endpoint)
     try:

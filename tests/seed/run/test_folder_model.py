@@ -22,7 +22,7 @@ from seed.learner import checkpoint
 from seed.learner.checkpoint import MANIFEST, STATE, TENSORS, Checkpoint, CheckpointError
 from seed.learner.optimizers import make_optimizer
 from seed.run.folder import check_entries, set_aside
-from seed.run.provenance import compare_origin, origin_of
+from seed.run.provenance import describe_changes, provenance
 from seed.run.resume import find_checkpoint
 from tests.seed.checkpoints import name_of, state_of
 
@@ -68,7 +68,7 @@ def valid() -> Iterator[Path]:
         agent, optimizer = network()
         tensors = checkpoint.pack({"agent": agent}, optimizer)
         for frames in (5, 9):
-            state = state_of(frames, **origin_of(CONFIG), optimizer="adam")
+            state = state_of(frames, **provenance(CONFIG), optimizer="adam")
             kept = Checkpoint(tensors, state)
             checkpoint.save(run_dir / "checkpoints", name_of(frames), kept, keep=2)
         (run_dir / "metrics.jsonl").write_text('{"env_frames": 4}\n{"env_frames": 12}\n')
@@ -97,7 +97,7 @@ def go_on(run_dir: Path) -> Checkpoint | None:
     check_entries(run_dir)
     loaded = find_checkpoint(Config(run_dir=str(run_dir), algorithm=CONFIG.algorithm))
     if loaded is not None:
-        assert "\n" not in compare_origin(loaded.state, CONFIG)
+        assert "\n" not in describe_changes(loaded.state, CONFIG)
         agent, optimizer = network()
         checkpoint.unpack_module(loaded.tensors, "agent", agent)
         checkpoint.unpack_optimizer(loaded.tensors, optimizer)

@@ -370,7 +370,7 @@ def test_what_is_normal_is_said_at_the_start(
 ) -> None:
     caplog.set_level("INFO")
     monkeypatch.setattr("logging.basicConfig", lambda **_: None)
-    monkeypatch.setattr(main, "spare_collector", lambda: None)
+    monkeypatch.setattr(main, "freeze_gc", lambda: None)
 
     def refuse(*_: object) -> None:
         raise LocalServerError("the test ends here")
@@ -394,7 +394,7 @@ def test_a_disk_without_room_is_no_refused_configuration(
     def fail(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(main, "spare_collector", lambda: None)
+    monkeypatch.setattr(main, "freeze_gc", lambda: None)
     monkeypatch.setattr(failing, fail)
     assert learn(file, "--local-envservers", 0) == code
     assert f"cannot be written ({os.strerror(number)})" in capsys.readouterr().err

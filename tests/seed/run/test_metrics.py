@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
 from seed.config.schema import ConfigError
 from seed.inference.records import BatchRecord, EpisodeRecord
 from seed.learner.loop import Progress, UpdateRecord
-from seed.run.metrics import EVALUATION_WINDOW, RETURN_WINDOW, Line, Window, Writer
+from seed.run.metrics import EVALUATION_WINDOW, RETURN_WINDOW, Line, MetricsWindow, Writer
 
 
 def put(records: list[Any]) -> queue.SimpleQueue[Any]:
@@ -32,7 +32,7 @@ def put(records: list[Any]) -> queue.SimpleQueue[Any]:
 
 
 def close(
-    window: Window,
+    window: MetricsWindow,
     progress: Progress,
     acted: list[BatchRecord | EpisodeRecord] | None = None,
     learned: list[UpdateRecord] | None = None,
@@ -55,7 +55,7 @@ def close(
 
 
 def test_a_line_of_nothing_has_every_promised_name() -> None:
-    line = close(Window(4, Progress()), Progress())
+    line = close(MetricsWindow(4, Progress()), Progress())
     for name in ("time_s", "env_frames", "env_steps", "learner_steps", "fps",
                  "episode_return_count", "evaluation_return_count", "inference_paused_share",
                  ):  # fmt: skip
@@ -66,7 +66,7 @@ def test_a_line_of_nothing_has_every_promised_name() -> None:
 
 
 def test_frames_are_steps_times_action_repeat() -> None:
-    window = Window(4, Progress(env_steps=100, time_s=10.0))
+    window = MetricsWindow(4, Progress(env_steps=100, time_s=10.0))
     first = close(window, Progress(env_steps=150, learner_steps=6, time_s=15.0))
     assert (first["env_steps"], first["env_frames"], first["learner_steps"]) == (150, 600, 6)
     assert first["time_s"] == 15.0
@@ -76,12 +76,12 @@ def test_frames_are_steps_times_action_repeat() -> None:
 
 
 def test_a_line_within_no_time_is_finite() -> None:
-    line = close(Window(1, Progress()), Progress(env_steps=1))
+    line = close(MetricsWindow(1, Progress()), Progress(env_steps=1))
     assert math.isfinite(line["fps"] or 0)
 
 
 def test_batches_are_of_this_line_only() -> None:
-    window = Window(1, Progress())
+    window = MetricsWindow(1, Progress())
     line = close(window, Progress(), [BatchRecord(10, 0.001), BatchRecord(20, 0.003)])
     assert line["inference_batch_mean"] == 15
     assert line["inference_latency_p50_ms"] == pytest.approx(2.0)
@@ -97,7 +97,7 @@ def test_returns_are_of_the_newest_episodes(evaluation: bool, name: str, newest:
     def played(*returns: float) -> list[BatchRecord | EpisodeRecord]:
         return [EpisodeRecord(0, value, 1, evaluation) for value in returns]
 
-    window = Window(1, Progress())
+    window = MetricsWindow(1, Progress())
     line = close(window, Progress(), played(2.0, 4.0))
     assert line[f"{name}_return_mean"] == 3.0
     assert line[f"{name}_return_count"] == 2
@@ -109,7 +109,7 @@ def test_returns_are_of_the_newest_episodes(evaluation: bool, name: str, newest:
 
 
 def test_evaluation_environments_count_apart() -> None:
-    window = Window(1, Progress())
+    window = MetricsWindow(1, Progress())
     episodes = [EpisodeRecord(0, 2.0, 10, False), EpisodeRecord(1, 9.0, 500, True),
                 EpisodeRecord(2, 4.0, 30, False)]  # fmt: skip
     line = close(window, Progress(), [*episodes, BatchRecord(3, 0.1)])
@@ -119,7 +119,7 @@ def test_evaluation_environments_count_apart() -> None:
 
 
 def test_pauses_are_a_share_of_the_lines_time() -> None:
-    window = Window(1, Progress(time_s=100.0))
+    window = MetricsWindow(1, Progress(time_s=100.0))
     shares = [
         close(window, Progress(time_s=time_s), paused_s=paused_s)["inference_paused_share"]
         for time_s, paused_s in ((110.0, 4.0), (120.0, 4.0), (140.0, 24.0), (140.001, 24.02))
@@ -129,7 +129,7 @@ def test_pauses_are_a_share_of_the_lines_time() -> None:
 
 
 def test_phases_are_shares_of_the_lines_time() -> None:
-    window = Window(1, Progress(time_s=100.0))
+    window = MetricsWindow(1, Progress(time_s=100.0))
     line = close(
         window, Progress(time_s=110.0), acting={"waiting": 4.0, "forward": 6.0},
         learning={"waiting": 1.0},
@@ -149,7 +149,7 @@ def test_phases_are_shares_of_the_lines_time() -> None:
 
 
 def test_update_scalars_are_means_over_the_updates() -> None:
-    window = Window(1, Progress())
+    window = MetricsWindow(1, Progress())
     updates = [
         UpdateRecord({}, 3.0, 0.0),
         UpdateRecord({"loss": 1.0, "policy_lag_mean": 2.0}, 0.0, 0.5),
@@ -166,12 +166,12 @@ def test_every_scalar_has_a_mean_of_its_own() -> None:
         UpdateRecord({"loss": 1.0}, 0.0, 0.5),
         UpdateRecord({"loss": 2.0, "seldom": 8.0}, 0.0, 0.5),
     ]
-    line = close(Window(1, Progress()), Progress(), learned=updates)
+    line = close(MetricsWindow(1, Progress()), Progress(), learned=updates)
     assert (line["loss"], line["seldom"]) == (1.5, 8.0)
 
 
 def test_says_how_the_threads_are() -> None:
-    line = close(Window(1, Progress()), Progress())
+    line = close(MetricsWindow(1, Progress()), Progress())
     assert (line["num_envs"], line["queue_length"]) == (6, 5)
     assert (line["rows_dropped"], line["messages_refused"]) == (3, 2)
     assert line["messages_dropped"] == 6

@@ -11,14 +11,14 @@ import pytest
 from seed import __version__
 from seed.algorithms.vtrace import Config as AlgorithmConfig
 from seed.config.schema import Config, NetworkConfig
-from seed.run.provenance import compare_origin, origin_of
+from seed.run.provenance import describe_changes, provenance
 
 CONFIG = Config(algorithm=AlgorithmConfig(), network=NetworkConfig(hidden_sizes=(4, 5)))
 
 
 def kept(config: Config = CONFIG) -> dict[str, Any]:
     """The state of a checkpoint, as it is read."""
-    state: dict[str, Any] = json.loads(json.dumps({"env_frames": 7, **origin_of(config)}))
+    state: dict[str, Any] = json.loads(json.dumps({"env_frames": 7, **provenance(config)}))
     return state
 
 
@@ -26,15 +26,15 @@ def test_the_same_differs_in_nothing() -> None:
     state = kept()
     assert state["version"] == __version__
     assert state["config"]["network"]["hidden_sizes"] == [4, 5]
-    assert compare_origin(state, CONFIG) == ""
+    assert describe_changes(state, CONFIG) == ""
 
 
 def test_a_version_or_settings_alone_may_differ() -> None:
     older = kept() | {"version": "0.0.7"}
-    assert compare_origin(older, CONFIG) == (
+    assert describe_changes(older, CONFIG) == (
         f"the checkpoint was written by version 0.0.7, this is {__version__}"
     )
-    assert compare_origin(kept(), replace(CONFIG, seed=9)) == (
+    assert describe_changes(kept(), replace(CONFIG, seed=9)) == (
         "settings that differ: seed = 9 (it was 1)"
     )
 
@@ -46,7 +46,7 @@ def test_what_differs_is_named_in_one_line() -> None:
     state["config"]["learner"]["gone"] = True
     del state["config"]["watchdog_s"]
     now = replace(CONFIG, seed=9, network=replace(CONFIG.network, hidden_sizes=(4, 6)))
-    line = compare_origin(state, now)
+    line = describe_changes(state, now)
     assert line == (
         f"the checkpoint was written by version 0.0.7, this is {__version__}; "
         "settings that differ: learner.gone = none (it was true), "
@@ -57,11 +57,11 @@ def test_what_differs_is_named_in_one_line() -> None:
 
 @pytest.mark.parametrize("found", [{"resume": "never"}, {"module_folders": ("/a",)}])
 def test_how_the_checkpoint_and_modules_were_found_is_no_difference(found: Any) -> None:
-    assert compare_origin(kept(replace(CONFIG, **found)), CONFIG) == ""
+    assert describe_changes(kept(replace(CONFIG, **found)), CONFIG) == ""
 
 
 @pytest.mark.parametrize(
     "state", [{}, {"version": "0.1.0"}, {"config": {}}, {"version": "0.1.0", "config": "text"}]
 )
 def test_one_that_does_not_say_is_passed_over(state: dict[str, Any]) -> None:
-    assert compare_origin(state, CONFIG) == ""
+    assert describe_changes(state, CONFIG) == ""

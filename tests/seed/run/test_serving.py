@@ -19,9 +19,9 @@ from seed.config.schema import (
     NetworkConfig,
     ReplayConfig,
 )
-from seed.contract import Acted, load_algorithm
+from seed.contract import ActOutput, load_algorithm
 from seed.inference.loop import Inference
-from seed.process.threads import Crew
+from seed.process.threads import ThreadGroup
 from seed.run import serving
 from seed.run.serving import make_agent, make_inference, make_store, plan_store, queue_limit
 from seed.run.spaces import Spaces
@@ -53,9 +53,9 @@ class Constant:
         self.agent = nn.Linear(1, 1)
         cast(Any, self.agent).state_size = 0
 
-    def _choose(self, shown: Shown) -> Acted:
+    def _choose(self, shown: Shown) -> ActOutput:
         batch = shown.rows.rewards.shape[1]
-        return Acted(self.action.expand(batch, *self.action.shape), {}, shown.agent_state)
+        return ActOutput(self.action.expand(batch, *self.action.shape), {}, shown.agent_state)
 
     def make_store(
         self, action: SpaceSpec, config: Config = CONFIG, *, replay: bool = False
@@ -226,7 +226,7 @@ def serve(seed: tuple[int, ...], agent: nn.Module, config: Config = CONFIG) -> I
 
 def connect(inference: Inference) -> tuple[list[int], list[int]]:
     """The seeds that two environments get and their first actions, from zeros."""
-    crew = Crew()
+    crew = ThreadGroup()
     crew.start("inference", lambda: inference.run(crew.stop, lambda: "the end"))
     dealer = Dealer(inference.endpoint)
     try:

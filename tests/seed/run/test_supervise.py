@@ -122,7 +122,7 @@ def test_a_signal_stops_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture
     stopped: list[bool] = []
 
     def learn(stop: threading.Event) -> None:
-        ending.signals.asked = True
+        ending.signals.stop_requested = True
         stopped.append(stop.wait(300))
 
     ending = Ending(tmp_path / "run", learn)
@@ -134,7 +134,7 @@ def test_a_signal_stops_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture
 
 def test_a_signal_during_the_last_save_leaves_a_complete_run(tmp_path: Path) -> None:
     def learn(stop: threading.Event) -> None:
-        ending.signals.asked = True
+        ending.signals.stop_requested = True
         stop.wait(20)
         ending.complete()
 
@@ -160,7 +160,7 @@ def test_the_exit_code_is_that_of_a_signal_unless_the_run_is_complete(
     monkeypatch.setattr(main, "assemble", lambda *_: ending.run)
     monkeypatch.setattr(main, "LocalServers", lambda *_: ending.servers)
     monkeypatch.setattr(main, "write_config", lambda *_: None)
-    monkeypatch.setattr(main, "spare_collector", lambda: None)
+    monkeypatch.setattr(main, "freeze_gc", lambda: None)
     monkeypatch.setattr(main, "supervise", supervise)
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
@@ -223,7 +223,7 @@ class Stalling(Ending):
     def _give_up(self, reason: str, clean_up: Callable[[], None]) -> None:
         self.reasons.append(reason)
         clean_up()
-        self.signals.asked = True
+        self.signals.stop_requested = True
         self.released.set()
 
 
@@ -232,7 +232,7 @@ def test_a_learner_that_stalls_is_given_up_even_while_it_is_to_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: bool
 ) -> None:
     def learn(stop: threading.Event) -> None:
-        ending.signals.asked = asked
+        ending.signals.stop_requested = asked
         ending.released.wait(300)
 
     ending = Stalling(tmp_path / "run", monkeypatch, learn)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seed.store.fleet import evaluation_environments, fleet_standings
+from seed.store.fleet import evaluation_environments, fleet_positions
 
 SHARES = st.fractions(min_value=0, max_value=1, max_denominator=2000)
 
@@ -43,12 +43,12 @@ def test_standings_are_ranks_among_connected_training_environments(
 ) -> None:
     envs = st.integers(0, len(evaluation) - 1)
     connected = data.draw(st.lists(envs, unique=True, max_size=40))
-    standings = fleet_standings(np.array(connected, np.int64), np.array(evaluation))
-    assert standings.dtype == np.float32
+    positions = fleet_positions(np.array(connected, np.int64), np.array(evaluation))
+    assert positions.dtype == np.float32
     expected = [0.0] * len(evaluation)
     training = [env for env in sorted(connected) if not evaluation[env]]
     for rank, env in enumerate(training):
         expected[env] = rank / max(len(training) - 1, 1)
-    assert standings.tolist() == pytest.approx(expected)
+    assert positions.tolist() == pytest.approx(expected)
     if len(training) > 1:
-        assert (standings[training[0]], standings[training[-1]]) == (0, 1)
+        assert (positions[training[0]], positions[training[-1]]) == (0, 1)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seed.store.pages import MAX_AGE, NO_ENVIRONMENT, NO_PAGE, PageLinks, PageTable, Placed
+from seed.store.pages import MAX_AGE, NO_ENVIRONMENT, NO_PAGE, PageLinks, PageSlots, PageTable
 from seed.wire.messages import NO_HISTORY
 
 
@@ -32,7 +32,7 @@ def make_table(
 
 def advance(
     table: PageTable, env_ids: list[int], run_ids: list[int], first: list[bool] | None = None
-) -> Placed:
+) -> PageSlots:
     flags = np.array(first if first is not None else [False] * len(env_ids))
     return table.advance(np.array(env_ids), np.array(run_ids, np.uint64), flags)
 
@@ -258,7 +258,7 @@ def test_an_evaluation_environment_keeps_two_pages_and_publishes_none() -> None:
 
 def test_adopted_pages_are_free_again_once_all_their_unrolls_are_consumed() -> None:
     table = make_table(6, 2, 2)
-    first, second, third, fourth = table.adopt(np.array([2, 3, 2, 1])).tolist()
+    first, second, third, fourth = table.reserve(np.array([2, 3, 2, 1])).tolist()
     assert len({first, second, third, fourth}) == 4
     assert table.num_free == 2
     others = advance(table, [0, 1], [1, 1]).pages.tolist()
@@ -345,7 +345,7 @@ def test_run_ids_use_all_64_bits(run_id: int) -> None:
 
 def test_a_page_is_its_environments_until_it_is_anothers() -> None:
     table = make_table(8, 1, 3)
-    adopted = table.adopt(np.array([1]))
+    adopted = table.reserve(np.array([1]))
     advance(table, [0, 2], [1, 1])
     complete = advance(table, [2, 0], [1, 1]).complete
     assert table.owners(complete) == [2, 0]

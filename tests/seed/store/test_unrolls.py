@@ -18,7 +18,7 @@ from seed.run.serving import make_agent, make_store, queue_limit
 from seed.run.spaces import Spaces
 from seed.store.layout import Column
 from seed.store.pages import PageLinks
-from seed.store.rows import Arrived
+from seed.store.rows import Arrivals
 from seed.store.unrolls import UnrollStore
 from seed.wire.spaces import SpaceSpec
 from tests.seed.store_model import CPU, LAYOUT, Model, Row
@@ -93,8 +93,8 @@ def take(model: Model, held: list[Any], count: int) -> None:
 
 def check_and_release(model: Model, pages: list[PageLinks], histories: list[list[Row]]) -> None:
     model.check_unroll(model.store.gather(pages), histories)
-    acts = model.store.gather_acts(np.array(pages))
-    model.check_acts(acts, model.places(histories, burn_in=0), observed=False)
+    acts = model.store.gather_without_observations(np.array(pages))
+    model.check_acts(acts, model.row_index(histories, burn_in=0), observed=False)
     model.store.release(pages)
 
 
@@ -164,14 +164,14 @@ def test_links_may_be_a_list_or_an_array(burn_in: int) -> None:
     pages = model.store.take(3, 0)
     for links in (pages, np.array(pages)):
         model.check_unroll(model.store.gather(links), model.queue)
-        acts = model.store.gather_acts(links)
-        model.check_acts(acts, model.places(model.queue, burn_in=0), observed=False)
+        acts = model.store.gather_without_observations(links)
+        model.check_acts(acts, model.row_index(model.queue, burn_in=0), observed=False)
 
 
 def test_gathered_acts_leave_out_all_that_is_large() -> None:
     model = make_model(burn_in=1)
     write_rows(model, 7)
-    unroll = model.store.gather_acts(model.store.take(2, 0))
+    unroll = model.store.gather_without_observations(model.store.take(2, 0))
     assert unroll.burn_in == 0
     assert unroll.rows.observations.shape == (4, 2, 0)
     assert unroll.agent_state.shape == (2, 0)
@@ -330,11 +330,11 @@ def test_there_is_always_room_while_the_learner_waits(
 def write_blank_rows(store: UnrollStore, envs: Any, run_ids: Any) -> None:
     n = len(envs)
     blank = torch.zeros(n, dtype=torch.bool)
-    arrived = Arrived(torch.zeros(n, 1), torch.zeros(n), blank, blank)
-    places, complete = place_and_fill(store, envs, run_ids, np.zeros(n, np.bool_), arrived)
+    arrived = Arrivals(torch.zeros(n, 1), torch.zeros(n), blank, blank)
+    row_index, complete = place_and_fill(store, envs, run_ids, np.zeros(n, np.bool_), arrived)
     actions, behaviour = torch.zeros(n, dtype=torch.int64), {"policy": torch.zeros(n, 2)}
     version = torch.zeros((), dtype=torch.int32)
-    store.write_acts(places, actions, behaviour, torch.zeros(n, 0), version)
+    store.write_actions(row_index, actions, behaviour, torch.zeros(n, 0), version)
     store.publish(complete)
 
 

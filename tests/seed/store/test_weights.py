@@ -69,10 +69,10 @@ def test_the_newest_weights_win() -> None:
 def test_loading_copies_parameters_and_buffers() -> None:
     source, destination = make_module(), make_module()
     change(source)
-    places = [tensor.data_ptr() for tensor in module_tensors(destination)]
+    row_index = [tensor.data_ptr() for tensor in module_tensors(destination)]
     load_tensors(destination, copies(source))
     assert equal(module_tensors(destination), module_tensors(source))
-    assert [tensor.data_ptr() for tensor in module_tensors(destination)] == places
+    assert [tensor.data_ptr() for tensor in module_tensors(destination)] == row_index
     change(source)
     assert not equal(module_tensors(destination), module_tensors(source))
     inputs = torch.randn(4, 3)

@@ -165,8 +165,8 @@ def test_its_thread_says_where_it_hangs(
     authentication = served.inference.authentication
     assert authentication is not None
     phases, released, hanging = authentication.phases, threading.Event(), threading.Event()
-    signs = phases.signs
-    wait_for(lambda: phases.signs > signs + 5)
+    signs = phases.heartbeats
+    wait_for(lambda: phases.heartbeats > signs + 5)
 
     def hang() -> None:
         hanging.set()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from seed.wire import codec, messages
-from seed.wire.checks import WireError
+from seed.wire.errors import WireError
 from seed.wire.limits import MAX_HEADER_BYTES, MAX_TRACEBACK_BYTES, PROTOCOL_VERSION
 from seed.wire.spaces import SpaceSpec
 from tests.seed.wire.strategies import specs, unhurried

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from seed.wire import codec, messages
-from seed.wire.checks import WireError
+from seed.wire.errors import WireError
 from seed.wire.spaces import SpaceSpec
 
 SPEC = SpaceSpec("float32", (2,))

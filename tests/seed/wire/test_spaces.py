@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from seed.wire.checks import WireError
+from seed.wire.errors import WireError
 from seed.wire.spaces import SpaceSpec
 from tests.seed.wire.strategies import specs, unhurried
 

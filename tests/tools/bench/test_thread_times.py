@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from seed.process.threads import Crew
+from seed.process.threads import ThreadGroup
 from tools.bench.thread_times import (
     CENTRAL_IO,
     CENTRAL_OTHERS,
@@ -75,7 +75,7 @@ def test_groups_add_up_what_came_between_two_readings() -> None:
 
 
 def test_a_thread_of_a_crew_is_read_by_its_name() -> None:
-    crew = Crew()
+    crew = ThreadGroup()
 
     def work() -> None:
         _burn(0.1)

@@ -149,7 +149,7 @@ def measure_in_turns(
     steps_per_s: dict[str, list[float]] = {OURS: [], **{entry.name: [] for entry in entries}}
 
     def keep(name: str, speed: float) -> None:
-        """Notes and says a speed, in steps per second."""
+        """SharedState and says a speed, in steps per second."""
         steps_per_s[name].append(speed)
         print(f"{name}: {speed:,.0f} steps/s", flush=True)
 

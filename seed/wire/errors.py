@@ -11,7 +11,7 @@ class WireError(ValueError):
     """A message that does not follow the protocol; its text says what was expected and came."""
 
 
-def map_of(value: object, what: str) -> dict[str, Any]:
+def checked_map(value: object, what: str) -> dict[str, Any]:
     """The value as a map with string keys; raises WireError, which begins with `what`.
 
     Maps and lists in it are nested at most MAX_NESTING deep.
