@@ -71,11 +71,16 @@ def test_nothing_that_is_printed_fails_anybody(script: str) -> None:
 
 
 def test_nobody_waits_for_a_reader_and_what_is_dropped_is_said() -> None:
-    """The reader takes nothing until the worker has printed what no pipe holds."""
+    """The reader takes nothing until the supervisor has taken what no pipe holds."""
     reader, writer = os.pipe()
     told, tell = os.pipe()
     go_on, release = os.pipe()
-    code = f"{FLOOD}\nos.write({tell}, b'flooded'); os.read({go_on}, 1); print('the last line')"
+    code = (
+        f"{FLOOD}\n"
+        "import fcntl, termios\n"
+        "while any(any(fcntl.ioctl(out, termios.FIONREAD, bytes(4))) for out in (1, 2)): pass\n"
+        f"os.write({tell}, b'flooded'); os.read({go_on}, 1); print('the last line')"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, code],
         stdout=writer, stderr=subprocess.DEVNULL, pass_fds=(tell, go_on),
@@ -104,7 +109,7 @@ def test_the_last_words_of_a_process_are_passed_on(tmp_path: Path) -> None:
         "    fcntl.fcntl(1, fcntl.F_SETPIPE_SZ, 2**18)\n"
         "    os.kill(supervision.supervisor, signal.SIGSTOP)\n"
         "    os.write(1, b'word ' * 40_000)\n"
-        "    supervision.notes.exit_code = 7\n"
+        "    supervision.shared.exit_code = 7\n"
         "    os._exit(7)\n"
         "sys.exit(supervise(work, 0.0))"
     )

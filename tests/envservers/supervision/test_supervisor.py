@@ -30,15 +30,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def work(supervision):
     log = open(sys.argv[1], "a", buffering=1)
-    casualty = supervision.casualty
-    died = casualty and f"{casualty.kind} {casualty.group} {casualty.index}"
+    crash = supervision.crash
+    died = crash and f"{crash.kind} {crash.group} {crash.index}"
     log.write(f"{os.getpid()} {supervision.server_id} {died}\\n")
-    if casualty:
-        log.write("".join("  " + line + "\\n" for line in casualty.text.splitlines()))
+    if crash:
+        log.write("".join("  " + line + "\\n" for line in crash.text.splitlines()))
     lives = open(sys.argv[1]).read().count(str(supervision.server_id))
-    notes = supervision.notes
+    shared = supervision.shared
     exec(sys.argv[2])
-    return notes.exit_code or 0
+    return shared.exit_code or 0
 
 sys.exit(supervisor.supervise(work, float(sys.argv[6])))
 """
@@ -102,20 +102,20 @@ def run(tmp_path: Path) -> Iterator[Run]:
 
 @pytest.mark.parametrize("code", [0, 1, 2, 76])
 def test_a_chosen_exit_code_is_passed_on(run: Run, code: int) -> None:
-    supervised = run(f"notes.exit_code = {code}; sys.exit({code})")
+    supervised = run(f"shared.exit_code = {code}; sys.exit({code})")
     assert supervised.end()[0] == code
     assert len(supervised.lines()) == 1
 
 
 def test_what_was_running_is_handed_to_the_next_process(run: Run) -> None:
     supervised = run(
-        "if lives < 4: notes.running[0] = 3; notes.running[1] = 2 if lives < 3 else -1\n"
-        "notes.faults[7] += 1\n"
+        "if lives < 4: shared.running[0] = 3; shared.running[1] = 2 if lives < 3 else -1\n"
+        "shared.faults[7] += 1\n"
         "if lives == 1: os._exit(0)\n"
         "if lives == 2: os.kill(os.getpid(), signal.SIGSEGV)\n"
         "if lives == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
         "if lives == 4: os._exit(1)\n"
-        "notes.exit_code = notes.faults[7]"
+        "shared.exit_code = shared.faults[7]"
     )
     code, errors = supervised.end()
     assert code == 5
@@ -136,7 +136,7 @@ def test_what_was_running_is_handed_to_the_next_process(run: Run) -> None:
 def test_one_that_makes_way_is_followed_at_once_and_not_counted(run: Run) -> None:
     supervised = run(
         "if lives == 1: os._exit(3)\n"
-        "if lives < 8: notes.renewing = True\n"
+        "if lives < 8: shared.renewing = True\n"
         "if lives == 4: os._exit(0)"
     )
     code, errors = supervised.end()
@@ -154,10 +154,10 @@ def test_what_closes_for_ever_is_ended(run: Run, ending: str, died: str) -> None
     supervised = run(
         "supervision.step_timer.set_back()\n"
         "if lives == 1:\n"
-        f"    notes.{ending}; notes.ending = True\n"
+        f"    shared.{ending}; shared.ending = True\n"
         "    supervision.step_timer.stop()\n"
         "    time.sleep(1000)\n"
-        "notes.exit_code = 0",
+        "shared.exit_code = 0",
         step_timeout_s=0.5, close_s=1.0,
     )  # fmt: skip
     assert supervised.end()[0] == 0
@@ -170,11 +170,11 @@ def test_what_holds_the_interpreter_for_ever_is_ended(run: Run) -> None:
     # The lock is never handed over: nothing in Python would run again.
     supervised = run(
         "if lives == 1:\n"
-        "    notes.running[0] = 0; notes.running[1] = 5\n"
+        "    shared.running[0] = 0; shared.running[1] = 5\n"
         "    supervision.step_timer.set_back()\n"
         "    sys.setswitchinterval(1000)\n"
         "    sum(iter(int, 1))\n"
-        "notes.exit_code = 0"
+        "shared.exit_code = 0"
     )
     code, _ = supervised.end()
     assert code == 0
@@ -190,10 +190,10 @@ def test_one_that_stops_its_process_or_makes_another_program_of_it_has_hung(
 ) -> None:
     supervised = run(
         "if lives == 1:\n"
-        "    notes.running[0] = 0; notes.running[1] = 5\n"
+        "    shared.running[0] = 0; shared.running[1] = 5\n"
         "    supervision.step_timer.set_back()\n"
         f"    {act}\n"
-        "notes.exit_code = 0",
+        "shared.exit_code = 0",
         grace_s=0.0,
     )
     assert supervised.end()[0] == 0
@@ -204,13 +204,13 @@ def test_one_that_stops_its_process_or_makes_another_program_of_it_has_hung(
 # Nor does it count as one more end in a row, after which the next process would have to wait.
 def test_what_was_stopped_from_outside_has_not_hung(run: Run) -> None:
     supervised = run(
-        "notes.running[0] = 0; notes.running[1] = 5\n"
+        "shared.running[0] = 0; shared.running[1] = 5\n"
         "if lives == 1: os._exit(3)\n"
         "if lives == 2:\n"
         "    supervision.step_timer.set_back()\n"
         "    os.killpg(0, signal.SIGSTOP)\n"
         "    time.sleep(1000)\n"
-        "notes.exit_code = 0",
+        "shared.exit_code = 0",
         stopped_s=3.5,
         step_timeout_s=3.0,
         jitter=1000.0,
@@ -228,7 +228,7 @@ def test_a_step_timer_that_is_set_back_does_not_bite(run: Run) -> None:
     supervised = run(
         "end_s = time.monotonic() + 5.0\n"
         "while time.monotonic() < end_s: supervision.step_timer.set_back(); time.sleep(0.02)\n"
-        "notes.exit_code = 0",
+        "shared.exit_code = 0",
         step_timeout_s=4.0,
     )
     assert supervised.end()[0] == 0
@@ -282,7 +282,7 @@ def test_a_request_that_comes_twice_is_one(run: Run) -> None:
     supervised = run(
         NOTE_REQUESTS + "log.write(' ready\\n')\n"
         "while not os.path.exists(sys.argv[1] + '.end'): time.sleep(0.005)\n"
-        "notes.exit_code = 0"
+        "shared.exit_code = 0"
     )
     supervised.wait_until_ready()
     supervised.process.send_signal(signal.SIGTERM)
@@ -313,7 +313,7 @@ def test_nothing_outlives_a_supervisor_that_is_killed(run: Run) -> None:
 def test_the_end_of_its_starter_is_noted(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.touch()
-    code = "\nwhile not notes.starter_ended: time.sleep(0.02)\nlog.write('x x ended\\n')"
+    code = "\nwhile not shared.starter_ended: time.sleep(0.02)\nlog.write('x x ended\\n')"
     command = [sys.executable, "-c", PROGRAM, str(log), code, "0", "20", "20", "20", "5", "5"]
     starter = subprocess.Popen(
         [sys.executable, "-c", "import subprocess, sys; subprocess.Popen(sys.argv[1:]).wait()",

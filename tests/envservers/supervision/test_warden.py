@@ -47,7 +47,7 @@ def work(supervision):
     below = descendants(supervisor_pid)
     print(os.getpid(), os.getppid(), supervisor_pid, *below, flush=True)
     exec(sys.argv[1])
-    supervision.notes.exit_code = 7
+    supervision.shared.exit_code = 7
     return 7
 
 starter = int(sys.argv[3]) if len(sys.argv) > 3 else None
@@ -113,7 +113,7 @@ def test_what_helps_an_environment_ends_with_who_is_killed(
 
 @pytest.mark.parametrize("code", ["pass", "os._exit(7)", "raise SystemExit(7)"])
 def test_what_helps_an_environment_ends_with_its_server(grow: Grow, code: str) -> None:
-    tree = grow(f"supervision.notes.exit_code = 7; {code}")
+    tree = grow(f"supervision.shared.exit_code = 7; {code}")
     assert tree.process.wait(DEADLINE_S) == 7
     assert not tree.left()
 
@@ -142,7 +142,7 @@ def test_a_server_ends_though_its_environment_ignores_everything(grow: Grow) -> 
 
 
 def test_an_environment_that_cannot_be_closed_holds_up_no_end(grow: Grow) -> None:
-    tree = grow("supervision.notes.exit_code = 3; " + SLEEP)
+    tree = grow("supervision.shared.exit_code = 3; " + SLEEP)
     assert tree.process.wait(DEADLINE_S) == 3
     assert not tree.left()
 
@@ -166,7 +166,7 @@ def test_whoever_touches_the_terminal_stops_nobody(grow: Grow) -> None:
     tree = grow(
         "code = signal.SIG_IGN == signal.getsignal(signal.SIGTTIN)"
         " == signal.getsignal(signal.SIGTTOU)\n"
-        "supervision.notes.exit_code = 7 if code else 1; sys.exit()"
+        "supervision.shared.exit_code = 7 if code else 1; sys.exit()"
     )
     assert tree.process.wait(DEADLINE_S) == 7
 
