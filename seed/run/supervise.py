@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import threading
 import time
@@ -108,5 +109,8 @@ def _last_progress(run: Run, window: MetricsWindow) -> Progress:
 
     Where there is none, or lines have gone beyond it, as far as the run has come.
     """
-    ended = run.learner.ended_at
-    return ended if ended and ended.env_steps >= window.last.env_steps else run.progress()
+    ended, last = run.learner.ended_at, window.last
+    if ended is None or ended.env_steps < last.env_steps:
+        return run.progress()
+    # A line may have been due between the checkpoint's last step and its being written.
+    return dataclasses.replace(ended, time_s=max(ended.time_s, last.time_s))

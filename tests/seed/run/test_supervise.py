@@ -24,6 +24,7 @@ from seed.process.signals import SIGNALS, Signals
 from seed.run import main, supervise
 from seed.run.local_servers import LocalServerError
 from seed.run.lock import RunTaken, hold_run
+from seed.run.metrics import MetricsWindow
 from seed.run.parts import Run
 
 
@@ -275,6 +276,12 @@ def test_the_last_line_is_where_the_next_process_goes_on(
     ending = Ending(tmp_path / "run", learn)
     ending.supervise()
     assert [line["env_steps"] for line in ending.lines()] == [line_steps]
+
+
+def test_time_never_goes_back_from_a_line_to_the_last_one(tmp_path: Path) -> None:
+    run: Any = SimpleNamespace(learner=SimpleNamespace(ended_at=Progress(20, 4, 11.676)))
+    window = MetricsWindow(1, Progress(20, 4, 11.687))
+    assert supervise._last_progress(run, window) == Progress(20, 4, 11.687)
 
 
 def test_a_run_whose_folder_vanishes_goes_on_in_a_new_one(
