@@ -45,7 +45,7 @@ class Watchdog:
         self._limit_s = limit_s
         self._give_up = give_up
         self._watched = dict(watched)
-        self._signs = {thread: phases.heartbeats for thread, phases in watched.items()}
+        self._heartbeats = {thread: phases.heartbeats for thread, phases in watched.items()}
         self._silent_s = dict.fromkeys(watched, 0.0)
         self._checked_s = self._wound_up_s = time.monotonic()
         if limit_s:
@@ -78,8 +78,8 @@ class Watchdog:
 
     def _listen(self, thread: threading.Thread, phases: Phases, tick_s: float) -> None:
         heartbeats = phases.heartbeats
-        moved = heartbeats != self._signs[thread] or not thread.is_alive()
-        self._signs[thread] = heartbeats
+        moved = heartbeats != self._heartbeats[thread] or not thread.is_alive()
+        self._heartbeats[thread] = heartbeats
         self._silent_s[thread] = 0.0 if moved else self._silent_s[thread] + tick_s
         if self._silent_s[thread] >= self._limit_s:
             self._give_up(

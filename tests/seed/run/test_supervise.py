@@ -34,7 +34,7 @@ class Ending:
     def __init__(self, run_dir: Path, learn: Callable[[threading.Event], None]) -> None:
         run_dir.mkdir()
         self.farewells: list[str] = []
-        self.signals: Any = SimpleNamespace(asked=False)
+        self.signals: Any = SimpleNamespace(stop_requested=False)
         self.check: Callable[[], None] = lambda: None
         self.servers: Any = SimpleNamespace(check=lambda connected: self.check())
         records: Any = SimpleNamespace(qsize=lambda: 0)
@@ -192,12 +192,12 @@ class Lively(Phases):
     _given = 0
 
     @property
-    def signs(self) -> int:
+    def heartbeats(self) -> int:
         self._given += 1
         return self._given
 
     @signs.setter
-    def signs(self, number: int) -> None:
+    def heartbeats(self, number: int) -> None:
         pass
 
 
