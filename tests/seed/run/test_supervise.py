@@ -196,7 +196,7 @@ class Lively(Phases):
         self._given += 1
         return self._given
 
-    @signs.setter
+    @heartbeats.setter
     def heartbeats(self, number: int) -> None:
         pass
 
