@@ -39,6 +39,7 @@ from seed.learner.loop import Learner, Progress
 from seed.learner.replay import Replay
 from seed.learner.sources import Batch, BatchSource, QueueSource
 from seed.learner.sum_tree import Int64Array
+from seed.run.metrics import EVALUATION_WINDOW, RETURN_WINDOW
 from seed.run.serving import make_agent, make_store, prepare_to_act
 from seed.run.spaces import Spaces
 from seed.store.unrolls import UnrollStore
@@ -46,22 +47,22 @@ from seed.store.weights import WeightSlot
 from seed.wire import codec, messages
 
 _CPU = torch.device("cpu")
-# As many as `episode_return_mean` is of.
-_EPISODES = 100
 
 
 class Trained(NamedTuple):
     """How a training went.
 
     Attributes:
-        return_mean: Of its last 100 episodes; of evaluation environments only, if it has some.
+        return_mean: Of its last 100 episodes, or 20 of evaluation environments, if it has some.
         env_steps: Steps that it took.
         policy_lag_mean: Over all its updates.
+        scalars: What the last update said, by name.
     """
 
     return_mean: float
     env_steps: int
     policy_lag_mean: float
+    scalars: dict[str, float]
 
 
 def train(run_dir: Path, config: str, *overrides: object, goal: float = math.inf) -> Trained:
@@ -95,7 +96,7 @@ def _train(config: Config, goal: float) -> Trained:
         learner.run(stop)
     updates = [learner.records.get().scalars for _ in range(learner.records.qsize())]
     lags = [scalars["policy_lag_mean"] for scalars in updates if "policy_lag_mean" in scalars]
-    return Trained(acting.return_mean, acting.env_steps, statistics.fmean(lags))
+    return Trained(acting.return_mean, acting.env_steps, statistics.fmean(lags), updates[-1])
 
 
 @contextlib.contextmanager
@@ -136,7 +137,9 @@ class Acting:
         self._forward, self._store, self._slot = forward, store, slot
         self._observation = groups[0].observation
         self._counted = bool(store.evaluation.any())
-        self._returns: deque[float] = deque(maxlen=_EPISODES)
+        self._returns: deque[float] = deque(
+            maxlen=EVALUATION_WINDOW if self._counted else RETURN_WINDOW
+        )
         table = SessionTable(
             config.inference.max_envs, config.inference.max_batch, config.inference.max_envs_per_key
         )
@@ -152,8 +155,8 @@ class Acting:
 
     @property
     def return_mean(self) -> float:
-        """Mean return of the last 100 episodes that count, NaN before there are so many."""
-        enough = len(self._returns) == _EPISODES
+        """As the metrics have it of the episodes that count, NaN before there are so many."""
+        enough = len(self._returns) == self._returns.maxlen
         return statistics.fmean(self._returns) if enough else math.nan
 
     def act(self) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.in_turns import Trained, train
+from tests.in_turns import train
 from tests.seeds import reached, stayed_below
 
 # Weights are up to 20 updates late, at a learning rate at which that matters.
@@ -22,9 +22,11 @@ LONG_CHAIN = ("configs/memory_chain_r2d2.toml", "--environment.kwargs.length", 2
 
 
 def test_the_same_seed_is_the_same_training(tmp_path: Path) -> None:
-    def train_seed(seed: int, run: str) -> Trained:
+    def train_seed(seed: int, run: str) -> tuple[float, int, float]:
         short = ("--total-env-frames", 4_000, "--seed", seed)
-        return train(tmp_path / run, "configs/catch_vtrace.toml", *short)
+        trained = train(tmp_path / run, "configs/catch_vtrace.toml", *short)
+        # The last bits of the scalars depend on how many threads MKL has by now.
+        return trained.return_mean, trained.env_steps, trained.policy_lag_mean
 
     first, again, other = train_seed(1, "first"), train_seed(1, "again"), train_seed(2, "other")
     assert first == again
@@ -51,6 +53,24 @@ def test_cartpole_with_late_weights_fails_uncorrected(tmp_path: Path) -> None:
         return trained.return_mean
 
     stayed_below(100, train_seed)
+
+
+def test_an_algorithm_from_outside_learns_catch(tmp_path: Path) -> None:
+    def train_seed(seed: int) -> float:
+        config, run_dir = "tests/outside/reinforce.toml", tmp_path / str(seed)
+        discount = ("--algorithm.discount", 0.98)
+        return train(run_dir, config, *discount, "--seed", seed, goal=0.6).return_mean
+
+    reached(0.6, train_seed)
+
+
+@pytest.mark.parametrize(("ending", "value"), [("truncates", 10.0), ("no-truncates", 1.0)])
+def test_truncation_bootstraps_and_termination_does_not(
+    tmp_path: Path, ending: str, value: float
+) -> None:
+    """Reward 1 a step and gamma 0.9: worth 1 / (1 - 0.9) where only cut off, 1 where it ends."""
+    trained = train(tmp_path, "tests/outside/endless.toml", f"--environment.kwargs.{ending}")
+    assert trained.scalars["value_mean"] == pytest.approx(value, rel=0.01)
 
 
 @pytest.mark.slow
