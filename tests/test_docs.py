@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import configparser
 import dataclasses
 import importlib
 import importlib.util
@@ -157,9 +158,19 @@ def test_the_tour_names_what_is_in_the_code() -> None:
                for path in (ROOT / folder).rglob("*.py")]  # fmt: skip
     words = set(re.findall(r"\w+", "\n".join(sources)))
     spans = set(code_spans((ROOT / "docs/tour.md").read_text()))
-    named = {word for span in spans if re.fullmatch(r"[\w.]+", span)
+    named = {word for span in spans if re.fullmatch(r"[\w.]+", span) and not (ROOT / span).exists()
              for word in span.removesuffix(".py").split(".")}  # fmt: skip
     assert named - words - {path.stem for path in SOURCES} == set()
+
+
+def test_the_tours_order_of_imports_is_the_one_that_is_checked() -> None:
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    layers = "".join(settings[f"importlinter:contract:{contract}"]["layers"]
+                     for contract in ("layers", "server-layers"))  # fmt: skip
+    (block,) = re.findall(r"```\n(seed: .*?)```", (ROOT / "docs/tour.md").read_text(), re.S)
+    order = [re.sub(r"^\w+:", "", line).strip() for line in block.splitlines()]
+    assert [layer for layer in order if layer] == layers.strip().split("\n")
 
 
 @pytest.mark.parametrize("document", texts())
