@@ -163,6 +163,13 @@ def test_the_tour_names_what_is_in_the_code() -> None:
     assert named - words - {path.stem for path in SOURCES} == set()
 
 
+def test_the_glossary_has_no_word_that_the_code_has_lost() -> None:
+    code = "\n".join(path.read_text() for path in SOURCES).lower()
+    rows = re.findall(r"^\| (?!word)(\S.*?) \|", (ROOT / "docs/glossary.md").read_text(), re.M)
+    words = [word.strip("`*").lower() for row in rows for word in row.split(", ")]
+    assert [word for word in words if not re.search(re.sub("[ -]", r"[\\s_-]+", word), code)] == []
+
+
 def test_the_tours_order_of_imports_is_the_one_that_is_checked() -> None:
     settings = configparser.ConfigParser()
     settings.read(ROOT / "setup.cfg")
