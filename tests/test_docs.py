@@ -1,11 +1,14 @@
-"""What the documents name is there: fields, options, files, headings, modules, metrics."""
+"""What documents and docstrings name is there: fields, options, files, modules, metrics."""
 
 from __future__ import annotations
 
 import ast
+import configparser
 import dataclasses
+import importlib
 import importlib.util
 import re
+import tokenize
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +28,11 @@ SOURCES = [
 ]
 # Of pip and TensorBoard, and what parsers of commands add by themselves.
 OTHERS_OPTIONS = {"--no-deps", "--logdir", "--help", "--dry-run"}
+PATH = re.compile(r"(?<![\w./-])(?:seed|envservers|configs|tests|tools|docs)/(?:[\w./-]*\w)?")
+# Not the files `seed.py` and `envservers.log`. NAME, in either, stands for any name.
+MODULE = re.compile(
+    r"(?<![\w./-])(?:seed|envservers|tests|tools)(?!\.(?:py|log)\b)(?:\.[A-Za-z_]\w*)+"
+)
 
 
 def texts() -> list[Any]:
@@ -94,16 +102,82 @@ def test_options_are_there(document: Path) -> None:
     assert named - known == set()
 
 
+def absent(text: str) -> list[str]:
+    """The paths, the modules and what is said to be in modules, where there is no such thing."""
+    paths = [path for path in PATH.findall(text) if not (ROOT / path).exists()]
+    names = [name for name in MODULE.findall(text) if not is_in_code(name.split("."))]
+    return [name for name in paths + names if "NAME" not in name]
+
+
+def is_in_code(parts: list[str]) -> bool:
+    """Whether this is a module, or something in one: `seed.store.rows.Unroll`."""
+    for end, part in enumerate(parts[1:], start=1):
+        package = ".".join(parts[:end])
+        try:
+            spec = importlib.util.find_spec(f"{package}.{part}")
+        except ModuleNotFoundError:  # What should hold it is a module and no package.
+            spec = None
+        if spec is None:
+            return hasattr(importlib.import_module(package), part)
+    return True
+
+
 @pytest.mark.parametrize("document", texts())
-def test_files_are_there(document: Path) -> None:
-    files = {path.name for path in (ROOT / "tests").rglob("*.py")}
-    missing: list[str] = []
-    for span in code_spans(document.read_text()):
-        if re.fullmatch(r"(seed|envservers|configs|tests|tools|docs)/[\w./-]*", span):
-            missing += [] if (ROOT / span).exists() else [span]
-        elif re.fullmatch(r"test_\w+\.py", span):
-            missing += [] if span in files else [span]
-    assert missing == []
+def test_files_and_modules_are_there(document: Path) -> None:
+    text = document.read_text()
+    files = {path.name for folder in ("seed", "envservers", "tests", "tools")
+             for path in (ROOT / folder).rglob("*.py")}  # fmt: skip
+    mentioned = {span for span in code_spans(text) if re.fullmatch(r"test_\w+\.py", span)}
+    assert absent(text) + sorted(mentioned - files) == []
+
+
+@pytest.mark.parametrize("folder", ["seed", "envservers", "tools", "tests", "configs"])
+def test_docstrings_and_comments_name_what_is_there(folder: str) -> None:
+    missing = {
+        str(path.relative_to(ROOT)): names
+        for path in sorted((ROOT / folder).rglob("*.*"))
+        if path.suffix in (".py", ".toml") and (names := absent(prose(path)))
+    }
+    assert missing == {}
+
+
+def prose(path: Path) -> str:
+    """A source's docstrings and comments; all of a configuration."""
+    if path.suffix == ".toml":
+        return path.read_text()
+    with path.open("rb") as source:
+        tokens = list(tokenize.tokenize(source.readline))
+    return "\n".join(
+        token.string for token in tokens if token.type == tokenize.COMMENT
+        or (token.type == tokenize.STRING and token.string.startswith(('"""', 'r"""')))
+    )  # fmt: skip
+
+
+def test_the_tour_names_what_is_in_the_code() -> None:
+    sources = [path.read_text() for folder in ("seed", "envservers")
+               for path in (ROOT / folder).rglob("*.py")]  # fmt: skip
+    words = set(re.findall(r"\w+", "\n".join(sources)))
+    spans = set(code_spans((ROOT / "docs/tour.md").read_text()))
+    named = {word for span in spans if re.fullmatch(r"[\w.]+", span) and not (ROOT / span).exists()
+             for word in span.removesuffix(".py").split(".")}  # fmt: skip
+    assert named - words - {path.stem for path in SOURCES} == set()
+
+
+def test_the_glossary_has_no_word_that_the_code_has_lost() -> None:
+    code = "\n".join(path.read_text() for path in SOURCES).lower()
+    rows = re.findall(r"^\| (?!word)(\S.*?) \|", (ROOT / "docs/glossary.md").read_text(), re.M)
+    words = [word.strip("`*").lower() for row in rows for word in row.split(", ")]
+    assert [word for word in words if not re.search(re.sub("[ -]", r"[\\s_-]+", word), code)] == []
+
+
+def test_the_tours_order_of_imports_is_the_one_that_is_checked() -> None:
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    layers = "".join(settings[f"importlinter:contract:{contract}"]["layers"]
+                     for contract in ("layers", "server-layers"))  # fmt: skip
+    (block,) = re.findall(r"```\n(seed: .*?)```", (ROOT / "docs/tour.md").read_text(), re.S)
+    order = [re.sub(r"^\w+:", "", line).strip() for line in block.splitlines()]
+    assert [layer for layer in order if layer] == layers.strip().split("\n")
 
 
 @pytest.mark.parametrize("document", texts())
@@ -133,8 +207,7 @@ def test_commands_of_modules_are_there(document: Path) -> None:
 
 
 def test_every_field_of_a_line_of_metrics_is_explained_and_no_other() -> None:
-    table = (ROOT / "README.md").read_text().partition("Each line of `metrics.jsonl`")[2]
-    rows = re.findall(r"^\| (`.*?) \|", table.partition("\n## ")[0], flags=re.M)
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs/metrics.md").read_text(), flags=re.M)
     explained = {name for row in rows for name in re.findall(r"`([a-z0-9_*]+)`", row)}
     window = ast.parse((ROOT / "seed/run/metrics.py").read_text())
     written = {
