@@ -12,7 +12,7 @@ DEV_STAMP := .venv/.installed-dev
 .DEFAULT_GOAL := help
 # In this order even under `make -j`: the tests' summary is to be the last line.
 .NOTPARALLEL:
-.PHONY: help train test nightly lint types imports unit clean
+.PHONY: help train test quick nightly lint types imports unit clean
 
 # A run that was stopped (75, 130) is no error of make's. Signals are the learner's to answer: the
 # shell waits for it, and hands on what came for make alone.
@@ -30,6 +30,9 @@ train: $(TRAIN_STAMP) ## train; CONFIG=configs/NAME.toml, ARGS="--seed 2 ..." to
 	@$(info $(BIN)/seed-learner $(CONFIG) $(ARGS))$(train)
 
 test: lint types imports unit ## everything that must pass before a change lands
+
+quick: TESTS := -m "not slow and not processes"
+quick: lint unit ## what takes under a minute: no processes, no trainings
 
 nightly: TESTS := --hypothesis-profile "new examples"
 nightly: test ## the same with the slow tests, and with examples that no run has had

@@ -20,14 +20,19 @@ for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
         signal.signal(_number, _handler)
 
 
-# Last: plugins have chosen by then which tests run.
-@pytest.hookimpl(trylast=True)
+_OF_PROCESSES = {"end_to_end", "supervision", "tools", "outside"}
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts what starts processes or trains in front: at the end it would be waited for alone."""
+    """Marks what starts processes or trains, and puts it in front: nothing long begins last."""
+    for item in items:
+        if _OF_PROCESSES & set(item.path.parts) or "learning" in item.path.name:
+            item.add_marker("processes")
     items.sort(key=_rank)
 
 
 def _rank(item: pytest.Item) -> int:
     if item.get_closest_marker("slow") or "learning" in item.path.name:
         return 0
-    return 1 if {"end_to_end", "tools"} & set(item.path.parts) else 2
+    return 1 if item.get_closest_marker("processes") else 2
