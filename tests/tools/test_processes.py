@@ -7,7 +7,8 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -20,6 +21,7 @@ from tools.watching import (
     read_metrics,
     read_stat,
     summarize_lines,
+    wait_until_learning,
 )
 
 SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
@@ -106,6 +108,22 @@ def test_figures_of_a_process_are_read(tmp_path: Path) -> None:
     path = tmp_path / "stat"
     path.write_text("42 (a) S (b) S 7 1 1 0 -1 4194560 10 0 0 0 300 20 5 5 20 0")
     assert read_stat(path) == ("a) S (b", 7, 320 / os.sysconf("SC_CLK_TCK"))
+
+
+def test_so_many_updates_are_awaited(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"learner_steps": 5}\n')
+    learner = cast(Process, SimpleNamespace(run_dir=tmp_path))
+    looks = 0
+
+    def check() -> None:
+        nonlocal looks
+        looks += 1
+        with path.open("a") as file:
+            file.write(f'{{"learner_steps": {5 + looks}}}\n')
+
+    wait_until_learning(learner, check, updates=2)
+    assert '"learner_steps": 7' in path.read_text()
 
 
 def test_only_whole_lines_of_metrics_are_read(tmp_path: Path) -> None:

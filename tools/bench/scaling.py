@@ -181,6 +181,7 @@ def summarize(point: Point, measured: Sequence[Measured]) -> dict[str, Any]:
         "cpu_us_per_row": spread([window.cpu_us_per_step for window in windows]),
         "cores_used": spread([window.cores_used for window in windows]),
         "batch_rows": means.get("inference_batch_mean"),
+        "num_envs": means["num_envs"],
         "registered_s": spread([each.registered_s for each in measured]),
         "registered_cpu_s": spread([each.registered_cpu_s for each in measured]),
         "memory_bytes": measured[0].memory_bytes,

@@ -74,8 +74,7 @@ def test_synthetic(tmp_path: Path) -> None:
                   "--warmup", "0.01", "--r2d2-unroll", "8", "--r2d2-batch", "2",
                   "--lstm", "8")  # fmt: skip
     assert set(figures["kinds"]) == {"echo", "r2d2"}
-    assert figures["kinds"]["r2d2"]["updates_per_s"]["median"] > 0
-    assert 0 < figures["kinds"]["r2d2"]["of_echo"]["median"] < 1
+    assert figures["kinds"]["r2d2"]["of_echo"]["median"] > 0
     assert figures["kinds"]["r2d2"]["metrics"]["num_envs"] == 4
     assert figures["settings"]["rows_per_message"] == 2
 
@@ -107,7 +106,7 @@ def test_scaling(tmp_path: Path) -> None:
                   "--middle", "8", "--repetitions", "2", "--seconds", "0.1",
                   "--warmup", "0.01")  # fmt: skip
     [point] = figures["points"]
-    assert (point["connections"], point["environments"]) == (3, 12)
+    assert (point["connections"], point["environments"], point["num_envs"]) == (3, 12, 12)
     assert min(point["rows_per_s"]["low"], point["cpu_us_per_row"]["low"]) > 0
     assert point["memory_bytes"] > 2**20
 
