@@ -58,13 +58,8 @@ class Percentiles(NamedTuple):
 class Measured(NamedTuple):
     """What became of one load in one repetition.
 
-    Attributes:
-        offered_rows_per_s: Rows that were due.
-        answered_share: Of them, the share that was answered before the end.
-        batch_rows: Rows of the learner's batches, in the mean.
-        sent: From a message's leaving to its actions.
-        due: From when the message was due to its actions.
-        forward: The forward pass alone, in batches as large.
+    Times until a message's actions count from its leaving (`sent`) and from when it was `due`.
+    `forward` is the forward pass alone, in batches as large as the learner's `batch_rows`.
     """
 
     offered_rows_per_s: float

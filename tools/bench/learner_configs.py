@@ -16,15 +16,7 @@ Tables = dict[str, Any]
 
 
 class Load(NamedTuple):
-    """What a learner has to serve, and with what.
-
-    Attributes:
-        max_envs: Environments that may connect.
-        max_batch: Rows of the largest forward pass.
-        side: Pixels of an image's edge.
-        torso: The network's first layers, where there is one.
-        device: Of all work.
-    """
+    """What a learner has to serve, images of `side` by `side` pixels, and with what."""
 
     max_envs: int
     max_batch: int

@@ -66,13 +66,7 @@ _LOG_INTERVAL_SHARE, _LONGEST_LOG_INTERVAL_S = 0.1, 1.0
 
 
 class Setting(NamedTuple):
-    """A configuration to be measured.
-
-    Attributes:
-        words: The command line of `seed-learner`: a file and what overrides it.
-        config: What they say.
-        on_gpu: The work that a GPU does.
-    """
+    """What is measured: the words of `seed-learner`'s command line, and what a GPU does of it."""
 
     words: list[str]
     config: Config

@@ -24,12 +24,7 @@ _PHASES = ("inference_share_", "learner_share_")
 
 
 class Real(NamedTuple):
-    """What the real run did.
-
-    Attributes:
-        window: Its metrics.
-        cores: Cores taken in the mean, by group of `thread_times`, and `OTHERS` and `IDLE`.
-    """
+    """The real run's metrics, and the cores taken in the mean by each group of `core_times_us`."""
 
     window: Window
     cores: dict[str, float]
@@ -40,13 +35,7 @@ class Real(NamedTuple):
 
 
 class Repetition(NamedTuple):
-    """A real run and the bare work that was measured right after it.
-
-    Attributes:
-        real: The run.
-        costs: Of the bare work.
-        on_gpu: The work that a GPU does, which costs no core time.
-    """
+    """A real run and the bare work measured right after it; a GPU's work costs no core time."""
 
     real: Real
     costs: dict[Kind, Cost]
@@ -124,12 +113,7 @@ HEADER = ("median (low–high)", "by the clock", "by CPU time", "share")
 
 
 def make_rows(figures: Mapping[str, Any], on_gpu: frozenset[Kind]) -> list[list[str]]:
-    """Returns the table's cells: the roofline, the run, its core time, its threads' phases.
-
-    Args:
-        figures: `summary`, `core_us_per_step` and `phase_shares`.
-        on_gpu: The work that a GPU does.
-    """
+    """Returns the table's cells: the roofline, the run, its core time, its threads' phases."""
     summary: Mapping[str, Spread] = figures["summary"]
     return [
         *_summary_rows(summary, on_gpu),

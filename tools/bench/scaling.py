@@ -73,14 +73,7 @@ class Point(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """A point in one repetition.
-
-    Attributes:
-        window: What the learner's metrics said.
-        registered_s: Until every environment server was welcome.
-        registered_cpu_s: CPU time of the learner until then, with what it served meanwhile.
-        memory_bytes: Of the learner.
-    """
+    """A point in one repetition: the learner's metrics, CPU time until all were welcome, memory."""
 
     window: Window
     registered_s: float

@@ -59,14 +59,9 @@ def take_sample(pid: int, at_s: float) -> Sample | None:
 
 
 class Growth(NamedTuple):
-    """How a process grew once it had warmed up.
+    """How a process grew in so many seconds after its warm-up, along a straight line.
 
-    Attributes:
-        seconds: Of the process's life that were looked at.
-        memory_mib_per_min: Slope of the straight line through its memory.
-        memory_mib: At the end.
-        open_files_first: The fewest file descriptors in the first fifth of the time.
-        open_files_last: The fewest in the last fifth.
+    Open files are the fewest in the first fifth of the time and in the last.
     """
 
     seconds: float

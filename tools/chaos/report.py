@@ -26,20 +26,9 @@ _EXIT_ASKED_TO_END = 75
 class Result:
     """All that is known of a training under faults.
 
-    Attributes:
-        faults: In the order in which they began.
-        unrolls_checked: By all learners.
-        unrolls_wrong: Of those.
-        unrolls_damaged: Wrong ones of an environment server some of whose bits had just been
-            flipped; not among `unrolls_wrong`.
-        resumes: What each killed learner's successor lost.
-        checkpoint_interval_s: The most that it may.
-        unexpected: Ends of the learner that were no fault's.
-        noticed_s: Seconds until an end of a connection noticed that the other was gone.
-        growth: Of the learner's memory and files.
-        exit_code: The learner's, when it was asked to end.
-        env_frames: Frames of the training.
-        last_return: Mean return of its last 100 episodes; None where there was none.
+    Damaged unrolls, not among the wrong ones, are of an environment server some of whose bits had
+    just been flipped. `noticed_s` are the times until an end of a connection noticed that the other
+    was gone, `unexpected` the ends of the learner that were no fault's.
     """
 
     faults: Sequence[Fault]
@@ -85,12 +74,7 @@ def read_result(training: Training, faults: Sequence[Fault], exit_code: int | No
 
 
 def count_damaged(wrong: Sequence[Line], flipped_s: Sequence[Sequence[float]]) -> int:
-    """How many of these wrong unrolls a flipped bit explains.
-
-    Args:
-        wrong: As the learner's log has them.
-        flipped_s: When bits were flipped, by environment server; seconds since the start.
-    """
+    """How many of these wrong unrolls a bit explains that was flipped at a time of their server."""
     return sum(
         any(abs(unroll["made_s"] - at_s) <= _SPOILED_S for at_s in flipped_s[unroll["server"]])
         for unroll in wrong

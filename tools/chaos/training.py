@@ -61,16 +61,13 @@ class Training:
     """A learner and its environment servers; `look` keeps them running and reads what they say.
 
     Attributes:
-        setup: What is trained.
-        servers: The environment servers.
         lines: Metrics of the learner's present process.
         made_s: By environment server, since when each of its environments has given an unroll that
             was learned from whole; seconds since the start.
         resumes: What each killed learner's successor lost.
         samples: The learners' memory and open files.
         unexpected: Ends of the learner that nobody asked for.
-        env_frames: Frames of the run, as the newest line of metrics says.
-        last_return: Mean return of its newest 100 episodes; None before any has ended.
+        last_return: Mean return of the newest 100 episodes; None before any has ended.
     """
 
     def __init__(self, setup: Setup, processes: Processes, proxy: FaultProxy, port: int) -> None:

@@ -1,16 +1,9 @@
-"""CPU time of real threads and processes is read and grouped."""
+"""Threads are grouped by name and process; that real ones are read shows in a run of roofline."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import time
-
 import pytest
 
-from seed.process.threads import ThreadGroup
-from tests.waiting import wait_for
 from tools.bench.thread_times import (
     CENTRAL_IO,
     CENTRAL_OTHERS,
@@ -23,16 +16,8 @@ from tools.bench.thread_times import (
     Thread,
     find_descendants,
     group_of,
-    read_busy_s,
-    read_threads,
     sum_groups,
 )
-
-
-def _burn(cpu_s: float) -> None:
-    until_s = time.thread_time() + cpu_s
-    while time.thread_time() < until_s:
-        pass
 
 
 @pytest.mark.parametrize(
@@ -62,29 +47,3 @@ def test_groups_add_up_what_came_between_two_readings() -> None:
         **dict.fromkeys(GROUPS, 0.0), LEARNER: 2.0, SERVER_MAIN: 0.75,
     }  # fmt: skip
     assert find_descendants(2, {1: 0, 2: 1, 3: 2, 4: 3, 5: 1, 6: 5}) == [2, 3, 4]
-
-
-def test_a_thread_of_a_group_is_read_by_its_name() -> None:
-    threads, before_s = ThreadGroup(), read_busy_s()
-
-    def work() -> None:
-        _burn(0.1)
-        threads.stop.wait(300)
-
-    threads.start("learner", work)
-    wait_for(lambda: sum_groups({}, read_threads(os.getpid()), os.getpid())[LEARNER] >= 0.05)
-    threads.join()
-    assert read_busy_s() > before_s
-
-
-def test_a_process_started_by_this_one_is_read() -> None:
-    code = "sum(range(2_000_000)); print(flush=True); input()"
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as child:
-        assert child.stdout is not None
-        child.stdout.readline()
-        times_s = {t: cpu_s for t, cpu_s in read_threads(os.getpid()).items() if t.pid == child.pid}
-        child.communicate(b"\n")
-    assert [thread.tid for thread in times_s] == [child.pid]
-    assert sum(times_s.values()) > 0
