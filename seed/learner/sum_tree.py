@@ -2,7 +2,7 @@
 
 Numbers only: what an item is, is its owner's affair. A sum-tree on the host, with one NumPy array
 for each level, so that whatever is done to many items at once takes a few operations per level.
-`python -m tools.bench.replay_sampling` measures it against a prefix sum in torch.
+`docs/performance.md` compares it with a prefix sum in torch.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def test_a_training_recovers_from_all_kinds_of_faults(tmp_path: Path) -> None:
     command = [
         sys.executable, "-m", "tools.chaos", "--minutes", "30", "--faults", str(len(KINDS)),
         "--faults-per-minute", "600", "--longest-s", "1", "--servers", "2", "--envs", "8",
-        "--checkpoint-interval-s", "1", "--undisturbed-frames", "0", "--seed", "1",
+        "--checkpoint-interval-s", "1", "--seed", "1",
         "--json", str(tmp_path / "figures.json"), "--kinds", *KINDS,
     ]  # fmt: skip
     figures = run(command, tmp_path / "figures.json")
@@ -53,8 +53,8 @@ def test_a_training_recovers_from_all_kinds_of_faults(tmp_path: Path) -> None:
 def test_memory_and_open_files_stay_flat(tmp_path: Path) -> None:
     command = [
         sys.executable, "-m", "tools.chaos", "--minutes", "2", "--faults-per-minute", "10",
-        "--longest-s", "2", "--servers", "2", "--envs", "8", "--undisturbed-frames", "0",
-        "--seed", "2", "--json", str(tmp_path / "figures.json"),
+        "--longest-s", "2", "--servers", "2", "--envs", "8", "--seed", "2",
+        "--json", str(tmp_path / "figures.json"),
         "--kinds", "kill-envserver", "stop-envserver", "partition", "cut", "replay",
     ]  # fmt: skip
     growth = run(command, tmp_path / "figures.json")["growth"]

@@ -11,6 +11,7 @@ import dataclasses
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, Literal, NamedTuple
 
@@ -32,7 +33,6 @@ from seed.store.rows import Rows, Unroll
 from seed.wire.spaces import SpaceSpec
 
 Kind = Literal["stepping", "acting", "learning"]
-KINDS: tuple[Kind, ...] = ("stepping", "acting", "learning")
 
 # Groups of actions drawn beforehand: drawing is not measured.
 _PREPARED = 1000
@@ -41,12 +41,7 @@ _END_PROBABILITY = 0.002
 
 
 class Work(NamedTuple):
-    """Work to be measured.
-
-    Attributes:
-        run: Does it once; returns the environment steps that this stands for.
-        close: Releases what it holds.
-    """
+    """Work: `run` does it once and returns the environment steps that this stands for."""
 
     run: Callable[[], float]
     close: Callable[[], None] = lambda: None
@@ -67,12 +62,9 @@ class Task(NamedTuple):
 
 
 class Pace(NamedTuple):
-    """What a process has measured.
+    """Environment steps that a process's calls stood for, and what they took.
 
-    Attributes:
-        steps: Environment steps that its calls stand for.
-        elapsed_s: Seconds that they took.
-        cpu_s: CPU seconds of all the process's threads in them.
+    `cpu_s` is of all the process's threads.
     """
 
     steps: float
@@ -99,7 +91,7 @@ def make_stepping(config: Config) -> Work:
     actions: Any = _random_actions(group.action, (_PREPARED, count), rng)
     step: Callable[[Any], object] = group.step
     if isinstance(group, AtariGroup):
-        actions, step = actions.tolist(), _step_of(group._env.ale, count)
+        actions, step = actions.tolist(), partial(_emulate, group._env.ale, [1.0] * count)
     calls = 0
 
     def run() -> float:
@@ -112,15 +104,9 @@ def make_stepping(config: Config) -> Work:
     return Work(run, group.close)
 
 
-def _step_of(emulator: Any, count: int) -> Callable[[list[int]], object]:
-    strengths = [1.0] * count
-
-    def step(actions: list[int]) -> object:
-        """Takes a list of actions, one for each game."""
-        emulator.send(actions, strengths)
-        return emulator.recv()
-
-    return step
+def _emulate(emulator: Any, strengths: list[float], actions: list[int]) -> object:
+    emulator.send(actions, strengths)
+    return emulator.recv()
 
 
 def _random_actions(
@@ -238,16 +224,15 @@ def _random_rows(
     terminated = torch.rand(length, count) < _END_PROBABILITY  # [T, B] bool
     first = terminated.roll(1, 0)
     first[0] = False
-    rows = Rows(
-        observations=torch.from_numpy(observations),
-        previous_actions=torch.from_numpy(previous),
-        rewards=torch.randn(length, count),
-        terminated=terminated,
-        truncated=torch.zeros_like(terminated),
-        first=first,
-    )
-    moved = {name: value.to(device) for name, value in vars(rows).items()}
-    return Rows(**moved)
+    columns = {
+        "observations": torch.from_numpy(observations),
+        "previous_actions": torch.from_numpy(previous),
+        "rewards": torch.randn(length, count),
+        "terminated": terminated,
+        "truncated": torch.zeros_like(terminated),
+        "first": first,
+    }
+    return Rows(**{name: column.to(device) for name, column in columns.items()})
 
 
 def _random_observations(

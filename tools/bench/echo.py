@@ -1,13 +1,12 @@
 """A bare ROUTER: answers every STEP at once with zeros, to know what sockets alone can do.
 
 It takes and sends frames as the learner does, one by one, which costs less than pyzmq's calls for
-whole messages. It speaks just enough of the protocol for environment servers, fake and real, and
-writes the same `metrics.jsonl` as a learner. Started by `tools.bench.synthetic`.
+whole messages. It speaks just enough of the protocol for fake environment servers, and writes the
+same `metrics.jsonl` as a learner. Started by `tools.bench.synthetic`.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import secrets
@@ -27,7 +26,7 @@ from seed.wire import codec, messages
 from seed.wire.spaces import SpaceSpec
 from tools.bench.free_environments import NUM_ACTIONS
 from tools.bench.learner_configs import environment_table
-from tools.bench.processes import LOG_INTERVAL_S
+from tools.processes import LOG_INTERVAL_S
 
 _PATIENCE_MS = 20
 _MAX_FRAME_BYTES = 2**30
@@ -43,8 +42,8 @@ class Echo:
         self.rows = 0
         self._socket = bind("tcp://127.0.0.1:*", _MAX_FRAME_BYTES)
         self.endpoint = self._socket.get_string(zmq.LAST_ENDPOINT)
-        self._environment = dataclasses.asdict(EnvironmentConfig(**environment_table(side)))
-        self._observation = SpaceSpec("uint8", (side, side))
+        environment = dataclasses.asdict(EnvironmentConfig(**environment_table(side)))
+        self._spec = (environment, SpaceSpec("uint8", (side, side)))
 
     def serve(self, seconds: float) -> None:
         """Answers for so long."""
@@ -70,25 +69,14 @@ class Echo:
             return
         message = codec.decode([header])
         if isinstance(message, messages.Hello):
-            send(self._socket, identity, codec.encode(self._welcome(message)))
-
-    def _welcome(self, hello: messages.Hello) -> messages.Welcome:
-        return messages.Welcome(
-            secrets.randbits(63),
-            self._environment,
-            self._observation,
-            SpaceSpec("int64", (), NUM_ACTIONS),
-            np.arange(hello.num_envs),
-            np.arange(hello.num_envs),
-        )
+            action, numbers = SpaceSpec("int64", (), NUM_ACTIONS), np.arange(message.num_envs)
+            welcome = messages.Welcome(secrets.randbits(63), *self._spec, action, numbers, numbers)
+            send(self._socket, identity, codec.encode(welcome))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Serves until SIGTERM."""
-    parser = argparse.ArgumentParser(description="Answers environment servers with zeros.")
-    parser.add_argument("--run-dir", type=Path, required=True, help="folder for metrics.jsonl")
-    parser.add_argument("--side", type=int, default=84, help="pixels of an image's edge")
-    arguments = parser.parse_args(argv)
+def main(argv: Sequence[str]) -> None:
+    """Serves until SIGTERM; the only argument is the folder for `metrics.jsonl`."""
+    run_dir = Path(argv[0])
     stopping = False
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -97,17 +85,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         stopping = True
 
     signal.signal(signal.SIGTERM, stop)
-    echo = Echo(arguments.side)
-    print(f"listening on {echo.endpoint}, metrics in {arguments.run_dir}", flush=True)
+    echo = Echo(side=84)
+    print(f"listening on {echo.endpoint}, metrics in {run_dir}", flush=True)
     start_s = time.monotonic()
-    with (arguments.run_dir / "metrics.jsonl").open("w", buffering=1) as lines:
+    with (run_dir / "metrics.jsonl").open("w", buffering=1) as lines:
         while not stopping:
             echo.serve(LOG_INTERVAL_S)
             line = {"time_s": time.monotonic() - start_s, "env_steps": echo.rows}
             lines.write(json.dumps(line) + "\n")
     echo.close()
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(sys.argv[1:])

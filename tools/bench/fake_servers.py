@@ -21,7 +21,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
@@ -43,8 +43,11 @@ from seed.wire.messages import (
     Welcome,
 )
 from seed.wire.spaces import SpaceSpec
-from tools.bench.free_environments import EPISODE_STEPS, NUM_IMAGES, make_images
+from tools.processes import Process, Processes
 
+EPISODE_STEPS = 1000
+REGISTERED = "registered "
+_NUM_IMAGES = 4
 _LONGEST_WAIT_S = 0.2
 _LINGER_MS = 500
 _FAREWELL_S = 1.0
@@ -60,11 +63,10 @@ class PreparedRows:
     """The frames of rows for groups of one size; only the headers differ from server to server."""
 
     def __init__(self, observation: SpaceSpec, group_size: int) -> None:
-        """For observations of this form; only images are more than zeros."""
-        shape = (NUM_IMAGES, group_size, *observation.shape)
-        observations = np.zeros(shape, observation.dtype)
-        if observation.dtype == "uint8":
-            observations = make_images(group_size, observation.shape)
+        """For images of this form."""
+        observations = np.random.default_rng(0).integers(
+            0, 256, (_NUM_IMAGES, group_size, *observation.shape), np.uint8
+        )
         self._run_ids = zmq.Frame(os.urandom(8 * group_size))
         # Not copied again when they are sent.
         self._observations = [zmq.Frame(one.tobytes(), copy=False) for one in observations]
@@ -76,7 +78,6 @@ class PreparedRows:
         }
         ended = np.zeros(group_size, EPISODE_DTYPE)
         ended["index"], ended["length_steps"] = np.arange(group_size), EPISODE_STEPS
-        ended["episode_return"] = EPISODE_STEPS // 2
         self._none_ended, self._all_ended = zmq.Frame(b""), zmq.Frame(ended.tobytes())
 
     def frames(self, seq: int, age: int) -> list[zmq.Frame]:
@@ -86,7 +87,7 @@ class PreparedRows:
             flag = TERMINATED
         return [
             self._run_ids,
-            self._observations[seq % NUM_IMAGES],
+            self._observations[seq % _NUM_IMAGES],
             self._rewards[seq % 2 if age else 0],
             self._flags[flag],
             self._all_ended if age == EPISODE_STEPS else self._none_ended,
@@ -94,14 +95,7 @@ class PreparedRows:
 
 
 class Answer(NamedTuple):
-    """One STEP that was answered; times of `time.perf_counter`.
-
-    Attributes:
-        due_s: When it was to leave.
-        sent_s: When it left.
-        answered_s: When its actions were there.
-        rows: Its rows.
-    """
+    """A STEP: when it was due, when it left, when its actions were there (`time.perf_counter`)."""
 
     due_s: float
     sent_s: float
@@ -122,35 +116,19 @@ class _Group:
 
 @dataclass
 class FakeServer:
-    """One DEALER socket and its groups, all of one size.
-
-    Attributes:
-        socket: Connected, or about to be.
-        group_size: Environments in each group.
-        groups: By number.
-        session: From WELCOME; None before it.
-        gone: Whether the learner has said goodbye.
-    """
+    """One DEALER socket and its groups; `session` is None before WELCOME."""
 
     socket: zmq.Socket[bytes]
-    group_size: int
     groups: list[_Group]
     session: int | None = None
     gone: bool = False
-    rows: PreparedRows | None = field(default=None, repr=False)
 
-    def say_hello(self, name: str) -> None:
-        """The first message."""
-        sizes = (self.group_size,) * len(self.groups)
-        self.socket.send_multipart(encode(Hello(secrets.randbits(64), sizes, name)))
-
-    def send_step(self, group: _Group, now_s: float) -> None:
+    def send_step(self, group: _Group, rows: PreparedRows, now_s: float) -> None:
         """The group's next row."""
-        assert self.rows is not None
         assert self.session is not None
         age = (group.first_age + group.seq) % (EPISODE_STEPS + 1)
         [header] = encode(Step(self.session, group.number, group.seq, ()))
-        frames = self.rows.frames(group.seq, age)
+        frames = rows.frames(group.seq, age)
         self.socket.send(bytes(header), zmq.SNDMORE)
         for frame in frames[:-1]:
             self.socket.send(frame, zmq.SNDMORE, copy=False)
@@ -170,13 +148,6 @@ class FakeServer:
                 return
             yield decode([*frames])
 
-    def leave(self) -> None:
-        """Says goodbye, if there was a session, and closes the socket."""
-        if self.session is not None and not self.gone:
-            goodbye = encode(Goodbye(self.session, "the measurement is complete"))
-            self.socket.send_multipart(goodbye, zmq.NOBLOCK)
-        self.socket.close(linger=_LINGER_MS)
-
 
 class FakeServers:
     """Many fake servers in one thread."""
@@ -184,15 +155,7 @@ class FakeServers:
     def __init__(
         self, endpoint: str, servers: int, groups: int, group_size: int, rate: float
     ) -> None:
-        """Connects and says hello.
-
-        Args:
-            endpoint: The learner's.
-            servers: Connections.
-            groups: Groups of each.
-            group_size: Rows of a message.
-            rate: Messages per second of all together; 0 for as many as are answered.
-        """
+        """Connects and says hello; `rate` is in messages a second of all, 0 for a closed loop."""
         self.registered = 0
         self.answers: list[Answer] = []
         self._unanswered = 0
@@ -213,11 +176,11 @@ class FakeServers:
         socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
         socket.connect(endpoint)
         ages = [(index + number) * 97 % EPISODE_STEPS for number in range(groups)]
-        server = FakeServer(
-            socket, self._group_size, [_Group(number, age) for number, age in enumerate(ages)]
-        )
+        server = FakeServer(socket, [_Group(number, age) for number, age in enumerate(ages)])
         self._selector.register(socket.FD, selectors.EVENT_READ, server)
-        server.say_hello(f"fake-{os.getpid()}-{index}")
+        sizes = (self._group_size,) * groups
+        name = f"fake-{os.getpid()}-{index}"
+        socket.send_multipart(encode(Hello(secrets.randbits(64), sizes, name)))
         self._read(server)
         return server
 
@@ -240,7 +203,10 @@ class FakeServers:
         while self._unanswered and time.perf_counter() < deadline_s:
             self._read_ready(_LONGEST_WAIT_S)
         for server in self.servers:
-            server.leave()
+            if server.session is not None and not server.gone:
+                goodbye = encode(Goodbye(server.session, "the measurement is complete"))
+                server.socket.send_multipart(goodbye, zmq.NOBLOCK)
+            server.socket.close(linger=_LINGER_MS)
         self._selector.close()
         self._context.term()
 
@@ -271,7 +237,7 @@ class FakeServers:
     def _begin(self, server: FakeServer, welcome: Welcome, now_s: float) -> None:
         if self._rows is None:
             self._rows = PreparedRows(welcome.observation, self._group_size)
-        server.session, server.rows = welcome.session, self._rows
+        server.session = welcome.session
         self.registered += 1
         for group in server.groups:
             # In an open loop at any time of a period, so that no two groups stay together.
@@ -288,58 +254,52 @@ class FakeServers:
             self._send(server, group, now_s)
 
     def _send(self, server: FakeServer, group: _Group, now_s: float) -> None:
-        server.send_step(group, now_s)
+        assert self._rows is not None
+        server.send_step(group, self._rows, now_s)
         self._unanswered += 1
 
 
-def fake_servers_command(endpoint: str, groups: int, rows: int, servers: int = 1) -> list[str]:
-    """The command line of one process of fake environment servers.
+def start_clients(
+    processes: Processes,
+    endpoint: str,
+    groups: int,
+    rows: int,
+    count: int,
+    *,
+    connections: int = 0,
+    options: Sequence[Sequence[str]] = (),
+) -> list[Process]:
+    """Starts `count` processes of fake servers; returns once all are registered.
 
-    Args:
-        endpoint: The learner's.
-        groups: Groups of each server.
-        rows: Environments of each group.
-        servers: Connections of the process.
+    Each server has `groups` groups of `rows` environments. There are so many `connections` in all,
+    or one for each process; `options` are more of each process's command line.
     """
-    return [
-        sys.executable, "-m", "tools.bench.fake_servers", "--connect", endpoint,
-        "--servers", str(servers), "--groups", str(groups), "--rows", str(rows),
-    ]  # fmt: skip
+    connections = connections or count
+    clients = []
+    for index in range(count):
+        servers = connections // count + (index < connections % count)
+        clients.append(processes.start("client", [
+            sys.executable, "-m", "tools.bench.fake_servers", "--connect", endpoint,
+            "--servers", str(servers), "--groups", str(groups), "--rows", str(rows),
+            *(options[index] if options else ()),
+        ]))  # fmt: skip
+    for client in clients:
+        client.wait_for(REGISTERED)
+    return clients
 
 
 def report_window(answers: Sequence[Answer], start_s: float, seconds: float) -> dict[str, object]:
-    """Figures of the messages that were due in the window, as JSON takes them.
-
-    Returns:
-        `seconds`, `rows`, and by message `latencies_ms`, since it left, and `due_latencies_ms`,
-        since it was due.
-    """
+    """Rows due in the window, and by message milliseconds since it left, and since it was due."""
     inside = [answer for answer in answers if start_s <= answer.due_s < start_s + seconds]
     return {
-        "seconds": seconds,
         "rows": sum(answer.rows for answer in inside),
         "latencies_ms": [1e3 * (answer.answered_s - answer.sent_s) for answer in inside],
         "due_latencies_ms": [1e3 * (answer.answered_s - answer.due_s) for answer in inside],
     }
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Returns the command line."""
-    parser = argparse.ArgumentParser(description="Fake environment servers for measurements.")
-    parser.add_argument("--connect", required=True, help="the learner's address")
-    parser.add_argument("--servers", type=int, default=1, help="connections of this process")
-    parser.add_argument("--groups", type=int, default=2, help="groups of each connection")
-    parser.add_argument("--rows", type=int, default=32, help="environments of each group")
-    parser.add_argument("--rate", type=float, default=0.0, help="messages per second of all")
-    parser.add_argument("--warmup", type=float, default=0.0, help="seconds before those measured")
-    parser.add_argument("--seconds", type=float, default=math.inf, help="measured; then it ends")
-    parser.add_argument("--report", type=Path, help="file for what was measured")
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs until SIGTERM, or for as long as asked."""
-    arguments = make_parser().parse_args(argv)
+def work(fleet: FakeServers, arguments: argparse.Namespace) -> float:
+    """Works until SIGTERM, or for as long as asked; returns when the time measured began."""
     stopping = False
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -348,25 +308,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         stopping = True
 
     signal.signal(signal.SIGTERM, stop)
+    parent, connecting_s = os.getppid(), time.perf_counter()
+    start_s = end_s = math.inf
+    while not stopping and time.perf_counter() < end_s and os.getppid() == parent:
+        fleet.work()
+        if math.isinf(start_s) and fleet.registered == arguments.servers:
+            registered_s = time.perf_counter() - connecting_s
+            print(f"{REGISTERED}{fleet.registered} in {registered_s:.3f} s", flush=True)
+            start_s = time.perf_counter() + arguments.warmup
+            end_s = start_s + arguments.seconds
+        if math.isinf(arguments.seconds):
+            fleet.answers.clear()
+    return start_s
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--connect", required=True, help="the learner's address")
+    for name, default in (("--servers", 1), ("--groups", 2), ("--rows", 32)):
+        parser.add_argument(name, type=int, default=default, help="of what comes before it, each")
+    for name, value in (("--rate", 0.0), ("--warmup", 0.0), ("--seconds", math.inf)):
+        parser.add_argument(name, type=float, default=value, help="messages a second, or seconds")
+    parser.add_argument("--report", type=Path, help="file for what was measured")
+    arguments = parser.parse_args(argv)
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
-    parent = os.getppid()
-    connecting_s = time.perf_counter()
-    start_s = math.inf
     fleet = FakeServers(
         arguments.connect, arguments.servers, arguments.groups, arguments.rows, arguments.rate
     )
     try:
-        end_s = math.inf
-        while not stopping and time.perf_counter() < end_s and os.getppid() == parent:
-            fleet.work()
-            if math.isinf(start_s) and fleet.registered == arguments.servers:
-                registered_s = time.perf_counter() - connecting_s
-                print(f"registered {fleet.registered} in {registered_s:.3f} s", flush=True)
-                start_s = time.perf_counter() + arguments.warmup
-                end_s = start_s + arguments.seconds
-            if math.isinf(arguments.seconds):
-                fleet.answers.clear()
+        start_s = work(fleet, arguments)
     except Refused as refused:
         print(f"refused: {refused}", file=sys.stderr)
         return 2

@@ -28,7 +28,6 @@ class NullAgent(nn.Module):
     """One weight, as an optimizer needs one, and no state."""
 
     def __init__(self, action: SpaceSpec) -> None:
-        """For actions of this form."""
         super().__init__()
         self.state_size = 0
         self.action = action
@@ -43,13 +42,7 @@ def make_agent(
 
 
 def act(
-    agent: NullAgent,
-    rows: Rows,
-    agent_state: Tensor,
-    config: Config,
-    *,
-    fleet: Fleet,
-    greedy: bool,
+    agent: NullAgent, rows: Rows, agent_state: Tensor, config: Config, *, fleet: Fleet, greedy: bool
 ) -> ActOutput:
     """Action 0 for each of `[1, B]` rows; nothing is kept."""
     shape = (len(agent_state), *agent.action.shape)

@@ -8,29 +8,23 @@ says the same on a quiet machine, and still something on a busy one.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tools.bench.bare_work import Kind
-from tools.bench.processes import Window
-from tools.bench.report import Spread, format_table, spread
-from tools.bench.thread_times import GROUPS, INFERENCE, LEARNER, SERVER_GROUPS
+from tools.bench.thread_times import GROUPS, SERVER_GROUPS
 from tools.bench.workers import Cost
+from tools.report import Spread, spread
+from tools.watching import Window
 
 IDLE, OTHERS, SERVERS = "idle", "other programs", "environment servers"
 LETTERS: dict[Kind, str] = {"stepping": "e", "acting": "i", "learning": "l"}
-_WORKING: dict[str, Kind] = {SERVERS: "stepping", INFERENCE: "acting", LEARNER: "learning"}
 # Of the cores, from which on figures by the clock say more of other programs than of the run.
 _DISTURBING_SHARE = 0.05
 _PHASES = ("inference_share_", "learner_share_")
 
 
 class Real(NamedTuple):
-    """What the real run did.
-
-    Attributes:
-        window: Its metrics.
-        cores: Cores taken in the mean, by group of `thread_times`, and `OTHERS` and `IDLE`.
-    """
+    """The real run's metrics, and the cores taken in the mean by each group of `core_times_us`."""
 
     window: Window
     cores: dict[str, float]
@@ -41,13 +35,7 @@ class Real(NamedTuple):
 
 
 class Repetition(NamedTuple):
-    """A real run and the bare work that was measured right after it.
-
-    Attributes:
-        real: The run.
-        costs: Of the bare work.
-        on_gpu: The work that a GPU does, which costs no core time.
-    """
+    """A real run and the bare work measured right after it; a GPU's work costs no core time."""
 
     real: Real
     costs: dict[Kind, Cost]
@@ -121,16 +109,29 @@ def phase_shares(repetitions: Sequence[Repetition]) -> dict[str, Spread]:
     }
 
 
-def format_summary(summary: Mapping[str, Spread], on_gpu: frozenset[Kind]) -> str:
-    """Returns the table of what was measured and what the roofline is."""
+HEADER = ("median (low–high)", "by the clock", "by CPU time", "share")
+
+
+def make_rows(figures: Mapping[str, Any], on_gpu: frozenset[Kind]) -> list[list[str]]:
+    """Returns the table's cells: the roofline, the run, its core time, its threads' phases."""
+    summary: Mapping[str, Spread] = figures["summary"]
+    return [
+        *_summary_rows(summary, on_gpu),
+        *_core_time_rows(figures["core_us_per_step"]),
+        *_phase_rows(figures["phase_shares"], 1e6 / summary["steps_per_s"].median),
+    ]
+
+
+def _summary_rows(summary: Mapping[str, Spread], on_gpu: frozenset[Kind]) -> list[list[str]]:
+    """What was measured, and what the roofline is."""
     batch = summary["inference_batch"].text("{:,.1f}")
     works = {"e": "bare step", "i": f"bare acting, batch {batch}", "l": "bare learning"}
     rows = []
     for kind, letter in LETTERS.items():
-        figures = [summary[f"{letter}_us"], summary[f"{letter}_cpu_us"]]
+        times = [summary[f"{letter}_us"], summary[f"{letter}_cpu_us"]]
         unit = "GPU-us" if kind in on_gpu else "core-us"
         label = f"{letter}: {works[letter]}, {unit} per step"
-        rows.append([label, *(figure.text("{:,.1f}") for figure in figures)])
+        rows.append([label, *(time.text("{:,.1f}") for time in times), ""])
     terms = " + ".join(letter for kind, letter in LETTERS.items() if kind not in on_gpu)
     for label, name, cpu_name, form in (
         (f"roofline, cores / ({terms}), steps/s", "roofline_steps_per_s",
@@ -139,56 +140,41 @@ def format_summary(summary: Mapping[str, Spread], on_gpu: frozenset[Kind]) -> st
         ("the run, frames/s", "fps", "cpu_fps", "{:,.0f}"),
         ("fraction of the roofline", "fraction", "cpu_fraction", "{:.3f}"),
     ):  # fmt: skip
-        rows.append([label, summary[name].text(form), summary[cpu_name].text(form)])
-    return format_table(["median (low–high)", "by the clock", "by CPU time"], rows)
+        rows.append([label, summary[name].text(form), summary[cpu_name].text(form), ""])
+    return rows
 
 
-def format_core_times(
-    times_us: Mapping[str, Spread], summary: Mapping[str, Spread], on_gpu: frozenset[Kind]
-) -> str:
-    """Returns the table of core time per step, beside the bare work's by CPU time."""
+def _core_time_rows(times_us: Mapping[str, Spread]) -> list[list[str]]:
+    """Core time per step, and its share of all cores."""
     medians_us = {group: each.median for group, each in times_us.items()}
     all_us = sum(medians_us.values())
     medians_us[SERVERS] = sum(medians_us[group] for group in SERVER_GROUPS)
-    bare_us = {
-        group: summary[f"{LETTERS[kind]}_cpu_us"].median
-        for group, kind in _WORKING.items()
-        if kind not in on_gpu
-    }
-
-    def row(label: str, time_us: float, beside_us: float | None = None) -> list[str]:
-        """The cells of one line; `beside_us` is the bare work's."""
-        bare = "" if beside_us is None else f"{beside_us:,.1f}"
-        return [label, f"{time_us:,.1f}", f"{time_us / all_us:.1%}", bare]
-
-    rows = [row(SERVERS, medians_us[SERVERS], bare_us[SERVERS])]
-    rows += [row(f"  {group}", medians_us[group]) for group in SERVER_GROUPS]
-    rest = [group for group in (*GROUPS, IDLE, OTHERS) if group not in SERVER_GROUPS]
-    rows += [row(group, medians_us[group], bare_us.get(group)) for group in rest]
-    rows.append(row("all cores", all_us, sum(bare_us.values())))
-    return format_table(["core-us per step", "the run", "share", "bare"], rows)
+    medians_us["all cores"] = all_us
+    groups = (SERVERS, *GROUPS, IDLE, OTHERS, "all cores")
+    return [
+        [f"{group}, core-us per step", "", f"{medians_us[group]:,.1f}",
+         f"{medians_us[group] / all_us:.1%}"]
+        for group in groups
+    ]  # fmt: skip
 
 
-def format_phases(shares: Mapping[str, Spread], step_us: float) -> str:
-    """Returns the table of what the threads of the central process did with their time.
-
-    Args:
-        shares: Of the time that passed, by name of the metric.
-        step_us: Time per step of the run.
-    """
+def _phase_rows(shares: Mapping[str, Spread], step_us: float) -> list[list[str]]:
+    """What the threads of the central process did with their time, of which a step has so much."""
     rows = []
     for name, share in shares.items():
         thread, _, phase = name.partition("_share_")
-        rows.append([f"{thread}: {phase}", f"{share.median:.1%}", f"{share.median * step_us:,.1f}"])
-    return format_table(["phase", "share", "us per step"], rows)
+        label = f"{thread}: {phase}, us per step"
+        rows.append([label, f"{share.median * step_us:,.1f}", "", f"{share.median:.1%}"])
+    return rows
 
 
-def describe_disturbance(repetitions: Sequence[Repetition]) -> str:
+def describe_disturbance(repetitions: Sequence[Repetition]) -> list[str]:
     """Returns a warning where other programs took much of the cores, or nothing."""
     share = max(each.real.core_us(OTHERS) / each.all_us for each in repetitions)
     if share <= _DISTURBING_SHARE:
-        return ""
-    return (
+        return []
+    return [
+        "",
         f"other programs took up to {share:.0%} of the cores beside the run: only the figures by "
-        "CPU time can be compared, and idle time is less than it would be"
-    )
+        "CPU time can be compared, and idle time is less than it would be",
+    ]

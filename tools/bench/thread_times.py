@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from tools.watching import Stat, read_stat, usable_cores
+
 _PROC = Path("/proc")
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 SERVER_EMULATOR, SERVER_MAIN, SERVER_IO = "emulator threads", "main threads", "ZeroMQ threads"
 SERVER_GROUPS = (SERVER_EMULATOR, SERVER_MAIN, SERVER_IO)
@@ -17,39 +19,12 @@ CENTRAL_IO, CENTRAL_OTHERS = "central ZeroMQ threads", "other central threads"
 GROUPS = (*SERVER_GROUPS, INFERENCE, LEARNER, CENTRAL_IO, CENTRAL_OTHERS)
 
 
-class Stat(NamedTuple):
-    """What a `stat` file of /proc says.
-
-    Attributes:
-        name: Of the thread, or of the process's first one; 15 bytes at most.
-        parent: The process that started the process.
-        cpu_s: Seconds on a core, in the system's ticks (10 ms as a rule).
-    """
-
-    name: str
-    parent: int
-    cpu_s: float
-
-
 class Thread(NamedTuple):
-    """A thread of the learner's process or of one that it has started.
-
-    Attributes:
-        pid: Its process.
-        tid: Itself; equal to `pid` for a process's first thread.
-        name: As the system knows it.
-    """
+    """A thread `tid` of the process `pid`, whose first thread has the same number."""
 
     pid: int
     tid: int
     name: str
-
-
-def parse_stat(text: str) -> Stat:
-    """Reads the line of a `stat` file, in which the name may hold spaces and brackets."""
-    name, _, rest = text.partition("(")[2].rpartition(") ")
-    fields = rest.split()
-    return Stat(name, int(fields[1]), (int(fields[11]) + int(fields[12])) / _TICKS_PER_S)
 
 
 def group_of(thread: Thread, learner_pid: int) -> str:
@@ -65,12 +40,7 @@ def group_of(thread: Thread, learner_pid: int) -> str:
 
 
 def find_descendants(root: int, parents: Mapping[int, int]) -> list[int]:
-    """Returns `root` and the processes that it and they have started.
-
-    Args:
-        root: A process.
-        parents: Of every process, by its own number.
-    """
+    """Returns `root` and the processes that it and they have started; `parents` is of them all."""
     found = {root}
     while more := {pid for pid, parent in parents.items() if parent in found} - found:
         found |= more
@@ -78,32 +48,23 @@ def find_descendants(root: int, parents: Mapping[int, int]) -> list[int]:
 
 
 def read_threads(root: int) -> dict[Thread, float]:
-    """Returns the CPU seconds so far of every thread of a process and of its descendants."""
-    stats = _read_stats(path / "stat" for path in _PROC.iterdir() if path.name.isdecimal())
-    parents = {pid: stat.parent for pid, stat in stats.items()}
-    times_s = {}
-    for pid in find_descendants(root, parents):
-        tasks = _PROC / str(pid) / "task"
-        for tid, stat in _read_stats(_paths(tasks)).items():
-            times_s[Thread(pid, tid, stat.name)] = stat.cpu_s
-    return times_s
+    """Returns CPU seconds so far of all threads of a process and of its descendants."""
+    parents = {pid: stat.parent for pid, stat in _read_stats(_PROC).items()}
+    return {
+        Thread(pid, tid, stat.name): stat.cpu_s
+        for pid in find_descendants(root, parents)
+        for tid, stat in _read_stats(_PROC / str(pid) / "task").items()
+    }
 
 
-def _paths(tasks: Path) -> list[Path]:
-    try:
-        return [path / "stat" for path in tasks.iterdir()]
-    except OSError:
-        return []
-
-
-def _read_stats(paths: Iterable[Path]) -> dict[int, Stat]:
+def _read_stats(folder: Path) -> dict[int, Stat]:
     """By number of the process or thread; those that end meanwhile are left out."""
     stats = {}
-    for path in paths:
-        try:
-            stats[int(path.parent.name)] = parse_stat(path.read_text())
-        except OSError:
-            continue
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if path.name.isdecimal():
+                with contextlib.suppress(OSError):
+                    stats[int(path.name)] = read_stat(path / "stat")
     return stats
 
 
@@ -112,14 +73,14 @@ def read_busy_s() -> float:
 
     With whatever: the difference to this process's own is what others took.
     """
-    usable = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+    usable = {f"cpu{core}" for core in usable_cores()}
     busy_ticks = 0
     for line in (_PROC / "stat").read_text().splitlines():
         core, *ticks = line.split()
         if core in usable:
             # user, nice, system, (idle, waiting for a disk,) interrupts, soft interrupts, stolen
             busy_ticks += sum(int(ticks[place]) for place in (0, 1, 2, 5, 6, 7))
-    return busy_ticks / _TICKS_PER_S
+    return busy_ticks / os.sysconf("SC_CLK_TCK")
 
 
 def sum_groups(

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import multiprocessing
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple, Self
 
 from tools.bench.bare_work import Pace, Task, serve
-from tools.bench.piped_processes import PipedProcesses
+from tools.processes import ProcessFailed
 
 
 class Cost(NamedTuple):
-    """What work costs while all its processes are busy with it.
+    """Core-microseconds per environment step while all processes are busy with the same work.
 
-    Attributes:
-        core_us: Core-microseconds per environment step, by the clock.
-        cpu_us: CPU-microseconds per environment step.
+    `core_us` is by the clock, `cpu_us` by CPU time.
     """
 
     core_us: float
@@ -28,22 +28,57 @@ def cost_of(paces: Sequence[Pace]) -> Cost:
     return Cost(1e6 * len(paces) / steps_per_s, 1e6 * cpu_s_per_step)
 
 
-def start_workers(count: int, words: list[str]) -> PipedProcesses:
-    """Starts processes that do bare work when asked, and sleep meanwhile.
+class Workers:
+    """Processes that do bare work when asked, and sleep meanwhile; a context manager."""
 
-    Args:
-        count: Processes.
-        words: The command line of `seed-learner` that says which run the work is of.
-    """
-    return PipedProcesses(count, serve, words)
+    def __init__(
+        self, count: int, words: list[str], serve: Callable[..., None] = serve
+    ) -> None:
+        """Starts them; `words` are the command line of `seed-learner` for the run they work for."""
+        # A forked process would share sockets, and the locks of torch's threads.
+        context = multiprocessing.get_context("spawn")
+        self._pipes: list[Connection] = []
+        self._processes = []
+        for _ in range(count):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=serve, args=(theirs, words))
+            process.start()
+            theirs.close()
+            self._pipes.append(ours)
+            self._processes.append(process)
+
+    def __enter__(self) -> Self:
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Ends the processes."""
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            process.join()
+
+    def measure(self, task: Task, count: int | None = None) -> Cost:
+        """Returns what the task's work costs with all processes at it, or so many of them.
+
+        Raises:
+            ProcessFailed: where the work fails.
+        """
+        pipes = self._pipes[:count]
+        try:
+            # Each prepares itself, and all begin together.
+            for message in (task, "measure"):
+                paces = _ask(pipes, message)
+            # Whoever has measured goes on until everyone has.
+            for pipe in pipes:
+                pipe.send("rest")
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise ProcessFailed(f"bare {task.kind} failed; its reason is above") from None
+        return cost_of(paces)
 
 
-def measure_cost(workers: PipedProcesses, task: Task, count: int | None = None) -> Cost:
-    """Returns what the task's work costs with all workers at it, or so many of them.
-
-    Raises:
-        ProcessFailed: where the work fails.
-    """
-    paces: list[Pace] = workers.ask(f"bare {task.kind}", [task, "measure"], count)
-    workers.tell("rest", count)
-    return cost_of(paces)
+def _ask(pipes: Sequence[Connection], message: object) -> list[Any]:
+    """Sends a message to all of them, and waits for all the answers."""
+    for pipe in pipes:
+        pipe.send(message)
+    return [pipe.recv() for pipe in pipes]

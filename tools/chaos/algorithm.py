@@ -56,9 +56,9 @@ def make_agent(
 def loss(agent: Agent, target: None, unroll: Unroll, config: Config) -> LossResult:
     """V-trace's loss; its metrics say what was checked, and how new each server's rows are.
 
-    `unrolls_checked` and `unrolls_wrong` count all, `unrolls_server_K` those of environment server
-    K. Of its environments, `envs_server_K` have been seen; each has given an unroll since
-    `made_s_server_K`, in seconds since the measurement's start.
+    `unrolls_checked` and `unrolls_wrong` count all. Of environment server K's environments
+    `envs_server_K` have been seen; each has given an unroll since `made_s_server_K`, in seconds
+    since the measurement's start.
     """
     marks = unroll.rows.observations[..., :NUM_MARKS]  # [T + 1, B, marks] int64
     metrics = _checks.check(unroll, marks)
@@ -74,7 +74,6 @@ class Checks:
         """Nothing checked yet."""
         self._ends = Ends()
         self._checked = self._wrong = 0
-        self._unrolls: defaultdict[int, int] = defaultdict(int)
         # By server and environment, when row 0 of its newest unroll was made.
         self._made_s: defaultdict[int, dict[int, float]] = defaultdict(dict)
 
@@ -91,14 +90,12 @@ class Checks:
         histories = marks[..., HISTORY].mode(0).values.tolist()
         for history, made_us in zip(histories, marks[0, :, MADE_US].tolist(), strict=True):
             server = history >> SERVER_SHIFT
-            self._unrolls[server] += 1
             self._made_s[server][history >> ENV_SHIFT] = made_us / 1e6
         return self._figures()
 
     def _figures(self) -> dict[str, float]:
         figures: dict[str, float] = {"unrolls_checked": self._checked, "unrolls_wrong": self._wrong}
         for server, made_s in self._made_s.items():
-            figures[f"unrolls_server_{server}"] = self._unrolls[server]
             figures[f"envs_server_{server}"] = len(made_s)
             figures[f"made_s_server_{server}"] = min(made_s.values())
         return figures

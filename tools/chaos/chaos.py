@@ -28,9 +28,9 @@ def wait_until_ready(training: Training) -> None:
     while len(training.made_s) < len(training.servers):
         training.look()
         if training.now_s() > _START_LIMIT_S:
+            count = f"{len(training.made_s)} of {len(training.servers)}"
             raise Unready(
-                f"only {len(training.made_s)} of {len(training.servers)} environment servers "
-                f"gave unrolls within {_START_LIMIT_S:g} s"
+                f"only {count} environment servers gave unrolls within {_START_LIMIT_S:g} s"
             )
         time.sleep(_LOOK_INTERVAL_S)
 
@@ -56,14 +56,9 @@ class Chaos:
         longest_s: float,
         seed: int,
     ) -> None:
-        """No fault yet.
+        """Each kind comes as often as the others.
 
-        Args:
-            training: Which to disturb.
-            kinds: Keys of `KINDS`; each comes as often as the others.
-            faults_per_minute: Their mean rate; times between them are exponential.
-            longest_s: Longest duration of one; the logarithm of durations is even.
-            seed: Of kinds, times, durations and victims.
+        Times between faults are exponential, the logarithm of durations is even up to `longest_s`.
         """
         self.faults: list[Fault] = []
         self._training = training

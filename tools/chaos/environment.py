@@ -31,15 +31,12 @@ from tools.chaos.marks import (
 _numbers: set[int] = set()
 
 
-def make(num_envs: int, start_us: int = 0, sleep_s: float = 0.0) -> MarkedCatch:
+def make(num_envs: int, start_us: int = 0) -> MarkedCatch:
     """`num_envs` marked boards; a function environment, "tools.chaos.environment:make".
 
-    Args:
-        num_envs: Number of boards.
-        start_us: The measurement's start, in microseconds of the machine's monotonic clock.
-        sleep_s: Seconds that every step sleeps, so that the cores have time to spare.
+    `start_us` is the measurement's start, by the machine's monotonic clock.
     """
-    return MarkedCatch(num_envs, start_us, sleep_s)
+    return MarkedCatch(num_envs, start_us)
 
 
 class MarkedCatch(VectorEnv[Array, Array, Array]):
@@ -49,8 +46,7 @@ class MarkedCatch(VectorEnv[Array, Array, Array]):
     brings, starts new histories.
     """
 
-    def __init__(self, num_envs: int, start_us: int, sleep_s: float) -> None:
-        """`num_envs` boards; `start_us` and `sleep_s` as in `make`."""
+    def __init__(self, num_envs: int, start_us: int) -> None:
         self._catch = Catch(num_envs, rows=10, columns=5)
         self.num_envs = num_envs
         self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
@@ -61,7 +57,7 @@ class MarkedCatch(VectorEnv[Array, Array, Array]):
         self.single_action_space = self._catch.single_action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = self._catch.action_space
-        self._start_us, self._sleep_s = start_us, sleep_s
+        self._start_us = start_us
         server = int(os.environ.get(SERVER_VARIABLE, "0"))
         self._numbers = _take_numbers(num_envs)
         self._names = [server << SERVER_SHIFT | n << ENV_SHIFT for n in self._numbers]
@@ -80,9 +76,7 @@ class MarkedCatch(VectorEnv[Array, Array, Array]):
         return self._observe(boards, everywhere, self._marks[:, ROW], self._marks[:, ROW]), {}
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
-        """One step of Catch, after the sleep."""
-        if self._sleep_s:
-            time.sleep(self._sleep_s)
+        """One step of Catch."""
         boards, rewards, terminated, truncated, _ = self._catch.step(actions)
         first, self._ended = self._ended, terminated | truncated
         self._marks[:, ROW] += 1

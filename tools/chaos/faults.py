@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from tools.chaos.proxy import End
+from tools.chaos.proxy import End, Link
 from tools.chaos.training import Server, Training
 
 _MESSAGES_INJECTED = 8
@@ -25,8 +25,7 @@ class Fault:
         duration_s: How long it is to last.
         began_s: Since the training's start, as the others.
         ended_s: When nothing was in the way any more; None while something is.
-        recovered_s: When every environment had given a whole unroll made after `ended_s`; None
-            where that has not come.
+        recovered_s: When every environment had given a whole unroll made after `ended_s`, or None.
     """
 
     kind: str
@@ -74,34 +73,14 @@ def _to_learner(number: signal.Signals) -> Act:
     return lambda training, server, chance: training.signal(training.learner, number)
 
 
-def _kill_learner(training: Training, server: Server, chance: random.Random) -> None:
-    training.kill_learner()
-
-
-def _hold(training: Training, server: Server, chance: random.Random) -> None:
-    training.call(server.link.hold)
-
-
-def _release(training: Training, server: Server, chance: random.Random) -> None:
-    training.call(server.link.release)
-
-
-def _cut(training: Training, server: Server, chance: random.Random) -> None:
-    training.call(server.link.cut)
-
-
-def _half_open(left: End) -> Act:
-    """Leaves one end of the victim's connection alone."""
-    return lambda training, server, chance: training.call(partial(server.link.half_open, left))
+def _on_link(act: Callable[[Link], None]) -> Act:
+    """Does something to the victim's link."""
+    return lambda training, server, chance: training.call(partial(act, server.link))
 
 
 def _slow_down(training: Training, server: Server, chance: random.Random) -> None:
     delay_s = chance.uniform(0.02, 0.2)
     training.call(partial(server.link.delay, delay_s))
-
-
-def _speed_up(training: Training, server: Server, chance: random.Random) -> None:
-    training.call(partial(server.link.delay, 0.0))
 
 
 def _corrupt(training: Training, server: Server, chance: random.Random) -> None:
@@ -110,10 +89,10 @@ def _corrupt(training: Training, server: Server, chance: random.Random) -> None:
     training.call(partial(server.link.corrupt, sender, chunks, place))
 
 
-def _end_corruption(training: Training, server: Server, chance: random.Random) -> None:
-    training.call(partial(server.link.corrupt, "server", 0, 0.0))
-    training.call(partial(server.link.corrupt, "learner", 0, 0.0))
-    training.call(server.link.cut)
+def _end_corruption(link: Link) -> None:
+    link.corrupt("server", 0, 0.0)
+    link.corrupt("learner", 0, 0.0)
+    link.cut()
 
 
 def _replay(training: Training, server: Server, chance: random.Random) -> None:
@@ -130,8 +109,8 @@ KINDS: dict[str, Kind] = {
         "an environment server is killed, and started anew", _to_server(signal.SIGKILL)
     ),
     "kill-learner": Kind(
-        "the learner is killed, and started anew from its checkpoint", _kill_learner,
-        all_servers=True,
+        "the learner is killed, and started anew from its checkpoint",
+        lambda training, server, chance: training.kill_learner(), all_servers=True,
     ),
     "stop-envserver": Kind(
         "an environment server stands still", _to_server(signal.SIGSTOP),
@@ -141,20 +120,24 @@ KINDS: dict[str, Kind] = {
         "the learner stands still", _to_learner(signal.SIGSTOP), _to_learner(signal.SIGCONT),
         all_servers=True,
     ),
-    "partition": Kind("nothing passes a link, in either direction", _hold, _release),
-    "cut": Kind("a link's connection is closed at both ends", _cut),
+    "partition": Kind(
+        "nothing passes a link, in either direction", _on_link(lambda link: link.hold()),
+        _on_link(lambda link: link.release()),
+    ),
+    "cut": Kind("a link's connection is closed at both ends", _on_link(lambda link: link.cut())),
     "lose-learner": Kind(
         "the learner's end of a connection is gone; the environment server is not told",
-        _half_open("server"),
+        _on_link(lambda link: link.half_open("server")),
     ),
     "lose-envserver": Kind(
         "the environment server's end of a connection is gone; the learner is not told",
-        _half_open("learner"),
+        _on_link(lambda link: link.half_open("learner")),
     ),
-    "slow": Kind("a link takes 20 to 200 ms for every chunk", _slow_down, _speed_up),
+    "slow": Kind("a link takes 20 to 200 ms for every chunk", _slow_down,
+                 _on_link(lambda link: link.delay(0.0))),
     "corrupt": Kind(
         "bits are flipped in up to 3 chunks, and then the connection breaks", _corrupt,
-        _end_corruption,
+        _on_link(_end_corruption),
     ),
     "replay": Kind("old messages of this link and of another arrive once more", _replay),
 }  # fmt: skip

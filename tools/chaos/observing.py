@@ -9,7 +9,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tools.bench.processes import memory_bytes
+from tools.watching import memory_bytes
 
 Line = dict[str, Any]
 
@@ -42,14 +42,7 @@ class Tail:
 
 
 class Sample(NamedTuple):
-    """A process at one time.
-
-    Attributes:
-        at_s: The monotonic clock's.
-        pid: The process.
-        memory_bytes: What it holds in RAM.
-        open_files: Its file descriptors.
-    """
+    """What a process holds in RAM, and its file descriptors, at one monotonic time."""
 
     at_s: float
     pid: int
@@ -66,14 +59,9 @@ def take_sample(pid: int, at_s: float) -> Sample | None:
 
 
 class Growth(NamedTuple):
-    """How a process grew once it had warmed up.
+    """How a process grew in so many seconds after its warm-up, along a straight line.
 
-    Attributes:
-        seconds: Of the process's life that were looked at.
-        memory_mib_per_min: Slope of the straight line through its memory.
-        memory_mib: At the end.
-        open_files_first: The fewest file descriptors in the first fifth of the time.
-        open_files_last: The fewest in the last fifth.
+    Open files are the fewest in the first fifth of the time and in the last.
     """
 
     seconds: float
@@ -81,6 +69,14 @@ class Growth(NamedTuple):
     memory_mib: float
     open_files_first: int
     open_files_last: int
+
+    def text(self) -> str:
+        """The same in one line."""
+        return (
+            f"learner's memory: {self.memory_mib:.0f} MiB, {self.memory_mib_per_min:+.2f} MiB a "
+            f"minute over its last {self.seconds:.0f} s; open files: {self.open_files_first} then "
+            f"{self.open_files_last}"
+        )
 
 
 def growth(samples: list[Sample], warm_up_s: float) -> Growth | None:

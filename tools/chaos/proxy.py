@@ -99,13 +99,7 @@ class Link:
             pair.half_open(left)
 
     def corrupt(self, sender: End, chunks: int, place: float) -> None:
-        """Flips a bit in each of the next chunks from this end.
-
-        Args:
-            sender: Which end's bytes.
-            chunks: How many chunks; as a rule one has a whole message.
-            place: Where in the chunk, as a share of its length; below 1.
-        """
+        """Flips a bit in each of the next chunks from this end, at this share of its length."""
         self._to_flip[sender], self._flip_at = chunks, place
 
     def inject(self, messages: list[bytes]) -> None:

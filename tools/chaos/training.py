@@ -12,33 +12,26 @@ import re
 import signal
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from tools.bench.processes import Process, Processes
 from tools.chaos.marks import SERVER_VARIABLE, WRONG
 from tools.chaos.observing import Line, Sample, Tail, take_sample
 from tools.chaos.proxy import FaultProxy, Link
+from tools.processes import Process, Processes
 
 T = TypeVar("T")
 CONFIG = Path(__file__).with_name("catch.toml")
 _SAMPLE_INTERVAL_S = 1.0
-_LOOK_INTERVAL_S = 0.05
+# From an environment server's end to its successor's start.
+_RESTART_PAUSE_S = 0.5
 
 
 class Setup(NamedTuple):
-    """What is trained.
+    """What is trained: so many environment servers of `envs` environments each.
 
-    Attributes:
-        servers: Environment servers.
-        envs: Environments in each.
-        seed: Of the training.
-        checkpoint_interval_s: Seconds between checkpoints.
-        overrides: More options of `seed-learner`.
-        groups: Groups of each environment server; None for as many as it makes by itself.
-        restart_pause_s: Seconds from an environment server's end to its successor's start.
+    `overrides` are more options of `seed-learner`.
     """
 
     servers: int
@@ -46,17 +39,10 @@ class Setup(NamedTuple):
     seed: int
     checkpoint_interval_s: float
     overrides: tuple[str, ...] = ()
-    groups: int | None = None
-    restart_pause_s: float = 0.5
 
 
 class Resume(NamedTuple):
-    """How far a killed learner's successor went back.
-
-    Attributes:
-        lost_frames: Frames beyond its checkpoint that the killed one had counted last.
-        lost_s: Seconds of training in which they were made.
-    """
+    """How far a killed learner's successor went back, in frames and in seconds of training."""
 
     lost_frames: int
     lost_s: float
@@ -75,19 +61,13 @@ class Training:
     """A learner and its environment servers; `look` keeps them running and reads what they say.
 
     Attributes:
-        setup: What is trained.
-        servers: The environment servers.
         lines: Metrics of the learner's present process.
         made_s: By environment server, since when each of its environments has given an unroll that
             was learned from whole; seconds since the start.
-        restarts: Environment servers started anew, by the exit code of the one before.
         resumes: What each killed learner's successor lost.
         samples: The learners' memory and open files.
         unexpected: Ends of the learner that nobody asked for.
-        env_frames: Frames of the run, as the newest line of metrics says.
-        returns: Frames and mean return of every line of metrics that has one.
-        progress: Of every line of metrics, when it was read, in seconds since the start, and the
-            unrolls so far by environment server.
+        last_return: Mean return of the newest 100 episodes; None before any has ended.
     """
 
     def __init__(self, setup: Setup, processes: Processes, proxy: FaultProxy, port: int) -> None:
@@ -99,14 +79,13 @@ class Training:
         self._tail = Tail(self._run_dir / "metrics.jsonl")
         self.lines: list[Line] = []
         self.made_s: dict[int, float] = {}
-        self.restarts: Counter[int] = Counter()
         self.resumes: list[Resume] = []
         self.samples: list[Sample] = []
         self.unexpected: list[str] = []
         self.env_frames = 0
-        self.returns: list[tuple[int, float]] = []
-        self.progress: list[tuple[float, list[int]]] = []
-        self._counts: list[Counter[str]] = []
+        self.last_return: float | None = None
+        # Unrolls checked, by learner's process.
+        self._checked: list[int] = []
         self._logs: list[Path] = []
         self._next_sample_s = 0.0
         self.start_learner()
@@ -114,8 +93,6 @@ class Training:
             Server(index, link, self._start_server(index, link))
             for index, link in enumerate(proxy.links)
         ]
-
-    # --- processes -------------------------------------------------------------------------------
 
     def start_learner(self) -> None:
         """Starts the learner, which goes on from its checkpoint; returns when it listens."""
@@ -131,7 +108,7 @@ class Training:
         if self.lines:
             self._note_resume()
         self.lines = []
-        self._counts.append(Counter())
+        self._checked.append(0)
 
     def _note_resume(self) -> None:
         found = re.search(r"going on from (\d+) frames", self.learner.text)
@@ -143,11 +120,9 @@ class Training:
         self.resumes.append(Resume(last["env_frames"] - start, last["time_s"] - saved_s))
 
     def _start_server(self, index: int, link: Link) -> Process:
-        setup = self.setup
-        groups = [] if setup.groups is None else ["--groups", str(setup.groups)]
         return self._processes.start(f"seed-envserver {index}", [
             "env", f"{SERVER_VARIABLE}={index}", sys.executable, "-m", "envservers.main",
-            "--connect", link.address, "--num-envs", str(setup.envs), *groups,
+            "--connect", link.address, "--num-envs", str(self.setup.envs),
         ])  # fmt: skip
 
     def signal(self, process: Process, number: signal.Signals) -> None:
@@ -177,8 +152,6 @@ class Training:
         for process in (self.learner, *(server.process for server in self.servers)):
             self.signal(process, signal.SIGCONT)
 
-    # --- looking ---------------------------------------------------------------------------------
-
     def look(self) -> None:
         """Starts anew who has ended, and reads what is new; to be called some times a second."""
         now_s = time.monotonic()
@@ -197,22 +170,14 @@ class Training:
             if sample is not None:
                 self.samples.append(sample)
 
-    def run_until(self, env_frames: int) -> None:
-        """Keeps it running until it has come so far."""
-        while self.env_frames < env_frames:
-            self.look()
-            time.sleep(_LOOK_INTERVAL_S)
-
     def _keep(self, server: Server, now_s: float) -> None:
         """Starts an environment server anew, a moment after it has ended."""
-        exit_code = server.process.exit_code
-        if exit_code is None:
+        if server.process.exit_code is None:
             return
         if server.restart_due_s is None:
-            server.restart_due_s = now_s + self.setup.restart_pause_s
+            server.restart_due_s = now_s + _RESTART_PAUSE_S
         elif now_s >= server.restart_due_s:
             server.restart_due_s = None
-            self.restarts[exit_code] += 1
             self._processes.stop(server.process)
             server.process = self._start_server(server.index, server.link)
 
@@ -220,25 +185,16 @@ class Training:
         for line in self._tail.read():
             self.lines.append(line)
             self.env_frames = line["env_frames"]
-            if line["episode_return_mean"] is not None:
-                self.returns.append((self.env_frames, line["episode_return_mean"]))
-            self._count({name: value for name, value in line.items() if value is not None})
-            by_server = [self.unrolls(server) for server in range(self.setup.servers)]
-            self.progress.append((self.now_s(), by_server))
+            self.last_return = line["episode_return_mean"]
+            self._checked[-1] = max(self._checked[-1], int(line.get("unrolls_checked") or 0))
+            for server in range(self.setup.servers):
+                if line.get(f"envs_server_{server}") == self.setup.envs:
+                    self.made_s[server] = line[f"made_s_server_{server}"]
 
-    def _count(self, line: Line) -> None:
-        counts = self._counts[-1]
-        for name, value in line.items():
-            server = name.rpartition("_")[2]
-            if name.startswith("made_s_") and line[f"envs_server_{server}"] == self.setup.envs:
-                self.made_s[int(server)] = value
-            elif name.startswith("unrolls_"):
-                counts[name] = max(counts[name], int(value))
-
-    def unrolls(self, server: int | None = None) -> int:
-        """Unrolls that were checked, of all environment servers or of one, by all learners."""
-        name = "unrolls_checked" if server is None else f"unrolls_server_{server}"
-        return sum(counts[name] for counts in self._counts)
+    @property
+    def unrolls_checked(self) -> int:
+        """By all learners."""
+        return sum(self._checked)
 
     def wrong(self) -> list[Line]:
         """The wrong unrolls, as the learners' logs describe them (`tools.chaos.marks.WRONG`)."""

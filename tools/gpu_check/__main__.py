@@ -29,7 +29,10 @@ _LOOK = (
     "platform.machine()); print(torch.cuda.get_device_properties(d) if d.type == 'cuda' else ''); "
     "print((torch.ones(9, 9, device=d) @ torch.ones(9, 9, device=d)).sum().item())"
 )
-_TESTS = ("graphs", "update", "forward_memory", "forward", "devices", "trial")
+_TESTS = (
+    "device/test_graphs", "learner/test_update", "inference/test_forward_memory",
+    "inference/test_forward", "device/test_names", "learner/test_trial", "networks/test_recurrent",
+)  # fmt: skip
 _GRAPHS = ("--inference.cuda-graphs", "--learner.cuda-graphs")
 
 
@@ -70,8 +73,7 @@ def make_steps(device: str, *, tiny: bool, out: Path) -> list[Step]:
 
 
 def _correctness(device: str, tiny: bool, out: Path) -> list[Step]:
-    files = [f"tests/seed/test_{name}.py" for name in _TESTS[: 1 if tiny else None]]
-    files += [] if tiny else ["tests/seed/networks/test_recurrent.py"]
+    files = [f"tests/seed/{name}.py" for name in _TESTS[: 1 if tiny else None]]
     where = ("--inference.device", device, "--learner.device", device)
     options = ("--device", device, *(["--tiny"] if tiny else []))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -22,8 +23,15 @@ from seed.wire.messages import (
     Welcome,
 )
 from seed.wire.spaces import SpaceSpec
-from tools.bench.fake_servers import Answer, FakeServers, PreparedRows, Refused, report_window
-from tools.bench.free_environments import EPISODE_STEPS
+from tools.bench.echo import Echo
+from tools.bench.fake_servers import (
+    EPISODE_STEPS,
+    Answer,
+    FakeServers,
+    PreparedRows,
+    Refused,
+    report_window,
+)
 
 IMAGE, ACTION = SpaceSpec("uint8", (3, 2)), SpaceSpec("int64", (), 18)
 SIZE = 4
@@ -95,13 +103,6 @@ def test_prepared_rows_are_rows_of_the_protocol() -> None:
     np.testing.assert_array_equal(start.run_ids, end.run_ids)
 
 
-def test_other_observations_are_zeros_that_pass() -> None:
-    for dtype in ("float32", "bool", "int64"):
-        spec = SpaceSpec(dtype, (2,))
-        frames = [frame.bytes for frame in PreparedRows(spec, SIZE).frames(1, 1)]
-        assert not check_step(Step(0, 0, 1, frames), spec, SIZE).observations.any()
-
-
 def test_every_answer_brings_the_groups_next_row(learner: Learner) -> None:
     fleet = FakeServers(learner.endpoint, servers=1, groups=2, group_size=SIZE, rate=0.0)
     identity, hello = learner.welcome(fleet)
@@ -121,13 +122,20 @@ def test_every_answer_brings_the_groups_next_row(learner: Learner) -> None:
     assert isinstance(learner.receive(fleet)[1], Goodbye)
 
 
-def test_servers_have_connections_of_their_own(learner: Learner) -> None:
-    fleet = FakeServers(learner.endpoint, servers=3, groups=1, group_size=SIZE, rate=0.0)
-    identities = {learner.welcome(fleet)[0] for _ in range(3)}
-    assert len(identities) == 3
-    assert {learner.receive(fleet)[0] for _ in range(3)} == identities
+def test_an_echo_answers_and_counts_the_rows_of_all_connections() -> None:
+    echo = Echo(side=8)
+    fleet = FakeServers(echo.endpoint, servers=3, groups=2, group_size=SIZE, rate=0.0)
+    while len(fleet.answers) < 20:
+        echo.serve(0.001)
+        fleet.work()
+    leaving = threading.Thread(target=fleet.leave)
+    leaving.start()
+    while leaving.is_alive():
+        echo.serve(0.01)
+    echo.close()
     assert fleet.registered == 3
-    fleet.leave()
+    assert echo.rows >= SIZE * 20
+    assert echo.rows % SIZE == 0
 
 
 def test_in_an_open_loop_messages_leave_when_they_are_due(learner: Learner) -> None:

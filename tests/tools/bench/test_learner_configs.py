@@ -1,4 +1,4 @@
-"""The configurations are accepted by the learner's own reader, and mean what they say."""
+"""Learners take these configurations; they have room for their clients, and learn or do not."""
 
 from __future__ import annotations
 
@@ -8,46 +8,39 @@ from seed.config.checks import check, check_source
 from seed.config.loading import from_tables
 from seed.contract import load_algorithm, load_algorithm_config
 from seed.store.fleet import evaluation_environments
-from seed.wire.limits import MAX_ENVS_PER_SERVER
-from tools.bench.learner_configs import (
-    Load,
-    Tables,
-    Training,
-    inference_tables,
-    null_tables,
-    r2d2_tables,
-    vtrace_tables,
-)
-
-LOAD = Load(max_envs=4096, max_batch=256, torso="nature")
-TRAINING = Training(unroll_length=40, batch_size=8, lstm_size=512)
-ALL = {
-    "null": null_tables(LOAD),
-    "inference": inference_tables(LOAD),
-    "vtrace": vtrace_tables(LOAD, TRAINING),
-    "r2d2": r2d2_tables(LOAD, TRAINING),
-}
+from seed.wire.limits import MAX_ENVS_PER_SERVER, MAX_GROUPS
+from tools.bench.scaling import SMALL, split
+from tools.bench.synthetic import KINDS, LEARNING, learner_tables, make_parser
 
 
-@pytest.mark.parametrize("tables", ALL.values(), ids=ALL)
-def test_a_learner_takes_it(tables: Tables) -> None:
-    config = from_tables(tables, load_algorithm_config)
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_a_learner_takes_it(kind: str) -> None:
+    options = make_parser().parse_args(
+        ["--servers", "3", "--rows-per-message", "512", "--torso", "nature"]
+    )
+    config = from_tables(learner_tables(kind, options), load_algorithm_config)
     check(config)
     check_source(config, load_algorithm(config.algorithm_name).DATA_SOURCE)
     assert config.local_envservers == 0
     assert config.environment.frames_per_env_step == 4
     assert config.network.torso == "nature"
-
-
-@pytest.mark.parametrize("kind", ["null", "inference"])
-def test_nothing_is_learned_from_any_environment(kind: str) -> None:
-    config = from_tables(ALL[kind], load_algorithm_config)
+    assert (config.inference.max_envs, config.inference.max_batch) == (3 * 2 * 512, 512)
     share = config.inference.evaluation_share
-    assert evaluation_environments(MAX_ENVS_PER_SERVER, share).all()
+    nothing_learned = evaluation_environments(MAX_ENVS_PER_SERVER, share).all()
+    assert nothing_learned == (kind not in LEARNING)
+    if kind == "r2d2":
+        # As published.
+        assert (config.replay.ratio, config.replay.burn_in, config.network.lstm_size) == (
+            0.75, config.learner.unroll_length // 2, 512,
+        )  # fmt: skip
 
 
-def test_r2d2_has_the_published_proportions() -> None:
-    config = from_tables(ALL["r2d2"], load_algorithm_config)
-    assert config.replay.ratio == 0.75
-    assert config.replay.burn_in == 20
-    assert config.network.lstm_size == 512
+@pytest.mark.parametrize("connections", [1, 2, 64, 1000, 4000])
+@pytest.mark.parametrize("environments", [16, 256, 4096])
+def test_environments_are_split_over_connections(environments: int, connections: int) -> None:
+    point = split("connections", SMALL, environments, connections)
+    assert environments <= point.environments <= 2 * max(environments, connections)
+    assert 1 <= point.groups <= MAX_GROUPS
+    assert point.rows <= 32 or point.groups == MAX_GROUPS
+    # One group steps while the other's observations are on their way.
+    assert point.groups > 1 or environments <= connections

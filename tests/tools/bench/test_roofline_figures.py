@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import pytest
 
 from tools.bench.bare_work import Kind
-from tools.bench.processes import Window
 from tools.bench.roofline_figures import (
     IDLE,
     OTHERS,
@@ -15,14 +14,13 @@ from tools.bench.roofline_figures import (
     Repetition,
     core_times_us,
     describe_disturbance,
-    format_core_times,
-    format_phases,
-    format_summary,
+    make_rows,
     phase_shares,
     summarize,
 )
 from tools.bench.thread_times import GROUPS, INFERENCE, LEARNER, SERVER_EMULATOR, SERVER_MAIN
 from tools.bench.workers import Cost
+from tools.watching import Window
 
 NONE: frozenset[Kind] = frozenset()
 GPU: frozenset[Kind] = frozenset(["acting", "learning"])
@@ -31,7 +29,7 @@ TAKEN = {SERVER_EMULATOR: 1.0, SERVER_MAIN: 0.25, INFERENCE: 0.5, LEARNER: 0.75}
 
 
 def _repetition(steps_per_s: float, on_gpu: frozenset[Kind] = NONE) -> Repetition:
-    """Two of four cores are free for the run in the mean: it takes 2.5, half a core is idle."""
+    """The run takes 2.5 of four cores in the mean, other programs one; half a core is idle."""
     means = {"inference_batch_mean": 16.0, "inference_share_waiting": 0.25, "fps": 1.0}
     cores = {**dict.fromkeys(GROUPS, 0.0), **TAKEN, OTHERS: 1.0, IDLE: 0.5}
     costs: dict[Kind, Cost] = {
@@ -40,8 +38,12 @@ def _repetition(steps_per_s: float, on_gpu: frozenset[Kind] = NONE) -> Repetitio
     return Repetition(Real(Window(10.0, steps_per_s, 1.0, means), cores), costs, on_gpu)
 
 
-def _cells(table: str, label: str) -> Sequence[str]:
-    return next(line.split() for line in table.splitlines() if line.strip().startswith(label))
+def _rows(repetitions: Sequence[Repetition], on_gpu: frozenset[Kind]) -> dict[str, list[str]]:
+    figures = {
+        "summary": summarize(repetitions, CORES, frames_per_step=4),
+        "core_us_per_step": core_times_us(repetitions), "phase_shares": phase_shares(repetitions),
+    }  # fmt: skip
+    return {label: cells for label, *cells in make_rows(figures, on_gpu)}
 
 
 def test_the_roofline_is_of_all_work() -> None:
@@ -61,56 +63,37 @@ def test_work_of_a_gpu_costs_no_core_time() -> None:
     summary = summarize([_repetition(2000.0, GPU)], CORES, frames_per_step=4)
     assert summary["roofline_steps_per_s"].median == pytest.approx(CORES / 200e-6)
     assert summary["cpu_fraction"].median == pytest.approx(150 / 1500)
-    table = format_summary(summary, GPU)
-    assert "roofline, cores / (e), steps/s" in table
-    assert "l: bare learning, GPU-us per step" in table
+    rows = _rows([_repetition(2000.0, GPU)], GPU)
+    assert "roofline, cores / (e), steps/s" in rows
+    assert rows["l: bare learning, GPU-us per step"] == ["500.0", "300.0", ""]
 
 
 def test_repetitions_become_a_median_and_a_range() -> None:
     repetitions = [_repetition(steps_per_s) for steps_per_s in (1000.0, 4000.0, 2000.0)]
-    steps = summarize(repetitions, CORES, 1)["steps_per_s"]
-    assert (steps.median, steps.low, steps.high) == (2000, 1000, 4000)
+    assert _rows(repetitions, NONE)["the run, steps/s"][0] == "2,000 (1,000–4,000)"
 
 
-def test_core_times_add_up_to_all_cores() -> None:
+def test_core_times_add_up_to_all_cores_and_phases_to_their_threads_time() -> None:
     repetitions = [_repetition(2000.0)]
     times_us = core_times_us(repetitions)
     assert sum(each.median for each in times_us.values()) == pytest.approx(1e6 * CORES / 2000)
-    table = format_core_times(times_us, summarize(repetitions, CORES, 4), NONE)
-    assert _cells(table, "environment servers")[2:] == ["625.0", "31.2%", "150.0"]
-    assert _cells(table, "emulator threads")[2:] == ["500.0", "25.0%"]
-    assert _cells(table, "learner")[1:] == ["375.0", "18.8%", "300.0"]
-    assert _cells(table, "all cores")[2:] == ["2,000.0", "100.0%", "525.0"]
-    labels = ("environment servers", "inference", "learner", "central", "other", "idle")
-    shares = [
-        float(cell.rstrip("%"))
-        for line in table.splitlines()
-        if line.startswith(labels)
-        for cell in line.split()
-        if cell.endswith("%")
-    ]
-    assert sum(shares) == pytest.approx(100, abs=0.5)
-
-
-def test_work_of_a_gpu_does_not_stand_beside_core_times() -> None:
-    repetitions = [_repetition(2000.0, GPU)]
-    summary = summarize(repetitions, CORES, 4)
-    table = format_core_times(core_times_us(repetitions), summary, GPU)
-    assert _cells(table, "learner")[1:] == ["375.0", "18.8%"]
-    assert _cells(table, "all cores")[2:] == ["2,000.0", "100.0%", "150.0"]
-
-
-def test_phases_are_times_of_their_threads() -> None:
-    shares = phase_shares([_repetition(2000.0)])
-    assert list(shares) == ["inference_share_waiting"]
-    table = format_phases(shares, 500.0)
-    assert _cells(table, "inference: waiting") == ["inference:", "waiting", "25.0%", "125.0"]
+    rows = _rows(repetitions, NONE)
+    of_cores = {label.partition(",")[0]: cells[1:] for label, cells in rows.items()
+                if label.endswith(", core-us per step") and cells[2]}  # fmt: skip
+    assert of_cores["environment servers"] == ["625.0", "31.2%"]
+    assert of_cores["emulator threads"] == ["500.0", "25.0%"]
+    assert of_cores["learner"] == ["375.0", "18.8%"]
+    assert of_cores["all cores"] == ["2,000.0", "100.0%"]
+    top = ("environment servers", INFERENCE, LEARNER, OTHERS, IDLE)
+    assert sum(float(of_cores[name][1][:-1]) for name in top) == pytest.approx(100, abs=0.5)
+    assert rows["inference: waiting, us per step"] == ["125.0", "", "25.0%"]
+    assert list(phase_shares(repetitions)) == ["inference_share_waiting"]
 
 
 def test_other_programs_are_warned_of() -> None:
     busy = _repetition(2000.0)
-    assert describe_disturbance([busy]).startswith("other programs took up to 25% of the cores")
+    assert describe_disturbance([busy])[1].startswith("other programs took up to 25% of the cores")
     quiet_cores = {**busy.real.cores, OTHERS: 0.1, IDLE: 1.4}
     quiet = busy._replace(real=busy.real._replace(cores=quiet_cores))
-    assert describe_disturbance([quiet]) == ""
+    assert describe_disturbance([quiet]) == []
     assert describe_disturbance([quiet, busy])

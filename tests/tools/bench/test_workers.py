@@ -1,4 +1,4 @@
-"""Processes that do bare work at the same time."""
+"""Bare work runs in several processes at once."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tools.bench.bare_work import Pace, Task
-from tools.bench.processes import ProcessFailed
-from tools.bench.workers import cost_of, measure_cost, start_workers
+from tools.bench.workers import Workers, cost_of
+from tools.processes import ProcessFailed
 
 CATCH = str(Path(__file__).parents[3] / "configs" / "catch_vtrace.toml")
 
@@ -21,12 +21,11 @@ def test_the_cost_is_of_all_processes_together() -> None:
 
 
 def test_processes_measure_one_task_after_another(capfd: pytest.CaptureFixture[str]) -> None:
-    with start_workers(2, [CATCH]) as workers:
+    with Workers(2, [CATCH]) as workers:
         for processes in (None, 1):
-            cost = measure_cost(workers, Task("stepping", 0.05), processes)
-            assert cost.core_us > 0
+            assert workers.measure(Task("stepping", 0.05), processes).core_us > 0
         with pytest.raises(ProcessFailed, match="bare acting failed; its reason is above"):
-            measure_cost(workers, Task("acting", 0.05, batch=-1))
+            workers.measure(Task("acting", 0.05, batch=-1))
         started = list(workers._processes)
     assert not any(process.is_alive() for process in started)
     assert "negative dimensions" in capfd.readouterr().err

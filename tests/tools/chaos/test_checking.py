@@ -159,8 +159,7 @@ def test_counts_and_the_oldest_environment_are_in_the_metrics(unroll: Unroll) ->
     checks, made = Checks(), unroll.rows.observations[..., MADE_US]
     made[0] = torch.tensor([3_000_000, 1_000_000, 2_000_000])
     assert _check(checks, unroll) == {
-        "unrolls_checked": 3, "unrolls_wrong": 0, "unrolls_server_0": 3, "envs_server_0": 3,
-        "made_s_server_0": 1.0,
+        "unrolls_checked": 3, "unrolls_wrong": 0, "envs_server_0": 3, "made_s_server_0": 1.0,
     }  # fmt: skip
     unroll.rows.observations[..., ROW] += LENGTH
     made[0] = torch.tensor([4_000_000, 5_000_000, 6_000_000])

@@ -16,15 +16,3 @@ def test_help_lists_all_kinds(capsys: pytest.CaptureFixture[str]) -> None:
     for name, kind in KINDS.items():
         assert f"{name} " in said
         assert kind.text in said
-
-
-@pytest.mark.parametrize(
-    "arguments", [["--kinds", "earthquake"], ["--servers", "0"], ["--minutes", "-1"]]
-)
-def test_what_makes_no_sense_is_refused(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert ended.value.code == 2
-    assert arguments[0] in capsys.readouterr().err

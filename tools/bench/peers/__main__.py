@@ -1,12 +1,17 @@
-"""Training of Atari Pong beside other libraries, in turns on the same cores.
+"""How fast do other libraries train Atari Pong on the same cores? In steps a second, in turns.
 
-    python -m tools.bench.peers --peer stable-baselines3=VENV/bin/python ...
+    python -m tools.bench.peers --peer 'NAME=COMMAND ...' [--peer ...]
 
-Everyone trains for real, with images of 84×84 in gray, a stack of 4, action repeat 4 and the
-network of the DQN article in Nature (1.7 million weights). A step is an agent's decision; it counts
-once it has been learned from. Start-up and the first seconds of learning are left out, and the time
-that is measured begins and ends with an update. One after the other is measured, then all again.
-Linux only.
+A peer is a command that trains and, after each update, says with `tools.bench.peers.marks` how far
+it is. RUN_DIR in it stands for an empty folder. `tools.bench.peers.sample_factory` makes such a
+command of Sample Factory's examples; docs/performance.md has the words. Ours is
+configs/pong_vtrace.toml with the Nature network, and what follows --override.
+
+To be compared, a peer needs images of 84x84 in gray, a stack of 4, action repeat 4 and the network
+of the DQN article in Nature (1.7 million weights). A step is an agent's decision; it counts once it
+has been learned from. Start-up and the first seconds of learning are left out, and the time that is
+measured begins and ends with an update. One after the other is measured, then all again; a peer
+that fails is left out. Linux only.
 """
 
 from __future__ import annotations
@@ -14,119 +19,66 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shlex
 import signal
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from tools.bench.peers.figures import OURS, compare, format_comparison
 from tools.bench.peers.marks import read_marks, steady_window, steps_per_s
-from tools.bench.peers.starts import STARTS, Start, command, parse_peer
-from tools.bench.processes import (
-    ROOT,
-    START_TIMEOUT_S,
-    Process,
-    Processes,
-    ProcessFailed,
-    measure,
-    usable_cores,
-)
-from tools.bench.report import (
-    add_override,
-    describe_origin,
-    origin_line,
-    positive,
-    positive_seconds,
-    run_plainly,
-    settings_of,
-    start_parser,
-    write_json,
-)
-from tools.bench.roofline import wait_until_learning
+from tools.processes import POLL_S, ROOT, START_TIMEOUT_S, Process, Processes, ProcessFailed
+from tools.report import Results, add_override, add_times, run_command, spread, start_parser
+from tools.watching import measure, wait_until_learning, wait_watching
 
+OURS = "seed-learner"
 _CONFIG = ROOT / "configs" / "pong_vtrace.toml"
 _SETTLE_SHARE = 0.25
-_LOG_INTERVAL_S = 0.25
-_POLL_S = 0.1
-# Never reached: the run must not end by itself.
-_ENDLESS_FRAMES = 10**12
 
 
-class Entry(NamedTuple):
-    """A way to train with a peer that is installed.
-
-    Attributes:
-        start: From `STARTS`.
-        python: Of the peer.
-        threads: Of torch.
-        name: In the table.
-    """
-
-    start: Start
-    python: Path
-    threads: int
-    name: str
-
-
-def make_entries(peers: Sequence[tuple[str, Path]], threads: Sequence[int]) -> list[Entry]:
-    """Returns all starts of these peers, each with each number of threads."""
-    return [
-        Entry(start, python, number, f"{start.name}, torch threads: {number}")
-        for name, python in peers
-        for start in STARTS[name]
-        for number in threads
-    ]
+def parse_peer(text: str) -> tuple[str, list[str]]:
+    """The parts of `NAME=COMMAND`, for argparse."""
+    name, _, command = text.partition("=")
+    if not name or not command:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected NAME=COMMAND")
+    return name, shlex.split(command)
 
 
 def measure_ours(overrides: Sequence[str], seconds: float, processes: Processes) -> float:
-    """Returns steps per second of the real command, in float32 unless the overrides differ."""
-    learner = processes.start_learner(
-        _CONFIG,
-        [
-            "--network.torso", "nature", "--total-env-frames", str(_ENDLESS_FRAMES),
-            "--log-interval-s", str(_LOG_INTERVAL_S), *overrides,
-        ],
-        name=OURS,
-    )  # fmt: skip
+    """Returns steps per second of the real command."""
+    options = ["--network.torso", "nature", *overrides]
+    learner = processes.start_learner(_CONFIG, options, name=OURS)
     wait_until_learning(learner, processes.check)
-    settled_s = time.monotonic() + _SETTLE_SHARE * seconds
-    while time.monotonic() < settled_s:
-        processes.check()
-        time.sleep(_POLL_S)
+    wait_watching(_SETTLE_SHARE * seconds, processes.check)
     speed = measure(learner, seconds, processes.check).steps_per_s
     processes.stop(learner)
     return speed
 
 
-def measure_peer(entry: Entry, seconds: float, processes: Processes) -> float:
+def measure_peer(name: str, command: Sequence[str], seconds: float, processes: Processes) -> float:
     """Returns a peer's steps per second.
 
     Raises:
         ProcessFailed: where it ends, or has not learned for long.
     """
-    with tempfile.TemporaryDirectory(dir=processes.folder, ignore_cleanup_errors=True) as folder:
-        words = command(entry.start, entry.python, entry.threads, Path(folder))
-        with running(entry.name, words, processes) as process:
-            # A peer may take so long to start, and again between two updates.
-            deadline_s = time.monotonic() + 2 * START_TIMEOUT_S + (1 + _SETTLE_SHARE) * seconds
-            while True:
-                marks = read_marks(process.text)
-                window = steady_window(marks, _SETTLE_SHARE * seconds, seconds)
-                if window is not None:
-                    return steps_per_s(*window)
-                process.check()
-                if time.monotonic() > deadline_s:
-                    raise process.failure(f"had {len(marks)} updates only and is too slow")
-                time.sleep(_POLL_S)
+    with running(name, command, processes) as process:
+        # A peer may take so long to start, and again between two updates.
+        deadline_s = time.monotonic() + 2 * START_TIMEOUT_S + (1 + _SETTLE_SHARE) * seconds
+        while True:
+            marks = read_marks(process.text)
+            window = steady_window(marks, _SETTLE_SHARE * seconds, seconds)
+            if window is not None:
+                return steps_per_s(*window)
+            process.check()
+            if time.monotonic() > deadline_s:
+                raise process.failure(f"had {len(marks)} updates only and is too slow")
+            time.sleep(POLL_S)
 
 
 @contextlib.contextmanager
-def running(name: str, words: Sequence[str], processes: Processes) -> Iterator[Process]:
+def running(name: str, command: Sequence[str], processes: Processes) -> Iterator[Process]:
     """Starts a command and, at the end, stops it with all processes that it has started."""
-    process = processes.start(name, words)
+    process = processes.start(name, command)
     try:
         yield process
     finally:
@@ -137,79 +89,66 @@ def running(name: str, words: Sequence[str], processes: Processes) -> Iterator[P
 
 
 def measure_in_turns(
-    entries: Sequence[Entry], arguments: argparse.Namespace, processes: Processes
+    peers: Mapping[str, Sequence[str]], options: argparse.Namespace, processes: Processes
 ) -> dict[str, list[float]]:
-    """Returns steps per second of each repetition, by name, and says them as they come.
-
-    A peer that fails is left out, so that the others' figures are not lost with it.
+    """Returns steps per second of each repetition, by name; without the peers that fail.
 
     Raises:
         ProcessFailed: where all of them fail.
     """
-    steps_per_s: dict[str, list[float]] = {OURS: [], **{entry.name: [] for entry in entries}}
-
-    def keep(name: str, speed: float) -> None:
-        """SharedState and says a speed, in steps per second."""
-        steps_per_s[name].append(speed)
-        print(f"{name}: {speed:,.0f} steps/s", flush=True)
-
-    for _ in range(arguments.repetitions):
-        keep(OURS, measure_ours(arguments.override, arguments.seconds, processes))
-        for entry in [entry for entry in entries if entry.name in steps_per_s]:
+    speeds: dict[str, list[float]] = {OURS: [], **{name: [] for name in peers}}
+    for _ in range(options.repetitions):
+        speeds[OURS].append(measure_ours(options.override, options.seconds, processes))
+        for name in [name for name in peers if name in speeds]:
             try:
-                keep(entry.name, measure_peer(entry, arguments.seconds, processes))
+                speed = measure_peer(name, peers[name], options.seconds, processes)
             except ProcessFailed as failed:
-                del steps_per_s[entry.name]
+                del speeds[name]
                 print(f"left out: {failed}", file=sys.stderr, flush=True)
-                if len(steps_per_s) == 1:
+                if len(speeds) == 1:
                     raise
-    return steps_per_s
+            else:
+                speeds[name].append(speed)
+    return speeds
+
+
+def compare(speeds: Mapping[str, Sequence[float]]) -> dict[str, dict[str, Any]]:
+    """Speeds by name, the fastest first, and ours over each in the same repetition."""
+    figures = {
+        name: {
+            "steps_per_s": spread(values),
+            "ratio": spread([ours / it for ours, it in zip(speeds[OURS], values, strict=True)]),
+        }
+        for name, values in speeds.items()
+    }
+    return dict(sorted(figures.items(), key=lambda item: -item[1]["steps_per_s"].median))
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Returns the command line."""
     parser = start_parser("peers", __doc__)
-    parser.add_argument(
-        "--peer", action="append", required=True, metavar="NAME=PATH_TO_PYTHON",
-        help=f"a peer, NAME of {', '.join(STARTS)}, and the Python it is installed in",
-    )  # fmt: skip
-    parser.add_argument(
-        "--threads", type=positive, nargs="+", default=[len(usable_cores())],
-        help="of torch in the peers; with more than one number, each is measured",
-    )  # fmt: skip
-    parser.add_argument("--seconds", type=positive_seconds, default=40.0, help="of each run")
-    parser.add_argument("--repetitions", type=positive, default=3, help="of each run")
-    add_override(parser, "our configuration")
+    parser.add_argument("--peer", action="append", type=parse_peer, required=True,
+                        metavar="NAME=COMMAND", help="for the table, and its words")  # fmt: skip
+    add_times(parser, seconds=40.0)
+    add_override(parser)
     return parser
 
 
+def measure_all(options: argparse.Namespace) -> Results:
+    """All, in turns."""
+    with Processes() as processes:
+        speeds = measure_in_turns(dict(options.peer), options, processes)
+    figures = compare(speeds)
+    rows = [
+        [name, of["steps_per_s"].text(), of["ratio"].text("{:.2f}")]
+        for name, of in figures.items()
+    ]
+    return Results(("", "steps/s", f"{OURS} / it"), rows, {"runs": speeds, "comparison": figures})
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the table; returns the exit code."""
-    parser = make_parser()
-    arguments = parser.parse_args(argv)
-    try:
-        peers = [parse_peer(text) for text in arguments.peer]
-    except ValueError as error:
-        parser.error(str(error))
-    entries = make_entries(peers, arguments.threads)
-
-    def measure_all() -> None:
-        """Measures, prints, and writes the file for the figures."""
-        origin = describe_origin()
-        print(origin_line(origin), flush=True)
-        with Processes() as processes:
-            speeds = measure_in_turns(entries, arguments, processes)
-        comparison = compare(speeds)
-        print(f"\n{format_comparison(comparison)}")
-        if arguments.json is not None:
-            figures = {
-                "settings": settings_of(arguments),
-                "steps_per_s": speeds,
-                "comparison": comparison._asdict(),
-            }
-            write_json(arguments.json, origin, figures)
-
-    return run_plainly("peers", measure_all)
+    """The command; returns its exit code."""
+    return run_command(make_parser(), measure_all, argv)
 
 
 if __name__ == "__main__":

@@ -14,12 +14,7 @@ _FIELDS = 3
 
 
 class Mark(NamedTuple):
-    """What a peer had done when.
-
-    Attributes:
-        time_s: On the system's monotonic clock, which all processes share.
-        steps: Agent decisions that have been learned from, of all environments.
-    """
+    """Agent decisions of all environments that had been learned from at a monotonic time."""
 
     time_s: float
     steps: int

@@ -1,10 +1,11 @@
 """Trains Pong with Sample Factory's own Atari examples; runs in that library's Python.
 
-    python -m tools.bench.peers.sample_factory {atari,envpool.atari} --experiment=NAME ...
+    python -m tools.bench.peers.sample_factory {atari,envpool.atari} EPOCHS FOLDER [OPTION ...]
 
-takes what `python -m sf_examples.atari.train_atari` takes, or the example that steps with EnvPool.
-Their settings are published with the library, `sf_examples/atari/atari_params.py` and
-`sf_examples/envpool/atari/envpool_atari_params.py`.
+runs `python -m sf_examples.atari.train_atari`, or the example that steps with EnvPool; there may be
+more options of theirs. Their settings are published with the library, but for the epochs:
+`sf_examples/atari/atari_params.py`, `sf_examples/envpool/atari/envpool_atari_params.py`. There are
+as many environments as published.
 """
 # mypy: disable-error-code="import-not-found, no-untyped-call", allow-subclassing-any
 
@@ -21,10 +22,16 @@ from sample_factory.train import make_runner
 from tools.bench.peers.marks import print_mark
 
 _FRAMES_PER_STEP = 4
+_OPTIONS = ("--algo=APPO", "--env=atari_pong", "--experiment=pong", "--device=cpu")
 _EXAMPLES = {
-    "atari": "sf_examples.atari.train_atari",
-    "envpool.atari": "sf_examples.envpool.atari.train_envpool_atari",
-}
+    # What the library advises for few cores: a worker per core, two groups of environments each.
+    "atari": (
+        "sf_examples.atari.train_atari", "--num_workers=2", "--num_envs_per_worker=4",
+        "--worker_num_splits=2",
+    ),
+    # One worker instead of the four published: EnvPool has threads of its own.
+    "envpool.atari": ("sf_examples.envpool.atari.train_envpool_atari", "--num_workers=1"),
+}  # fmt: skip
 
 # The library needs a Gymnasium for which ale-py no longer registers its games by itself. Also in
 # the processes that it starts, which import this module.
@@ -41,9 +48,13 @@ class _Marks(AlgoObserver):
 
 def main() -> None:
     """Trains until it is stopped."""
-    example = importlib.import_module(_EXAMPLES[sys.argv[1]])
+    name, epochs, folder, *more = sys.argv[1:]
+    module, *options = _EXAMPLES[name]
+    example = importlib.import_module(module)
     example.register_atari_components()
-    _, runner = make_runner(example.parse_atari_args(sys.argv[2:]))
+    run = (f"--num_epochs={epochs}", f"--train_dir={folder}")
+    words = [*_OPTIONS, *options, *run, *more]
+    _, runner = make_runner(example.parse_atari_args(words))
     runner.register_observer(_Marks())
     runner.init()
     runner.run()

@@ -1,4 +1,4 @@
-"""Processes are started, watched, read and ended; nothing outlives the measurement."""
+"""Processes of a measurement are started, watched, blamed for their ends, and ended."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from tools.bench.processes import (
-    Process,
-    Processes,
-    ProcessFailed,
+from tests.waiting import is_running
+from tools.processes import Process, Processes, ProcessFailed
+from tools.watching import (
     cpu_seconds,
     median_means,
     memory_bytes,
-    pin,
-    pinned,
     read_metrics,
+    read_stat,
     summarize_lines,
-    usable_cores,
+    wait_until_learning,
 )
 
 SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
@@ -33,35 +32,22 @@ STUBBORN = [
 ]  # fmt: skip
 
 
-def _runs(process: Process) -> bool:
-    return Path(f"/proc/{process.pid}").exists()
-
-
-def test_all_are_ended_and_the_folder_is_gone() -> None:
-    with Processes() as processes:
-        first, second = (processes.start("sleeper", SLEEP) for _ in range(2))
-        first.wait_for("up")
-        folder = processes.folder
-        assert folder.exists()
-        assert _runs(second)
-    assert not _runs(first)
-    assert not _runs(second)
-    assert not folder.exists()
-
-
-def test_all_are_ended_after_an_interrupt() -> None:
+def test_all_are_ended_after_an_interrupt_and_the_folder_is_gone() -> None:
     before = signal.getsignal(signal.SIGTERM)
     started: list[Process] = []
+    processes = Processes()
 
     def be_stopped() -> None:
-        with Processes() as processes:
-            started.append(processes.start("sleeper", SLEEP))
+        with processes:
+            started.extend(processes.start("sleeper", SLEEP) for _ in range(2))
+            assert started[0].run_dir.parent == processes.folder
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(10)
 
     with pytest.raises(KeyboardInterrupt):
         be_stopped()
-    assert not _runs(started[0])
+    assert not any(is_running(process.pid) for process in started)
+    assert not processes.folder.exists()
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -86,13 +72,14 @@ def test_a_failure_says_the_last_words() -> None:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tools.bench.processes._GRACE_S", 0.0)
+    monkeypatch.setattr("tools.processes._GRACE_S", 0.0)
 
 
 @pytest.mark.usefixtures("impatient")
-def test_the_oldest_that_ended_is_blamed() -> None:
+def test_the_oldest_that_ended_is_blamed_and_nobody_who_was_stopped() -> None:
     with Processes() as processes:
-        processes.start("alive", SLEEP)
+        processes.stop(processes.start("alive", SLEEP))
+        processes.check()
         cause = processes.start("cause", [sys.executable, "-c", "raise SystemExit(1)"])
         consequence = processes.start("consequence", [sys.executable, "-c", ""])
         while consequence.exit_code is None or cause.exit_code is None:
@@ -101,41 +88,42 @@ def test_the_oldest_that_ended_is_blamed() -> None:
             processes.check()
 
 
-def test_a_stopped_process_is_no_failure() -> None:
-    with Processes() as processes:
-        process = processes.start("sleeper", SLEEP)
-        processes.stop(process)
-        processes.check()
-
-
 @pytest.mark.usefixtures("impatient")
 def test_finish_awaits_a_good_end_only() -> None:
     with Processes() as processes:
-        good = processes.start("good", [sys.executable, "-c", "print('done')"])
+        good = processes.start("good", [sys.executable, "-c", "print('RUN_DIR')"])
         processes.finish([good], 300.0)
         processes.check()
-        assert good.text == "done\n"
+        assert good.text == f"{good.run_dir}\n"
         bad = processes.start("bad", [sys.executable, "-c", "raise SystemExit(2)"])
         with pytest.raises(ProcessFailed, match="bad ended with exit code 2"):
             processes.finish([bad], 300.0)
 
 
-def test_figures_of_a_process_are_read() -> None:
+def test_figures_of_a_process_are_read(tmp_path: Path) -> None:
     pid = os.getpid()
     assert 0 < cpu_seconds(pid) <= time.process_time() + 0.1
     assert 2**20 < memory_bytes(pid) < 2**40
+    # A name may hold anything.
+    path = tmp_path / "stat"
+    path.write_text("42 (a) S (b) S 7 1 1 0 -1 4194560 10 0 0 0 300 20 5 5 20 0")
+    assert read_stat(path) == ("a) S (b", 7, 320 / os.sysconf("SC_CLK_TCK"))
 
 
-def test_processes_are_pinned() -> None:
-    cores = usable_cores()
-    with Processes() as processes:
-        process = processes.start("pinned", SLEEP, cores=cores[:1])
-        assert os.sched_getaffinity(process.pid) == {cores[0]}
-        pin(process.pid, cores)
-        assert os.sched_getaffinity(process.pid) == set(cores)
-    with pinned(cores[-1:]):
-        assert usable_cores() == cores[-1:]
-    assert usable_cores() == cores
+def test_so_many_updates_are_awaited(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"learner_steps": 5}\n')
+    learner = cast(Process, SimpleNamespace(run_dir=tmp_path))
+    looks = 0
+
+    def check() -> None:
+        nonlocal looks
+        looks += 1
+        with path.open("a") as file:
+            file.write(f'{{"learner_steps": {5 + looks}}}\n')
+
+    wait_until_learning(learner, check, updates=2)
+    assert '"learner_steps": 7' in path.read_text()
 
 
 def test_only_whole_lines_of_metrics_are_read(tmp_path: Path) -> None:
@@ -151,9 +139,7 @@ def test_a_window_lies_between_the_first_line_and_the_last() -> None:
         {"time_s": 14.0, "env_steps": 1300, "learner_steps": 3, "batch": 40.0, "lag": None},
     ]
     window = summarize_lines(lines)
-    assert window.seconds == 4.0
-    assert window.steps_per_s == 200.0
-    assert window.updates_per_s == 0.5
+    assert (window.seconds, window.steps_per_s, window.updates_per_s) == (4.0, 200.0, 0.5)
     # The first line is of the time before.
     assert window.means["batch"] == 30.0
     assert "lag" not in window.means
