@@ -17,12 +17,12 @@ import numpy.typing as npt
 import zmq
 
 from seed.config.schema import InferenceConfig
-from seed.inference.admission import Admission, Offer
+from seed.inference.admission import Admission
 from seed.inference.arrivals import ArrivalLog
 from seed.inference.fault_log import FaultLog
 from seed.inference.forward import ForwardPass, GroupRows, InferenceBatch
-from seed.inference.records import BatchRecord, EpisodeRecord
-from seed.inference.sessions import NoRoom, Refused, Session, SessionTable
+from seed.inference.session_table import NoRoom, Refused, Session, SessionTable
+from seed.inference.sessions import Offer
 from seed.store.fleet import tell_missing_evaluation
 from seed.store.pages import PageLinks
 from seed.store.unrolls import UnrollStore
@@ -40,6 +40,34 @@ _HOUSEKEEPING_S = 1.0
 _SHORTEST_LEASE_S = 1.0
 _FAREWELL_MS = 200
 _LONGEST_FAREWELL_S = 2.0
+
+
+class BatchRecord(NamedTuple):
+    """One batch, for the metrics.
+
+    Attributes:
+        rows: Rows of the batch.
+        latency_s: From reading its oldest message off the socket to having sent its actions.
+    """
+
+    rows: int
+    latency_s: float
+
+
+class EpisodeRecord(NamedTuple):
+    """One finished episode, for the metrics.
+
+    Attributes:
+        env_id: The environment that played it.
+        episode_return: Sum of its rewards, as the environment gave them.
+        length_steps: Its steps.
+        evaluation: Whether this is an evaluation environment.
+    """
+
+    env_id: int
+    episode_return: float
+    length_steps: int
+    evaluation: bool
 
 
 class _Pending(NamedTuple):

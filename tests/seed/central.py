@@ -17,9 +17,9 @@ from seed.config.schema import InferenceConfig
 from seed.contract import ActOutput
 from seed.inference import admission as admission
 from seed.inference import loop as inference
-from seed.inference.admission import Offer
 from seed.inference.forward import ForwardPass
 from seed.inference.loop import Inference
+from seed.inference.sessions import Offer
 from seed.process.threads import ThreadGroup
 from seed.store.layout import Column, StoreLayout
 from seed.store.rows import Unroll

@@ -23,9 +23,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from seed.config.schema import InferenceConfig
 from seed.contract import Algorithm
-from seed.inference.admission import Offer
 from seed.inference.forward import ForwardPass
 from seed.inference.loop import Inference
+from seed.inference.sessions import Offer
 from seed.store.layout import Column, StoreLayout
 from seed.store.unrolls import UnrollStore
 from seed.store.weights import WeightSlot

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from seed.inference.loop import Inference
-from seed.inference.records import BatchRecord, EpisodeRecord
+from seed.inference.loop import BatchRecord, EpisodeRecord, Inference
 from seed.wire import messages
 from tests.seed.central import (
     FOR_EVER_US,

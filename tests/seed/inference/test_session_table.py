@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seed.inference.sessions import Refused, Session, SessionTable
+from seed.inference.session_table import Refused, Session, SessionTable
 from seed.wire.limits import PROTOCOL_VERSION
 from seed.wire.messages import Hello
 
