@@ -121,6 +121,10 @@ class SessionTable:
         """
         return printable(self._names[env_id])
 
+    def get(self, number: int) -> Session | None:
+        """The session with this number."""
+        return self._sessions.get(number)
+
     def find(self, number: int, identity: bytes, key: str = "") -> Session | None:
         """The session with this number if it belongs to this connection and key.
 

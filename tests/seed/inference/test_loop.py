@@ -250,7 +250,7 @@ def test_no_batch_is_larger_than_max_batch() -> None:
             dealer.step(0, observations, group=group)
         dealer.step(3, [1], group=2)
         # As many as are read before room is made for a batch.
-        wait_for(lambda: served.inference._pending_rows == 4)
+        wait_for(lambda: served.inference._batcher._rows == 4)
         served.unrolls(1)
         assert dealer.actions(0, group=0) == [1, 2]
         assert dealer.actions(0, group=1) == [3, 4]

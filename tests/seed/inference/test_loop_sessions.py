@@ -12,6 +12,7 @@ import zmq
 
 from seed.config.schema import ConfigError
 from seed.inference import loop as inference
+from seed.inference import sessions
 from seed.wire import codec, messages
 from tests.seed.central import OFFER, central
 from tests.waiting import wait_for
@@ -126,7 +127,7 @@ def test_a_dead_connection_frees_its_env_ids(monkeypatch: pytest.MonkeyPatch) ->
 # As after a kill: the room of the dead is free long before `lease_s` has passed.
 def test_somebody_who_finds_no_room_has_the_silent_tested(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inference, "_HOUSEKEEPING_S", 0.01)
-    monkeypatch.setattr(inference, "_SHORTEST_LEASE_S", 0.01)
+    monkeypatch.setattr(sessions, "_SHORTEST_LEASE_S", 0.01)
     with central(lease_s=3600.0) as served:
         dead, alive = served.connect(), served.connect()
         dead.hello(6)
