@@ -242,7 +242,7 @@ def test_observations_are_not_staged(one_thread: None) -> None:
     inference = exchange(Calls())
     memory: dict[int, int] = {}
     # The store's columns, where they belong, are in dictionaries.
-    parts = (inference, inference._forward, inference._forward._memory, inference._store)
+    parts = (inference, inference._forward, inference._forward._buffers, inference._store)
     for owner in parts:
         for value in vars(owner).values():
             for part in value if isinstance(value, tuple) else (value,):

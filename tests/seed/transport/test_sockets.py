@@ -11,8 +11,8 @@ import zmq
 
 from seed.config.schema import ConfigError
 from seed.transport import sockets
-from seed.transport.sockets import MOST_FRAMES, bind, drain, receive, send
-from seed.wire.limits import MAX_GROUPS
+from seed.transport.sockets import bind, drain, receive, send
+from seed.wire.limits import MAX_GROUPS, MOST_FRAMES
 from tools.chaos.proxy import FaultProxy
 
 PATIENCE_S = 300
