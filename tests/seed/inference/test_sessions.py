@@ -1,0 +1,549 @@
+"""What becomes of messages, at times that the tests choose: no socket, no thread, no waiting."""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from seed.contract import ActOutput
+from seed.transport.authentication import AllowList
+from seed.wire.keys import KeyPair, write_pair
+from seed.wire.messages import FIRST, Actions, Fault, Goodbye, Hello, Ping, Refusal, Step, Welcome
+from tests.seed.acting import Shown
+from tests.seed.central import OFFER, Offline, Peer
+from tests.seed.wire.malformed import MALFORMED, MISDIRECTED, wrong_rows
+
+
+def hello(*groups: int, server_id: int = 1) -> Hello:
+    return Hello(server_id, groups, f"test {server_id}")
+
+
+# --- who has a session ---------------------------------------------------------------------------
+
+
+def test_a_hello_is_welcomed_with_what_to_run() -> None:
+    offline = Offline()
+    welcome = offline.connect().hello(2, 1)
+    assert welcome.environment == OFFER.environment
+    assert (welcome.observation, welcome.action) == (OFFER.observation, OFFER.action)
+    assert welcome.env_ids.tolist() == [0, 1, 2]
+    other = offline.connect().hello(3, server_id=2)
+    assert other.env_ids.tolist() == [3, 4, 5]
+    assert offline.sessions.num_envs == 6
+    seeds = {*welcome.seeds.tolist(), *other.seeds.tolist()}
+    assert len(seeds) == 6
+    assert min(seeds) >= 0
+
+
+# An episode's random numbers must not come again after a restart.
+def test_seeds_depend_on_everything_that_was_given() -> None:
+    drawn = [
+        Offline(offer=replace(OFFER, seed=seed)).connect().hello(6).seeds.tolist()
+        for seed in ((5, 0), (5, 0), (5, 900), (6, 0))
+    ]
+    assert drawn[0] == drawn[1]
+    assert len({*drawn[0], *drawn[2], *drawn[3]}) == 18
+
+
+@pytest.mark.parametrize("reconnects", [False, True])
+def test_a_server_that_says_hello_again_replaces_itself(reconnects: bool) -> None:
+    offline = Offline()
+    first = offline.connect()
+    earlier = first.hello(2, 2)
+    assert first.exchange(0, [1, 2]) == [1, 2]
+    second = offline.connect() if reconnects else first
+    later = second.hello(2, 2)
+    assert later.env_ids.tolist() == earlier.env_ids.tolist()
+    assert later.session != earlier.session
+    assert later.seeds.tolist() != earlier.seeds.tolist()
+    assert offline.sessions.num_envs == 4
+    # What was summed up before is forgotten, and the earlier session refused.
+    assert second.exchange(0, [5, 6]) == [5, 6]
+    first.session = earlier.session
+    first.step(1, [1, 2])
+    assert first.refusal().retry
+
+
+@pytest.mark.parametrize("session", [0, 1, 2**63, 2**64 - 1])
+def test_an_unknown_session_is_told_to_say_hello(session: int) -> None:
+    peer = Offline().connect()
+    peer.hello(1)
+    peer.session = session
+    peer.step(0, [1])
+    reason = "the session has ended; say HELLO again"
+    assert peer.receive() == Refusal(reason, retry=True, session=session)
+
+
+@pytest.mark.parametrize(
+    ("refused", "reason", "retry"),
+    [
+        (Hello(2, (1,), "old", protocol=0), "speaks protocol 0, the learner 2", False),
+        (Hello(2, (1,), "new", protocol=2**40), "the same version of this package", False),
+        (hello(5, server_id=2), "a group of 5 environments", False),
+        (hello(4, 3, server_id=2), "max_envs = 6", False),
+        (hello(4, 1, server_id=2), "max_envs = 6", True),
+        (hello(3, server_id=2), "max_envs_per_key = 2", False),
+    ],
+)
+def test_who_cannot_be_served_is_told_why(refused: Hello, reason: str, retry: bool) -> None:
+    offline = Offline(max_batch=4, max_envs_per_key=2)
+    offline.connect().hello(2, server_id=1)
+    peer = offline.connect()
+    peer.send(refused)
+    refusal = peer.refusal()
+    assert reason in refusal.reason
+    assert (refusal.retry, refusal.session) == (retry, 0)
+    assert offline.sessions.num_envs == 2
+    peer.hello(2, server_id=3)
+
+
+def test_one_connection_has_its_share_of_the_environments() -> None:
+    offline = Offline(max_envs_per_key=3)
+    peer = offline.connect()
+    peer.hello(2, server_id=1)
+    peer.send(hello(2, server_id=2))
+    assert peer.refusal().retry
+    offline.connect().hello(3, server_id=3)
+    # Its own successor does not count twice.
+    peer.hello(3, server_id=1)
+
+
+# --- how sessions end ----------------------------------------------------------------------------
+
+
+def test_a_goodbye_frees_env_ids() -> None:
+    offline = Offline()
+    leaver, waiting = offline.connect(), offline.connect()
+    leaver.hello(4)
+    waiting.send(hello(3, server_id=2))
+    assert waiting.refusal().retry
+    leaver.send(Goodbye(leaver.session, "done"))
+    waiting.hello(3, server_id=2)
+    assert offline.sessions.num_envs == 3
+
+
+@pytest.mark.parametrize(
+    ("silent_s", "gone", "comes"),
+    [(9.9, False, []), (10.1, False, [Ping]), (9.9, True, []), (10.1, True, [])],
+)
+def test_a_silent_connection_is_tested_after_its_lease(
+    silent_s: float, gone: bool, comes: list[type]
+) -> None:
+    offline = Offline(lease_s=10.0)
+    silent, other = offline.connect(), offline.connect()
+    silent.hello(2)
+    offline.now_s = 1.0
+    # Every message of a session begins the lease anew.
+    silent.send(Fault(silent.session, 0, 0, "raised", 0, False, False, ""))
+    offline.now_s = 1.0 + silent_s
+    other.hello(1, server_id=2)
+    silent.gone = gone
+    offline.expire()
+    assert [type(message) for message in silent.inbox] == comes
+    assert offline.sessions.num_envs == (1 if gone and silent_s > 10 else 3)
+    assert not other.inbox
+
+
+# As after a kill: the room of the dead is free long before `lease_s` has passed.
+@pytest.mark.parametrize(("silent_s", "left"), [(0.9, 6), (1.1, 0)])
+def test_who_finds_no_room_has_the_silent_tested_once(silent_s: float, left: int) -> None:
+    offline = Offline(lease_s=3600.0)
+    dead, alive = offline.connect(), offline.connect()
+    dead.hello(6)
+    dead.gone = True
+    offline.now_s = silent_s
+    offline.expire()
+    assert offline.sessions.num_envs == 6
+    alive.send(hello(6, server_id=2))
+    assert alive.refusal().retry
+    offline.expire()
+    assert offline.sessions.num_envs == left
+    alive.send(hello(6, server_id=2))
+    offline.now_s = 100.0
+    if left:
+        offline.expire()
+    offline.expire()
+    assert [type(message) for message in alive.inbox] == [Refusal if left else Welcome]
+
+
+@pytest.mark.parametrize("kind", [Welcome, Actions])
+def test_a_connection_that_cannot_be_answered_has_no_session(
+    kind: type, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    offline = Offline()
+    peer, other = offline.connect(), offline.connect()
+    other.hello(1, server_id=2)
+    if kind is Welcome:
+        peer.gone = True
+        peer.send(hello(2, 2))
+    else:
+        peer.hello(2, 2)
+        peer.step(0, [1, 1])
+        peer.step(0, [1, 1], group=1)
+        peer.gone = True
+        assert offline.act()
+    assert offline.sessions.num_envs == 1
+    reason = "it left during the handshake" if kind is Welcome else "the connection is gone"
+    assert caplog.messages[-1] == f"test 1 left: {reason}"
+    assert other.exchange(0, [1]) == [1]
+
+
+# Nor must what a thief is told end the session that he has named.
+def test_other_messages_that_are_not_delivered_end_nothing() -> None:
+    offline = Offline()
+    owner, thief = offline.connect(), offline.connect()
+    owner.hello(1)
+    thief.session, thief.gone = owner.session, True
+    thief.step(0, [1])
+    offline.sessions.undelivered(Goodbye(owner.session, "the end"), 0.0)
+    assert offline.sessions.num_envs == 1
+
+
+def test_everybody_is_bidden_farewell() -> None:
+    offline = Offline()
+    peers = [offline.connect(), offline.connect()]
+    for server_id, peer in enumerate(peers):
+        peer.hello(1, server_id=server_id)
+    replies = offline.sessions.farewell("the end")
+    assert replies == [(peer.identity, Goodbye(peer.session, "the end")) for peer in peers]
+
+
+# --- rows ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seqs", "answered", "histories"),
+    [
+        ([0, 1, 2], [0, 1, 2], 1),
+        ([0, 1, 0, 1, 1, 2], [0, 1, 2], 1),
+        ([0, 1, 3, 4], [0, 1, 3, 4], 2),
+        ([0, 3, 2, 1, 4], [0, 3, 4], 2),
+        ([5, 6], [5, 6], 2),
+        ([2**64 - 1, 0], [2**64 - 1], 2),
+    ],
+    ids=["in order", "doubles", "gap", "out of order", "late start", "largest"],
+)
+def test_a_missing_row_breaks_the_history_and_an_old_one_is_ignored(
+    seqs: list[int], answered: list[int], histories: int
+) -> None:
+    offline = Offline()
+    peer = offline.connect()
+    env_ids = peer.hello(1, 2).env_ids.tolist()
+    for seq in seqs:
+        peer.step(seq, [1])
+        offline.act()
+    assert [message.seq for message in peer.inbox if isinstance(message, Actions)] == answered
+    # The other group goes on as if nothing had happened.
+    assert offline.dropped == (histories - 1) * env_ids[:1]
+
+
+# While the queue is full, a STEP waits, and so an impatient server's next one finds it waiting.
+def test_a_step_that_overtakes_another_breaks_the_history() -> None:
+    offline = Offline(queue_limit=1)
+    peer = offline.connect()
+    peer.hello(1)
+    for seq in range(3):
+        peer.exchange(seq, [seq])
+    peer.step(3, [3])
+    peer.step(4, [4])
+    peer.expect_silence()
+    offline.unrolls(1)
+    assert peer.actions(4) == [4]
+    for seq in (5, 6):
+        peer.exchange(seq, [seq])
+    assert offline.unrolls(1).rows.observations.flatten().tolist() == [4, 5, 6]
+
+
+# Else its rows would go to whoever holds the env_ids by then.
+def test_a_waiting_step_goes_with_its_session() -> None:
+    offline = Offline(queue_limit=0)
+    leaver = offline.connect()
+    env_ids = leaver.hello(2).env_ids.tolist()
+    leaver.step(0, [50, 60])
+    assert leaver.hello(2).env_ids.tolist() == env_ids
+    leaver.step(0, [3, 4])
+    leaver.expect_silence()
+    offline.queue_limit = 100
+    assert leaver.actions(0) == [3, 4]
+    assert offline.batches == [2]
+
+
+@pytest.mark.parametrize("full", ["queue", "store"])
+def test_batches_wait_for_the_learner(full: str) -> None:
+    offline = Offline(queue_limit=2) if full == "queue" else Offline(num_pages=3)
+    peer = offline.connect()
+    peer.hello(1)
+    rows = 5 if full == "queue" else 6
+    for seq in range(rows):
+        assert peer.exchange(seq, [1]) == [seq + 1]
+    peer.step(rows, [1])
+    peer.expect_silence()
+    # Where the store is full, it is not enough that pages are out of the queue.
+    pages = offline.store.take(2, 0)
+    assert pages is not None
+    if full == "store":
+        peer.expect_silence()
+    assert offline.store.gather(pages).rows.observations.flatten().tolist() == [1] * 6
+    offline.store.release(pages)
+    assert peer.actions(rows) == [rows + 1]
+
+
+def test_rows_of_an_environment_that_is_down_are_not_missed() -> None:
+    offline = Offline()
+    peer = offline.connect()
+    peer.hello(2)
+    for seq in range(6):
+        flags = [FIRST, 0 if seq else FIRST]
+        peer.step_arrays(seq, np.array([0, 5]), flags=flags, run_ids=[0, 7])
+        # Its recurrent state begins anew in every row.
+        assert peer.actions(seq) == [0, 5 * (seq + 1)]
+    assert offline.store.rows_dropped == 0
+    assert offline.unrolls(offline.store.num_ready).rows.observations.min() == 5
+
+
+# --- the fleet -----------------------------------------------------------------------------------
+
+
+def act_by_position(shown: Shown) -> ActOutput:
+    """The action is 60 times the environment's position in the fleet; -1 for evaluation."""
+    actions = (60 * shown.fleet.positions).round().long()
+    return ActOutput(actions.masked_fill(shown.fleet.evaluation, -1), {}, shown.agent_state)
+
+
+@pytest.mark.parametrize("parting", ["goodbye", "hello"])
+def test_positions_follow_who_is_connected(parting: str) -> None:
+    offline = Offline(choose=act_by_position)
+    first, second, third = (offline.connect() for _ in range(3))
+    first.hello(3)
+    assert first.exchange(0, [0] * 3) == [0, 30, 60]
+    second.hello(3, server_id=2)
+    assert first.exchange(1, [0] * 3) == [0, 12, 24]
+    assert second.exchange(0, [0] * 3) == [36, 48, 60]
+    if parting == "goodbye":
+        first.send(Goodbye(first.session, "done"))
+        assert second.exchange(1, [0] * 3) == [0, 30, 60]
+        third.hello(1, server_id=3)
+        assert second.exchange(2, [0] * 3) == [20, 40, 60]
+    else:
+        first.hello(1)
+        assert second.exchange(1, [0] * 3) == [20, 40, 60]
+
+
+def test_evaluation_environments_have_no_position() -> None:
+    offline = Offline(choose=act_by_position, evaluation_share=1 / 3)
+    first, second = offline.connect(), offline.connect()
+    first.hello(3)
+    assert first.exchange(0, [0] * 3) == [0, 60, -1]
+    second.hello(3, server_id=2)
+    assert first.exchange(1, [0] * 3) == [0, 20, -1]
+    assert second.exchange(0, [0] * 3) == [40, 60, -1]
+
+
+# A fleet that is too small for one would have no evaluation returns, and nobody would know why.
+@pytest.mark.parametrize(("share", "told"), [(0.2, True), (1 / 3, False), (0.0, False)])
+def test_says_once_where_no_environment_evaluates(
+    share: float, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    offline = Offline(evaluation_share=share)
+    offline.connect().hello(3)
+    offline.connect().hello(1, server_id=2)
+    lines = [message for message in caplog.messages if "no evaluation environment yet" in message]
+    assert len(lines) == told
+    assert all("the first is number 5 of" in line and "there are 3" in line for line in lines)
+
+
+@pytest.mark.parametrize(("share", "queued"), [(0.5, {1}), (1.0, set())])
+def test_no_page_of_an_evaluation_environment_reaches_the_queue(
+    share: float, queued: set[int]
+) -> None:
+    offline = Offline(evaluation_share=share, queue_limit=10, num_pages=18)
+    peer = offline.connect()
+    peer.hello(2)
+    for seq in range(11 if queued else 50):
+        assert peer.exchange(seq, [1, 7]) == [seq + 1, 7 * seq + 7]
+    assert offline.store.num_ready == (5 if queued else 0)
+    if queued:
+        assert set(offline.unrolls(5).rows.observations.flatten().tolist()) == queued
+    else:
+        peer.send(Goodbye(peer.session, "done"))
+        assert offline.store.rows_dropped == 0
+
+
+# --- what cannot be used -------------------------------------------------------------------------
+
+GOOD_ROW = [bytes(8), bytes(8), bytes(4), bytes(1), b""]
+
+
+def expect_refusal(peer: Peer, reason: str, session: int) -> None:
+    refusal = peer.refusal()
+    assert re.search(f"^malformed message: .*({reason})", refusal.reason)
+    assert (refusal.retry, refusal.session) == (False, session)
+
+
+def test_what_cannot_be_used_is_refused_and_nothing_else() -> None:
+    offline = Offline()
+    peer, other = offline.connect(), offline.connect()
+    peer.hello(1, 1)
+    other.hello(1, server_id=2)
+    for name, (frames, reason) in {**MALFORMED, **MISDIRECTED}.items():
+        # By the next one, much is forgiven.
+        offline.now_s += 1.0
+        peer.send_frames(frames)
+        expect_refusal(peer, reason, session=int(name in ("Actions", "Ping")))
+    for frames, reason in wrong_rows(GOOD_ROW, 1).values():
+        offline.now_s += 1.0
+        peer.send(Step(peer.session, 0, 0, frames))
+        expect_refusal(peer, reason, peer.session)
+    for group in (2, 2**64 - 1):
+        peer.send(Step(peer.session, group, 0, GOOD_ROW))
+        expect_refusal(peer, "group: expected below 2", peer.session)
+    assert peer.exchange(0, [1]) == [1]
+    assert other.exchange(0, [2]) == [2]
+    assert not offline.dropped
+
+
+# As many as a server with all its groups may send at once.
+@pytest.mark.parametrize("flood", ["rubbish", "hellos", "endless"])
+def test_a_flood_mutes_its_connection_for_a_while_and_ends_its_session(flood: str) -> None:
+    offline = Offline()
+    peer, other = offline.connect(), offline.connect()
+    peer.hello(2)
+    other.hello(2, server_id=2)
+    for _ in range(200):
+        if flood == "hellos":
+            peer.send(hello(2))
+        else:
+            peer.send_frames([b""] * (9 if flood == "endless" else 8))
+    answers = [peer.receive() for _ in range(len(peer.inbox))]
+    # One of the 128 was the first HELLO.
+    assert len(answers) == (2 if flood == "endless" else 127 + 2)
+    kind = Welcome if flood == "hellos" else Refusal
+    assert all(isinstance(answer, kind) for answer in answers[:-2])
+    assert isinstance(answers[-2], Refusal)
+    if flood == "hellos":
+        assert answers[-2].reason == "HELLO comes too often"
+    assert isinstance(answers[-1], Goodbye)
+    assert answers[-1].reason == "too many messages that cannot be used"
+    assert offline.sessions.num_envs == 2
+    assert other.exchange(0, [1, 1]) == [1, 1]
+    offline.now_s = 4.9
+    offline.expire()
+    peer.send(hello(2))
+    peer.expect_silence()
+    offline.now_s = 5.1
+    offline.expire()
+    peer.hello(2)
+
+
+# --- faults and the log --------------------------------------------------------------------------
+
+
+def test_faults_are_counted_and_need_no_answer() -> None:
+    offline = Offline()
+    peer = offline.connect()
+    peer.hello(2, 1)
+    peer.send(Fault(peer.session, 0, 1, "raised", 4, True, False, "in step"))
+    peer.send(Fault(peer.session, 1, None, "hung", 0, False, False, "in step"))
+    # Of a session that has ended, say: nobody is interested any more.
+    peer.send(Fault(peer.session + 1, 0, 0, "raised", 0, True, False, "in step"))
+    peer.expect_silence()
+    faults = offline.sessions.faults
+    assert (faults.total, faults.num_quarantined) == (2, 1)
+    peer.send(Goodbye(peer.session, "bye"))
+    assert (faults.total, faults.num_quarantined) == (2, 0)
+
+
+@pytest.mark.parametrize(("group", "index"), [(2, 0), (0, 2), (1, 1), (None, 0)])
+def test_faults_of_nothing_are_refused(group: int | None, index: int) -> None:
+    offline = Offline()
+    peer = offline.connect()
+    peer.hello(2, 1)
+    peer.send(Fault(peer.session, group, index, "raised", 0, True, False, ""))
+    expect_refusal(peer, "expected (below|none)", peer.session)
+    assert offline.sessions.faults.total == 0
+
+
+def test_the_log_obeys_no_server(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    offline = Offline()
+    peer = offline.connect()
+    peer.send(Hello(1, (1,), "\x1b[2Jname"))
+    welcome = peer.receive()
+    assert isinstance(welcome, Welcome)
+    peer.send(Fault(welcome.session, 0, 0, "\x1b]0;x", 0, False, False, "\x1b[31m"))
+    peer.send(Goodbye(welcome.session, "bye\r\x1b[A"))
+    peer.send_frames([b"\x81\xa4type\xa5\x1b[2Jx", b""])
+    assert len(caplog.messages) == 4
+    for message in caplog.messages:
+        assert all(line.isprintable() for line in message.split("\n"))
+    assert r"\x1b[2Jname left: bye\r\x1b[A" in caplog.messages
+    assert offline.sessions.server_of(0) == r"\x1b[2Jname"
+
+
+# --- keys ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> tuple[str, str]:
+    """Two public keys that are allowed."""
+    pairs = KeyPair.new(), KeyPair.new()
+    for name, pair in zip(("good", "other"), pairs, strict=True):
+        write_pair(tmp_path / name, pair)
+    return pairs[0].public, pairs[1].public
+
+
+def test_a_revoked_key_is_cut_off_while_it_is_connected(
+    keys: tuple[str, str], tmp_path: Path
+) -> None:
+    allowed = AllowList(tmp_path)
+    offline = Offline(allowed=allowed)
+    revoked, other = (offline.connect(key) for key in keys)
+    revoked.hello(2)
+    other.hello(2, server_id=2)
+    (tmp_path / "good.pub").unlink()
+    allowed.refresh()
+    offline.expire()
+    assert revoked.receive() == Goodbye(revoked.session, "the key is not allowed any more")
+    assert offline.sessions.num_envs == 2
+    # Nothing that it says from now on is decoded, let alone answered.
+    revoked.send(hello(1))
+    revoked.send_frames([b"\xc1"] * 3)
+    revoked.expect_silence()
+    assert (offline.admission.messages_refused, offline.admission.messages_dropped) == (0, 2)
+    assert other.exchange(0, [1, 2]) == [1, 2]
+
+
+# Its own reconnection takes a session over; that of another key must not. A connection may choose
+# its identity.
+@pytest.mark.parametrize("same_identity", [False, True])
+def test_no_other_key_takes_a_session_over(
+    keys: tuple[str, str], tmp_path: Path, same_identity: bool
+) -> None:
+    offline = Offline(allowed=AllowList(tmp_path))
+    victim, thief = (offline.connect(key) for key in keys)
+    victim.hello(2)
+    assert victim.exchange(0, [1, 2]) == [1, 2]
+    if same_identity:
+        thief = Peer(offline, victim.identity, thief.key)
+        thief.inbox = victim.inbox
+    thief.send(hello(2))
+    refusal = thief.refusal()
+    assert "another key" in refusal.reason
+    assert not refusal.retry
+    thief.session = victim.session
+    thief.step(1, [9, 9])
+    assert thief.refusal().retry
+    thief.send(Fault(victim.session, 0, 0, "raised", 0, True, False, ""))
+    thief.send(Goodbye(victim.session, "away with it"))
+    thief.expect_silence()
+    assert offline.sessions.faults.total == 0
+    assert victim.exchange(1, [1, 2]) == [2, 4]
+    offline.connect(keys[0]).hello(2)
+    assert offline.sessions.num_envs == 2
