@@ -253,7 +253,7 @@ class Inference:
             self._socket_file.check(now_s)
             for reply in self._sessions.expire(now_s):
                 self._send(*reply)
-        self._listener.check()
+        self._listener.check(now_s)
 
     def _say_goodbye(self, reason: str) -> None:
         for reply in self._sessions.farewell(reason):

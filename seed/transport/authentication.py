@@ -76,9 +76,8 @@ class AllowList:
         self._without_file[key] = name
         self.names = {**self.names, key: name}
 
-    def refresh(self) -> None:
-        """Reads the folder again if it has changed, or could not be read."""
-        now_s = time.monotonic()
+    def refresh(self, now_s: float) -> None:
+        """Reads the folder again, at this monotonic time, if it has changed or was unreadable."""
         since_s = self._failing_since_s
         patient = since_s is None or now_s - since_s < _PATIENCE_S
         failures: list[Exception] = []
@@ -241,9 +240,10 @@ class Authentication:
                     self.phases.enter("answering")
                     request = self._handler.zap_socket.recv_multipart()
                     loop.run_until_complete(self._handler.handle_zap_message(request))
-                if time.monotonic() >= next_refresh_s:
+                now_s = time.monotonic()
+                if now_s >= next_refresh_s:
                     self.phases.enter("refreshing")
-                    self.allowed.refresh()
+                    self.allowed.refresh(now_s)
                     next_refresh_s = time.monotonic() + _REFRESH_S
         finally:
             self._handler.stop()

@@ -508,7 +508,7 @@ def test_a_revoked_key_is_cut_off_while_it_is_connected(
     revoked.hello(2)
     other.hello(2, server_id=2)
     (tmp_path / "good.pub").unlink()
-    allowed.refresh()
+    allowed.refresh(0.0)
     offline.expire()
     assert revoked.receive() == Goodbye(revoked.session, "the key is not allowed any more")
     assert offline.sessions.num_envs == 2
