@@ -9,14 +9,32 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from seed.contract import ActOutput
+from seed.inference.admission import Admission
+from seed.inference.session_table import SessionTable
 from seed.transport.authentication import AllowList
 from seed.wire.keys import KeyPair, write_pair
 from seed.wire.messages import FIRST, Actions, Fault, Goodbye, Hello, Ping, Refusal, Step, Welcome
 from tests.seed.acting import Shown
 from tests.seed.central import OFFER, Offline, Peer
 from tests.seed.wire.malformed import MALFORMED, MISDIRECTED, wrong_rows
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> tuple[str, str]:
+    """Two public keys that are allowed."""
+    pairs = KeyPair.new(), KeyPair.new()
+    for name, pair in zip(("good", "other"), pairs, strict=True):
+        write_pair(tmp_path / name, pair)
+    return pairs[0].public, pairs[1].public
+
+
+@pytest.fixture
+def allowed(keys: tuple[str, str], tmp_path: Path) -> AllowList:
+    return AllowList(tmp_path)
 
 
 def hello(*groups: int, server_id: int = 1) -> Hello:
@@ -48,6 +66,38 @@ def test_seeds_depend_on_everything_that_was_given() -> None:
     ]
     assert drawn[0] == drawn[1]
     assert len({*drawn[0], *drawn[2], *drawn[3]}) == 18
+
+
+# The lowest are given out first, so that environments which evaluate are found among few as among
+# many.
+@settings(max_examples=50, deadline=None)
+@given(
+    operations=st.lists(
+        st.one_of(st.lists(st.integers(1, 4), min_size=1, max_size=3), st.integers(0, 5)),
+        max_size=30,
+    )
+)
+def test_env_ids_are_held_once_and_the_lowest_first(operations: list[list[int] | int]) -> None:
+    table = SessionTable(10, 4)
+    free, names = set(range(10)), [""] * 10
+    for server_id, operation in enumerate(operations):
+        sessions = list(table)
+        if isinstance(operation, list) and sum(operation) <= len(free):
+            session = table.open(hello(*operation, server_id=server_id), b"id", 0.0)
+            assert [len(env_ids) for env_ids in session.env_ids] == operation
+            assert session.next_seq == [0] * len(operation)
+            assert session.all_env_ids.tolist() == sorted(free)[: sum(operation)]
+            for env_id in session.all_env_ids.tolist():
+                free.remove(env_id)
+                names[env_id] = f"test {server_id}"
+            assert list(table) == [*sessions, session]
+        elif isinstance(operation, int) and operation < len(sessions):
+            table.close(sessions[operation])
+            free.update(sessions[operation].all_env_ids.tolist())
+        assert table.env_ids.tolist() == [env_id for env_id in range(10) if env_id not in free]
+        assert table.num_envs == 10 - len(free)
+        # Who has gone is known until another comes.
+        assert [table.server_of(env_id) for env_id in range(10)] == names
 
 
 @pytest.mark.parametrize("reconnects", [False, True])
@@ -82,12 +132,14 @@ def test_an_unknown_session_is_told_to_say_hello(session: int) -> None:
 @pytest.mark.parametrize(
     ("refused", "reason", "retry"),
     [
-        (Hello(2, (1,), "old", protocol=0), "speaks protocol 0, the learner 2", False),
-        (Hello(2, (1,), "new", protocol=2**40), "the same version of this package", False),
-        (hello(5, server_id=2), "a group of 5 environments", False),
-        (hello(4, 3, server_id=2), "max_envs = 6", False),
-        (hello(4, 1, server_id=2), "max_envs = 6", True),
-        (hello(3, server_id=2), "max_envs_per_key = 2", False),
+        # Of another version, nothing but the version is read.
+        (Hello(2, (1,), "old", protocol=0), "protocol 0, the learner 2: install the same", False),
+        (Hello(2, (1,), "new", protocol=2**40), f"protocol {2**40}, the learner 2", False),
+        (hello(1, 5, server_id=2), r"a group of 5 environments .*max_batch = 4", False),
+        # Waiting cannot help here.
+        (hello(4, 3, server_id=2), r"7 environments .*max_envs = 6", False),
+        (hello(4, 1, server_id=2), "5 environments are too many: 2 .*max_envs = 6", True),
+        (hello(3, server_id=2), "have 0 of .*max_envs_per_key = 2", False),
     ],
 )
 def test_who_cannot_be_served_is_told_why(refused: Hello, reason: str, retry: bool) -> None:
@@ -96,19 +148,26 @@ def test_who_cannot_be_served_is_told_why(refused: Hello, reason: str, retry: bo
     peer = offline.connect()
     peer.send(refused)
     refusal = peer.refusal()
-    assert reason in refusal.reason
+    assert re.search(reason, refusal.reason)
     assert (refusal.retry, refusal.session) == (retry, 0)
     assert offline.sessions.num_envs == 2
     peer.hello(2, server_id=3)
 
 
-def test_one_connection_has_its_share_of_the_environments() -> None:
-    offline = Offline(max_envs_per_key=3)
-    peer = offline.connect()
+# Many servers may share a key, and one connection's servers without keys share that.
+@pytest.mark.parametrize("with_keys", [False, True])
+def test_a_key_or_connection_has_its_share_of_the_environments(
+    with_keys: bool, keys: tuple[str, str], allowed: AllowList
+) -> None:
+    offline = Offline(max_envs_per_key=3, allowed=allowed if with_keys else None)
+    peer = offline.connect(keys[0] * with_keys)
+    second = offline.connect(keys[0]) if with_keys else peer
     peer.hello(2, server_id=1)
-    peer.send(hello(2, server_id=2))
-    assert peer.refusal().retry
-    offline.connect().hello(3, server_id=3)
+    second.send(hello(2, server_id=2))
+    refusal = second.refusal()
+    assert "have 2 of the learner's inference.max_envs_per_key = 3" in refusal.reason
+    assert refusal.retry
+    offline.connect(keys[1] * with_keys).hello(3, server_id=3)
     # Its own successor does not count twice.
     peer.hello(3, server_id=1)
 
@@ -433,13 +492,42 @@ def test_a_flood_mutes_its_connection_for_a_while_and_ends_its_session(flood: st
     assert answers[-1].reason == "too many messages that cannot be used"
     assert offline.sessions.num_envs == 2
     assert other.exchange(0, [1, 1]) == [1, 1]
-    offline.now_s = 4.9
-    offline.expire()
-    peer.send(hello(2))
+    for offline.now_s in (4.9, 5.1):
+        offline.expire()
+        peer.expect_silence()
+        peer.send(hello(2))
+    assert isinstance(peer.receive(), Welcome)
+    # It has hardly earned any credit in the meantime.
+    if flood != "endless":
+        for _ in range(60):
+            peer.send_frames([b""])
+        assert offline.sessions.num_envs == 2
+
+
+# A session that ends costs a server a refusal for each of its 64 groups.
+def test_an_honest_server_is_not_muted() -> None:
+    offline = Offline()
+    peer = offline.connect()
+    for offline.now_s in [0.0] * 64 + [1.0] * 64 + list(range(2, 100)):
+        offline.expire()
+        peer.step(0, [1])
+        assert peer.refusal().retry
     peer.expect_silence()
-    offline.now_s = 5.1
-    offline.expire()
-    peer.hello(2)
+
+
+def test_connections_of_long_ago_are_forgotten() -> None:
+    admission = Admission(None)
+    for number in range(20_000):
+        admission.refuse(b"%d" % number, "rubbish", 0.0)
+    admission.expire(0.0)
+    assert len(admission._limits) == 10_000
+    for _ in range(200):
+        admission.refuse(b"a", "rubbish", 1.0)
+    admission.expire(2.0)
+    assert set(admission._limits) == {b"a"}
+    admission.expire(100.0)
+    assert not admission._limits
+    assert not admission._muted
 
 
 # --- faults and the log --------------------------------------------------------------------------
@@ -490,19 +578,9 @@ def test_the_log_obeys_no_server(caplog: pytest.LogCaptureFixture) -> None:
 # --- keys ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def keys(tmp_path: Path) -> tuple[str, str]:
-    """Two public keys that are allowed."""
-    pairs = KeyPair.new(), KeyPair.new()
-    for name, pair in zip(("good", "other"), pairs, strict=True):
-        write_pair(tmp_path / name, pair)
-    return pairs[0].public, pairs[1].public
-
-
 def test_a_revoked_key_is_cut_off_while_it_is_connected(
-    keys: tuple[str, str], tmp_path: Path
+    keys: tuple[str, str], allowed: AllowList, tmp_path: Path
 ) -> None:
-    allowed = AllowList(tmp_path)
     offline = Offline(allowed=allowed)
     revoked, other = (offline.connect(key) for key in keys)
     revoked.hello(2)
@@ -516,7 +594,10 @@ def test_a_revoked_key_is_cut_off_while_it_is_connected(
     revoked.send(hello(1))
     revoked.send_frames([b"\xc1"] * 3)
     revoked.expect_silence()
-    assert (offline.admission.messages_refused, offline.admission.messages_dropped) == (0, 2)
+    # Nor what somebody says who has no key, or one that is not in the list.
+    for key in ("", "unknown"):
+        offline.connect(key).send(hello(1, server_id=3))
+    assert (offline.admission.messages_refused, offline.admission.messages_dropped) == (0, 4)
     assert other.exchange(0, [1, 2]) == [1, 2]
 
 
@@ -524,9 +605,9 @@ def test_a_revoked_key_is_cut_off_while_it_is_connected(
 # its identity.
 @pytest.mark.parametrize("same_identity", [False, True])
 def test_no_other_key_takes_a_session_over(
-    keys: tuple[str, str], tmp_path: Path, same_identity: bool
+    keys: tuple[str, str], allowed: AllowList, same_identity: bool
 ) -> None:
-    offline = Offline(allowed=AllowList(tmp_path))
+    offline = Offline(allowed=allowed)
     victim, thief = (offline.connect(key) for key in keys)
     victim.hello(2)
     assert victim.exchange(0, [1, 2]) == [1, 2]
