@@ -50,25 +50,18 @@ def test_a_batch_waits_for_its_rows_on_the_socket() -> None:
         assert served.inference.paused_s == 0
 
 
-def test_a_sockets_file_goes_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with central(address="ipc://learner.sock") as served:
-        served.connect().hello(1)
-        assert Path("learner.sock").is_socket()
-    assert not Path("learner.sock").exists()
-
-
-def test_what_is_told_now_and_then_is_told(
+def test_a_sockets_file_goes_with_it_and_not_before_unnoticed(
     hasty: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("seed.inference.arrivals._LINES_AT_ONCE", 0)
-    with central(address="ipc://learner.sock") as served:
-        served.connect().hello(1)
-        Path("learner.sock").unlink()
-        wait_for(lambda: "its file was removed" in caplog.text)
-        wait_for(lambda: "and 1 more environment servers connected" in caplog.text)
+    for removed in (False, True):
+        with central(address="ipc://learner.sock") as served:
+            served.connect().hello(1)
+            assert Path("learner.sock").is_socket()
+            if removed:
+                Path("learner.sock").unlink()
+                wait_for(lambda: "its file was removed" in caplog.text)
+        assert not Path("learner.sock").exists()
 
 
 def test_a_full_queue_pauses_inference() -> None:

@@ -548,6 +548,19 @@ def test_faults_are_counted_and_need_no_answer() -> None:
     assert (faults.total, faults.num_quarantined) == (2, 0)
 
 
+def test_what_was_not_told_at_once_is_told_later(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    offline = Offline()
+    for _ in range(21):
+        peer = offline.connect()
+        peer.hello(2)
+    peer.send(Fault(peer.session, 0, 1, "raised", 4, True, False, "in step"))
+    offline.now_s = 10.0
+    offline.expire()
+    assert "test 1: 1 of 2 environments stay down; in step" in caplog.messages
+    assert "and 1 more environment servers connected" in caplog.messages
+
+
 @pytest.mark.parametrize(("group", "index"), [(2, 0), (0, 2), (1, 1), (None, 0)])
 def test_faults_of_nothing_are_refused(group: int | None, index: int) -> None:
     offline = Offline()
