@@ -1,7 +1,4 @@
-"""What comes before a message is used: is it read at all, and what if it cannot be used?
-
-Owned by the inference thread.
-"""
+"""Whose messages are decoded, and when a connection that sends unusable ones is muted."""
 
 from __future__ import annotations
 
@@ -23,7 +20,9 @@ _MOST_REMEMBERED = 10_000
 
 
 class Admission:
-    """Turns away what no allowed key has sent, and connections that send too much rubbish.
+    """Drops messages of keys that are not allowed, and mutes connections that send rubbish.
+
+    Owned by the inference thread.
 
     Attributes:
         messages_refused: Messages that could not be used.

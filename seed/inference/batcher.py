@@ -41,7 +41,6 @@ class Batcher:
     """
 
     def __init__(self, config: InferenceConfig) -> None:
-        """Nothing waits, and nobody is connected."""
         self._min_batch, self._max_batch = config.min_batch, config.max_batch
         self._max_wait_s = config.max_wait_us * 1e-6
         self._num_envs = 0

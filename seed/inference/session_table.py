@@ -1,4 +1,4 @@
-"""Which environment servers are connected, which env_ids they hold, which message comes next."""
+"""Who is connected: each server's session, its env_ids, and the STEP that comes next."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ class Refused(Exception):
     """A message that cannot be accepted; `retry` says whether a new HELLO may be."""
 
     def __init__(self, reason: str, *, retry: bool) -> None:
-        """Keeps the reason as the exception's text."""
         super().__init__(reason)
         self.retry = retry
 
@@ -83,10 +82,9 @@ class SessionTable:
     """All sessions, and the env_ids that none of them holds. Owned by the inference thread."""
 
     def __init__(self, max_envs: int, max_group: int, max_envs_per_key: int = 0) -> None:
-        """No session yet; a group may have `max_group` environments.
+        """Limits the environments of all sessions, of a group, and of one key.
 
-        Sessions of one key, or without keys of one connection, may have `max_envs_per_key`; 0 sets
-        no such limit.
+        Without keys, `max_envs_per_key` limits those of one connection; 0 sets no such limit.
         """
         self._max_envs = max_envs
         self._max_group = max_group
@@ -135,7 +133,7 @@ class SessionTable:
         return session if owns else None
 
     def predecessor(self, hello: messages.Hello, key: str = "") -> Session | None:
-        """The session that the same server process opened earlier, if it still stands.
+        """The session that the same server process opened earlier, if it has not ended.
 
         Raises:
             Refused: where that session is of another key.

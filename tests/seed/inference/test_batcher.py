@@ -106,6 +106,11 @@ def test_the_wait_is_that_of_the_oldest() -> None:
     # It is gone with its session.
     batcher.close(A)
     assert batcher.wait_s(1.5) == 1.0
+    # Nor does a batch wait for who has left.
+    batcher.close(C)
+    assert batcher.wait_s(1.5) == 1.0
+    batcher.add(waiting(B, 1))
+    assert batcher.wait_s(1.5) == 0.0
 
 
 def test_without_room_everything_stays_and_is_due() -> None:

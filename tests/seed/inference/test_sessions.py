@@ -186,19 +186,23 @@ def test_a_goodbye_frees_env_ids() -> None:
     assert offline.sessions.num_envs == 3
 
 
+@pytest.mark.parametrize("says", [Step, Fault])
 @pytest.mark.parametrize(
     ("silent_s", "gone", "comes"),
     [(9.9, False, []), (10.1, False, [Ping]), (9.9, True, []), (10.1, True, [])],
 )
 def test_a_silent_connection_is_tested_after_its_lease(
-    silent_s: float, gone: bool, comes: list[type]
+    silent_s: float, gone: bool, comes: list[type], says: type
 ) -> None:
     offline = Offline(lease_s=10.0)
     silent, other = offline.connect(), offline.connect()
     silent.hello(2)
     offline.now_s = 1.0
     # Every message of a session begins the lease anew.
-    silent.send(Fault(silent.session, 0, 0, "raised", 0, False, False, ""))
+    if says is Step:
+        silent.step(0, [1, 2])
+    else:
+        silent.send(Fault(silent.session, 0, 0, "raised", 0, False, False, ""))
     offline.now_s = 1.0 + silent_s
     other.hello(1, server_id=2)
     silent.gone = gone
