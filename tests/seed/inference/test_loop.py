@@ -64,22 +64,31 @@ def test_a_sockets_file_goes_with_it_and_not_before_unnoticed(
         assert not Path("learner.sock").exists()
 
 
-def test_a_full_queue_pauses_inference() -> None:
-    with central(queue_limit=2) as served:
+@pytest.mark.parametrize(
+    ("limits", "rows"), [({"queue_limit": 2}, 5), ({"num_pages": 3}, 6)], ids=["queue", "store"]
+)
+def test_inference_pauses_until_the_learner_makes_room(limits: dict[str, Any], rows: int) -> None:
+    with central(**limits) as served:
         dealer = served.connect()
         dealer.hello(1)
-        for seq in range(5):
+        for seq in range(rows):
             assert dealer.exchange(seq, [1]) == [seq + 1]
         wait_for(lambda: served.store.num_ready == 2)
         assert served.inference.paused_s == 0
-        dealer.step(5, [1])
+        dealer.step(rows, [1])
         # Messages are read in between.
         dealer.expect_silence()
-        served.unrolls(1)
-        assert dealer.actions(5) == [6]
+        pages = served.store.take(2, 0)
+        assert pages is not None
+        if "num_pages" in limits:
+            # That they are out of the queue is not enough.
+            dealer.expect_silence()
+        assert served.store.gather(pages).rows.observations.flatten().tolist() == [1] * 6
+        served.store.release(pages)
+        assert dealer.actions(rows) == [rows + 1]
         paused_s = served.inference.paused_s
         assert paused_s > 0
-        assert dealer.exchange(6, [1]) == [7]
+        assert dealer.exchange(rows + 1, [1]) == [rows + 2]
         assert served.inference.paused_s == paused_s
 
 

@@ -175,17 +175,6 @@ def test_a_key_or_connection_has_its_share_of_the_environments(
 # --- how sessions end ----------------------------------------------------------------------------
 
 
-def test_a_goodbye_frees_env_ids() -> None:
-    offline = Offline()
-    leaver, waiting = offline.connect(), offline.connect()
-    leaver.hello(4)
-    waiting.send(hello(3, server_id=2))
-    assert waiting.refusal().retry
-    leaver.send(Goodbye(leaver.session, "done"))
-    waiting.hello(3, server_id=2)
-    assert offline.sessions.num_envs == 3
-
-
 @pytest.mark.parametrize("says", [Step, Fault])
 @pytest.mark.parametrize(
     ("silent_s", "gone", "comes"),
@@ -268,15 +257,6 @@ def test_other_messages_that_are_not_delivered_end_nothing() -> None:
     assert offline.sessions.num_envs == 1
 
 
-def test_everybody_is_bidden_farewell() -> None:
-    offline = Offline()
-    peers = [offline.connect(), offline.connect()]
-    for server_id, peer in enumerate(peers):
-        peer.hello(1, server_id=server_id)
-    replies = offline.sessions.farewell("the end")
-    assert replies == [(peer.identity, Goodbye(peer.session, "the end")) for peer in peers]
-
-
 # --- rows ----------------------------------------------------------------------------------------
 
 
@@ -337,26 +317,6 @@ def test_a_waiting_step_goes_with_its_session() -> None:
     assert offline.batches == [2]
 
 
-@pytest.mark.parametrize("full", ["queue", "store"])
-def test_batches_wait_for_the_learner(full: str) -> None:
-    offline = Offline(queue_limit=2) if full == "queue" else Offline(num_pages=3)
-    peer = offline.connect()
-    peer.hello(1)
-    rows = 5 if full == "queue" else 6
-    for seq in range(rows):
-        assert peer.exchange(seq, [1]) == [seq + 1]
-    peer.step(rows, [1])
-    peer.expect_silence()
-    # Where the store is full, it is not enough that pages are out of the queue.
-    pages = offline.store.take(2, 0)
-    assert pages is not None
-    if full == "store":
-        peer.expect_silence()
-    assert offline.store.gather(pages).rows.observations.flatten().tolist() == [1] * 6
-    offline.store.release(pages)
-    assert peer.actions(rows) == [rows + 1]
-
-
 def test_rows_of_an_environment_that_is_down_are_not_missed() -> None:
     offline = Offline()
     peer = offline.connect()
@@ -374,9 +334,8 @@ def test_rows_of_an_environment_that_is_down_are_not_missed() -> None:
 
 
 def act_by_position(shown: Shown) -> ActOutput:
-    """The action is 60 times the environment's position in the fleet; -1 for evaluation."""
-    actions = (60 * shown.fleet.positions).round().long()
-    return ActOutput(actions.masked_fill(shown.fleet.evaluation, -1), {}, shown.agent_state)
+    """The action is 60 times the environment's position in the fleet."""
+    return ActOutput((60 * shown.fleet.positions).round().long(), {}, shown.agent_state)
 
 
 @pytest.mark.parametrize("parting", ["goodbye", "hello"])
@@ -398,16 +357,6 @@ def test_positions_follow_who_is_connected(parting: str) -> None:
         assert second.exchange(1, [0] * 3) == [20, 40, 60]
 
 
-def test_evaluation_environments_have_no_position() -> None:
-    offline = Offline(choose=act_by_position, evaluation_share=1 / 3)
-    first, second = offline.connect(), offline.connect()
-    first.hello(3)
-    assert first.exchange(0, [0] * 3) == [0, 60, -1]
-    second.hello(3, server_id=2)
-    assert first.exchange(1, [0] * 3) == [0, 20, -1]
-    assert second.exchange(0, [0] * 3) == [40, 60, -1]
-
-
 # A fleet that is too small for one would have no evaluation returns, and nobody would know why.
 @pytest.mark.parametrize(("share", "told"), [(0.2, True), (1 / 3, False), (0.0, False)])
 def test_says_once_where_no_environment_evaluates(
@@ -420,23 +369,6 @@ def test_says_once_where_no_environment_evaluates(
     lines = [message for message in caplog.messages if "no evaluation environment yet" in message]
     assert len(lines) == told
     assert all("the first is number 5 of" in line and "there are 3" in line for line in lines)
-
-
-@pytest.mark.parametrize(("share", "queued"), [(0.5, {1}), (1.0, set())])
-def test_no_page_of_an_evaluation_environment_reaches_the_queue(
-    share: float, queued: set[int]
-) -> None:
-    offline = Offline(evaluation_share=share, queue_limit=10, num_pages=18)
-    peer = offline.connect()
-    peer.hello(2)
-    for seq in range(11 if queued else 50):
-        assert peer.exchange(seq, [1, 7]) == [seq + 1, 7 * seq + 7]
-    assert offline.store.num_ready == (5 if queued else 0)
-    if queued:
-        assert set(offline.unrolls(5).rows.observations.flatten().tolist()) == queued
-    else:
-        peer.send(Goodbye(peer.session, "done"))
-        assert offline.store.rows_dropped == 0
 
 
 # --- what cannot be used -------------------------------------------------------------------------
