@@ -517,7 +517,10 @@ def test_the_log_obeys_no_server(caplog: pytest.LogCaptureFixture) -> None:
     peer.send(Fault(welcome.session, 0, 0, "\x1b]0;x", 0, False, False, "\x1b[31m"))
     peer.send(Goodbye(welcome.session, "bye\r\x1b[A"))
     peer.send_frames([b"\x81\xa4type\xa5\x1b[2Jx", b""])
-    assert len(caplog.messages) == 4
+    # What it is refused with repeats all of its groups.
+    peer.send(Hello(1, (2**63,) * 64, "long"))
+    assert len(caplog.messages) == 5
+    assert len(caplog.messages[-1]) < 300
     for message in caplog.messages:
         assert all(line.isprintable() for line in message.split("\n"))
     assert r"\x1b[2Jname left: bye\r\x1b[A" in caplog.messages
