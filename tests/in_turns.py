@@ -32,9 +32,9 @@ from seed.contract import (
     load_algorithm_config,
     optional_initial_priorities,
 )
-from seed.inference.admission import Offer
 from seed.inference.forward import ForwardPass, GroupRows, InferenceBatch
-from seed.inference.sessions import SessionTable
+from seed.inference.session_table import SessionTable
+from seed.inference.sessions import Offer
 from seed.learner.loop import Learner, Progress
 from seed.learner.replay import Replay
 from seed.learner.sources import Batch, BatchSource, QueueSource

@@ -21,7 +21,6 @@ class ArrivalLog:
     """Tells of sessions that begin and end. Owned by the inference thread."""
 
     def __init__(self) -> None:
-        """Nobody has come yet."""
         self._arrivals = RateLimit(_LINE_INTERVAL_S, _LINES_AT_ONCE)
         self._departures = RateLimit(_LINE_INTERVAL_S, _LINES_AT_ONCE)
         self._sums = RateLimit(_SUM_INTERVAL_S)

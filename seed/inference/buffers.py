@@ -30,9 +30,9 @@ class HostBatch(NamedTuple):
 
     Attributes:
         env_ids: Environment of each row. `[n] int64`
-        places: Its place in the store.
+        row_index: Where it goes in the store, and which older rows are seen with it.
         rewards: `[n] float32`
-        fleet_positions: Where the environment stands in the fleet. `[n] float32`
+        fleet_positions: Its position in the fleet. `[n] float32`
         marks: `terminated`, `truncated`, `first`, and whether it is an evaluation environment.
             `[4, n] bool`
         observations: `[n, *shape]`; of no rows where messages go straight to the store, as they do
@@ -54,11 +54,11 @@ class DeviceBatch(NamedTuple):
         host: What to fill in.
         copies: Tensors and what is to be copied to them from the host, where those differ.
         env_ids: `[n] int64`
-        places: The rows' places in the store.
+        row_index: Where the rows go in the store, and which older ones are seen with them.
         arrived: What arrived for them.
         rows: What the agent sees; observations and previous actions are read from the store.
             `[1, n, ...]`
-        fleet: Where the rows' environments stand.
+        fleet: The positions of the rows' environments in the fleet.
         actions: Host memory for what comes back. `[n, *shape]`
     """
 
@@ -87,7 +87,7 @@ class BatchBuffers:
             """Zeros `[rows, *shape]` in host memory, pinned where they are copied to a GPU."""
             return torch.zeros(rows, *form.shape, dtype=form.dtype, pin_memory=self._staged)
 
-        # [max_batch * (1 + places)] int64, [2 * max_batch] float32, [4 * max_batch] bool,
+        # [max_batch * (1 + row_index_size)] int64, [2 * max_batch] float32, [4 * max_batch] bool,
         # [max_batch, *shape]
         self._host = (
             on_host(Column((), torch.int64), max_batch * (1 + row_index_size(layout))),
@@ -110,7 +110,7 @@ class BatchBuffers:
         )
         self._actions = on_host(action)  # [max_batch, *shape]
 
-    def block(self, size: int) -> DeviceBatch:
+    def batch(self, size: int) -> DeviceBatch:
         """The parts for batches of this size, padding included."""
         layout = self._layout
         ends = ((1 + row_index_size(layout)) * size, 2 * size, _MARKS * size, size)
@@ -121,7 +121,7 @@ class BatchBuffers:
         terminated, truncated, first, evaluation = marks.view(_MARKS, size)
         seen = self._seen[:size] if self._stacked else observations
         return DeviceBatch(
-            host=_host_block(host, size, layout),
+            host=_host_batch(host, size, layout),
             copies=list(zip(device, host, strict=True)) if self._staged else [],
             env_ids=numbers[:size],
             row_index=split_row_index(numbers[size:], layout),
@@ -137,7 +137,7 @@ class BatchBuffers:
         )  # fmt: skip
 
 
-def _host_block(buffers: list[Tensor], size: int, layout: StoreLayout) -> HostBatch:
+def _host_batch(buffers: list[Tensor], size: int, layout: StoreLayout) -> HostBatch:
     numbers, reals, marks, observations = (buffer.numpy() for buffer in buffers)
     rewards, fleet_positions = reals.reshape(2, size)
     return HostBatch(

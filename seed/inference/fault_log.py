@@ -54,7 +54,6 @@ class FaultLog:
     """
 
     def __init__(self) -> None:
-        """No faults yet."""
         self.total = 0
         self.num_quarantined = 0
         self._stay_down: dict[int, _StayDown] = {}

@@ -122,22 +122,22 @@ class ForwardPass:
         self._agent_states = torch.zeros(count, layout.state_size, device=self._device)
         # Likewise. [max_envs + 1] bool and float32
         self._evaluation = np.append(store.evaluation, False)
-        self._fleet_standings = np.zeros(count, np.float32)
+        self._fleet_positions = np.zeros(count, np.float32)
         # [] int32
         self._version = torch.zeros((), dtype=torch.int32, device=self._store_device)
-        self._memory = BatchBuffers(layout, max_batch, self._store_device)
-        self._blocks: dict[int, tuple[DeviceBatch, CapturedCall[None]]] = {}
+        self._buffers = BatchBuffers(layout, max_batch, self._store_device)
+        self._device_batches: dict[int, tuple[DeviceBatch, CapturedCall[None]]] = {}
 
-    def _block(self, size: int) -> tuple[DeviceBatch, CapturedCall[None]]:
+    def _device_batch(self, size: int) -> tuple[DeviceBatch, CapturedCall[None]]:
         """The memory of batches of this size, padding included, and what runs such a batch."""
-        if size not in self._blocks:
-            block = self._memory.block(size)
-            step = CapturedCall(
-                partial(self._step, block), self._device,
+        if size not in self._device_batches:
+            batch = self._buffers.batch(size)
+            call = CapturedCall(
+                partial(self._step, batch), self._device,
                 capture=self._captured, field="inference.cuda_graphs",
             )  # fmt: skip
-            self._blocks[size] = block, step
-        return self._blocks[size]
+            self._device_batches[size] = batch, call
+        return self._device_batches[size]
 
     def enter_thread(self, threads: int) -> None:
         """Prepares the calling thread, the only one that may use this object from here on."""
@@ -155,7 +155,7 @@ class ForwardPass:
 
     def set_connected(self, env_ids: Int64Array) -> None:
         """From the next batch on, these environments are the fleet. `[num_envs] int64`"""
-        self._fleet_standings[:-1] = fleet_positions(env_ids, self._store.evaluation)
+        self._fleet_positions[:-1] = fleet_positions(env_ids, self._store.evaluation)
 
     def run(self, batch: InferenceBatch) -> tuple[npt.NDArray[Any], list[PageLinks]]:
         """Stores the rows of this batch, for which the store has room, and chooses their actions.
@@ -172,21 +172,21 @@ class ForwardPass:
     def _run(self, batch: InferenceBatch) -> tuple[npt.NDArray[Any], list[PageLinks]]:
         self.phases.enter("store")
         n = len(batch.env_ids)
-        block, step = self._block(self._sizes[bisect.bisect_left(self._sizes, n)])
+        memory, call = self._device_batch(self._sizes[bisect.bisect_left(self._sizes, n)])
         first = (batch.flags & messages.FIRST) != 0
         complete = self._store.allocate_rows(
-            batch.env_ids, batch.run_ids, first, block.host.row_index
+            batch.env_ids, batch.run_ids, first, memory.host.row_index
         )
-        self._fill(block.host, batch)
-        self._copy_observations(block.host, batch.steps)
-        for device, host in block.copies:
+        self._fill(memory.host, batch)
+        self._copy_observations(memory.host, batch.steps)
+        for device, host in memory.copies:
             device.copy_(host, non_blocking=True)
-        step()
+        call()
         if self._staged:
             # By then all is in the store, too.
             torch.cuda.current_stream(self._store_device).synchronize()
         # A copy, as the next batch overwrites the buffer.
-        return block.actions.numpy()[:n].copy(), complete
+        return memory.actions.numpy()[:n].copy(), complete
 
     def _fill(self, host: HostBatch, batch: InferenceBatch) -> None:
         """Fills in all but observations. Rows beyond the batch's are of no environment, and any."""
@@ -199,7 +199,7 @@ class ForwardPass:
         np.equal(host.row_index.ages, 0, out=host.marks[_FIRST])
         # "clip" writes to `out` without a buffer between; no number is out of range.
         self._evaluation.take(host.env_ids, out=host.marks[_EVALUATION], mode="clip")
-        self._fleet_standings.take(host.env_ids, out=host.fleet_positions, mode="clip")
+        self._fleet_positions.take(host.env_ids, out=host.fleet_positions, mode="clip")
 
     def _copy_observations(self, host: HostBatch, steps: Sequence[GroupRows]) -> None:
         """Copies observations out of their messages, and into a store on the CPU."""
@@ -220,12 +220,12 @@ class ForwardPass:
                     rows, observations = rows[kept], observations[kept]
             self._store.write_observations(rows, observations)
 
-    def _step(self, block: DeviceBatch) -> None:
+    def _step(self, batch: DeviceBatch) -> None:
         """The device's work for one batch; what is captured."""
-        self._store.write_arrivals(block.row_index, block.arrived)
-        self._store.read_inputs(block.row_index, block.rows)
+        self._store.write_arrivals(batch.row_index, batch.arrived)
+        self._store.read_inputs(batch.row_index, batch.rows)
         rows, env_ids, fleet = (
-            self._move(value) for value in (block.rows, block.env_ids, block.fleet)
+            self._move(value) for value in (batch.rows, batch.env_ids, batch.fleet)
         )
         self.phases.enter("forward")
         acted, before = self._act(rows, env_ids, fleet)
@@ -233,8 +233,8 @@ class ForwardPass:
             self._move_back(value) for value in (acted.actions, acted.behaviour, before)
         )
         self.phases.enter("store")
-        self._store.write_actions(block.row_index, actions, behaviour, before, self._version)
-        block.actions.copy_(actions, non_blocking=True)
+        self._store.write_actions(batch.row_index, actions, behaviour, before, self._version)
+        batch.actions.copy_(actions, non_blocking=True)
 
     def _act(self, rows: Rows, env_ids: Tensor, fleet: Fleet) -> tuple[ActOutput, Tensor]:
         """What the agent does at these rows, and the recurrent state before them `[n, S]`."""

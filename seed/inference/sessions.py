@@ -1,204 +1,267 @@
-"""Which environment servers are connected, which env_ids they hold, which message comes next."""
+"""What becomes of each message of an environment server. No socket, no thread, no clock.
+
+A STEP goes to the batcher; whatever else is to be said comes back as replies, for the loop to send.
+"""
 
 from __future__ import annotations
 
-import heapq
-import secrets
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from seed.wire import messages
+from seed.config.schema import ConfigError, InferenceConfig
+from seed.inference.admission import Admission
+from seed.inference.arrivals import ArrivalLog
+from seed.inference.batcher import Batcher, WaitingStep
+from seed.inference.fault_log import FaultLog
+from seed.inference.forward import GroupRows
+from seed.inference.session_table import NoRoom, Refused, Session, SessionTable
+from seed.store.fleet import tell_missing_evaluation
+from seed.wire import codec, messages
 from seed.wire.errors import WireError
-from seed.wire.limits import PROTOCOL_VERSION
-from seed.wire.terminal import printable
+from seed.wire.limits import MOST_FRAMES
+from seed.wire.spaces import SpaceSpec
 
 Int64Array = npt.NDArray[np.int64]
+# A connection's identity, and what it is told.
+Reply: TypeAlias = tuple[bytes, messages.Message]
+
+# Silence that is long enough to test a connection while somebody else wants its room.
+_SHORTEST_LEASE_S = 1.0
+_SMALLEST_FRAME_LIMIT_BYTES = 65_536
 
 
-class Refused(Exception):
-    """A message that cannot be accepted; `retry` says whether a new HELLO may be."""
+@dataclass(frozen=True)
+class Offer:
+    """What a WELCOME tells an environment server to run."""
 
-    def __init__(self, reason: str, *, retry: bool) -> None:
-        """Keeps the reason as the exception's text."""
-        super().__init__(reason)
-        self.retry = retry
+    environment: dict[str, Any]
+    observation: SpaceSpec
+    action: SpaceSpec
+    seed: tuple[int, ...]
+
+    def welcome(self, session: int, env_ids: Int64Array, seeds: Int64Array) -> messages.Welcome:
+        """The WELCOME for one session."""
+        return messages.Welcome(
+            session, self.environment, self.observation, self.action, env_ids, seeds
+        )
+
+    def draw_seeds(self, num_envs: int, sessions_opened: int) -> Int64Array:
+        """A seed for each environment of the newest session. `[num_envs] int64`"""
+        sequence = np.random.SeedSequence((*self.seed, sessions_opened))
+        return (sequence.generate_state(num_envs) >> 1).astype(np.int64)
+
+    def largest_frame_bytes(self, max_batch: int) -> int:
+        """Bytes beyond which a connection is cut; below, a wrong frame is told what is wrong."""
+        return max(_SMALLEST_FRAME_LIMIT_BYTES, max_batch * self.observation.nbytes)
+
+    def check(self) -> None:
+        """Raises ConfigError where a WELCOME could not be read by an environment server."""
+        none = np.zeros(0, np.int64)
+        try:
+            codec.decode(codec.encode(self.welcome(2**63, none, none)))
+        except WireError as error:
+            raise ConfigError(
+                f"environment: too large to be sent to environment servers ({error}); shorten the "
+                "texts in environment.kwargs, to 250 bytes each and 3000 in all"
+            ) from None
 
 
-class NoRoom(Refused):
-    """A HELLO for whose environments there is no room at present."""
+class Sessions:
+    """Decides on messages. Every method that needs the time is told it, as `now_s`.
 
-
-@dataclass
-class Session:
-    """One connected environment server.
+    Owned by the inference thread; others may call `server_of` and read the counts.
 
     Attributes:
-        identity: The ROUTER's name for the connection.
-        number: Random number in every message of the session.
-        hello: What the server said of itself.
-        env_ids: Numbers of its environments, by group. `[size] int64` each.
-        next_seq: The seq that each group's next STEP carries if nothing was lost.
-        heard_s: Monotonic time of its last message.
-        key: The public key of its connection; empty where the learner has no keys.
+        faults: What environment servers have reported of their environments.
     """
 
-    identity: bytes
-    number: int
-    hello: messages.Hello
-    env_ids: list[Int64Array]
-    heard_s: float
-    next_seq: list[int] = field(default_factory=list)
-    key: str = ""
+    def __init__(
+        self,
+        config: InferenceConfig,
+        offer: Offer,
+        admission: Admission,
+        batcher: Batcher,
+        evaluation: npt.NDArray[np.bool_],
+        *,
+        drop: Callable[[Int64Array], None],
+        set_connected: Callable[[Int64Array], None],
+    ) -> None:
+        """Nobody is connected.
 
-    @property
-    def all_env_ids(self) -> Int64Array:
-        """Numbers of all its environments, in group order. `[num_envs] int64`"""
-        return np.concatenate(self.env_ids)
-
-    def named(self, group: int | None, index: int | None) -> list[int]:
-        """env_ids that a group and an index in it name; None for all of them.
-
-        Raises:
-            WireError: where there is no such group or environment.
+        Args:
+            config: Limits and the lease.
+            offer: What environment servers are told to run.
+            admission: Whose messages are read at all.
+            batcher: Gets the STEPs.
+            evaluation: Which env_ids are evaluation environments. `[max_envs] bool`
+            drop: Called with the env_ids whose histories have broken.
+            set_connected: Called with all connected env_ids whenever they change.
         """
-        if group is None:
-            if index is not None:
-                raise WireError("index: expected none without a group")
-            env_ids = self.all_env_ids
-        elif group >= len(self.env_ids):
-            raise WireError(f"group: expected below {len(self.env_ids)}")
-        else:
-            env_ids = self.env_ids[group]
-        if index is not None and index >= len(env_ids):
-            raise WireError(f"index: expected below {len(env_ids)}")
-        named: list[int] = (env_ids if index is None else env_ids[[index]]).tolist()
-        return named
-
-
-class SessionTable:
-    """All sessions, and the env_ids that none of them holds. Owned by the inference thread."""
-
-    def __init__(self, max_envs: int, max_group: int, max_envs_per_key: int = 0) -> None:
-        """No session yet; a group may have `max_group` environments.
-
-        Sessions of one key, or without keys of one connection, may have `max_envs_per_key`; 0 sets
-        no such limit.
-        """
-        self._max_envs = max_envs
-        self._max_group = max_group
-        self._max_envs_per_key = max_envs_per_key
-        self._envs_by_owner: Counter[str | bytes] = Counter()
-        # A heap: the lowest is taken first.
-        self._free_env_ids = list(range(max_envs))
-        self._taken = np.zeros(max_envs, np.bool_)
-        # Servers that hold, or held last, each environment; other threads read them.
-        self._names = [""] * max_envs
-        self._sessions: dict[int, Session] = {}
-        self._by_server: dict[int, Session] = {}
-
-    def __iter__(self) -> Iterator[Session]:
-        """The sessions, oldest first, safe against `close` on the way."""
-        return iter(list(self._sessions.values()))
+        self.faults = FaultLog()
+        self._lease_s = config.lease_s
+        self._offer, self._admission, self._batcher = offer, admission, batcher
+        self._evaluation = evaluation
+        self._drop, self._set_connected = drop, set_connected
+        self._table = SessionTable(config.max_envs, config.max_batch, config.max_envs_per_key)
+        self.server_of = self._table.server_of
+        self._arrivals = ArrivalLog()
+        self._opened = 0
+        self._room_wanted = False
 
     @property
     def num_envs(self) -> int:
-        """Environments of all sessions."""
-        return self._max_envs - len(self._free_env_ids)
+        """Environments connected."""
+        return self._table.num_envs
 
-    @property
-    def env_ids(self) -> Int64Array:
-        """Numbers of the environments of all sessions, in ascending order. `[num_envs] int64`"""
-        return np.flatnonzero(self._taken)
+    def handle(
+        self, identity: bytes, frames: Sequence[messages.Frame], key: str, now_s: float
+    ) -> Sequence[Reply]:
+        """Acts on one message; a bad one is refused and never ends anything but itself.
 
-    def server_of(self, env_id: int) -> str:
-        """The name, fit to print, of the server that has this environment or had it last.
-
-        For any thread.
+        Args:
+            identity: The ROUTER's name for the connection.
+            frames: The message, undecoded; of one with more than MOST_FRAMES, one more than these.
+            key: The public key of the connection; empty where the learner has no keys.
+            now_s: Monotonic time.
         """
-        return printable(self._names[env_id])
+        if not self._admission.admits(identity, key):
+            return ()
+        session = 0
+        try:
+            message = codec.decode(frames)
+            session = getattr(message, "session", 0)
+            if isinstance(message, messages.Step):
+                self._take_step(identity, message, key, now_s)
+                return ()
+            if isinstance(message, messages.Hello):
+                return self._welcome(identity, message, key, now_s)
+            if isinstance(message, messages.Goodbye):
+                return self._take_goodbye(identity, message, key, now_s)
+            if isinstance(message, messages.Fault):
+                return self._take_fault(identity, message, key, now_s)
+            raise WireError(f"{type(message).__name__} is not for a learner")
+        except WireError as error:
+            refusal = messages.Refusal(f"malformed message: {error}", False, session)
+        except Refused as refused:
+            self._room_wanted |= isinstance(refused, NoRoom)
+            refusal = messages.Refusal(str(refused), refused.retry, session)
+        return self._refuse(identity, refusal, now_s, mute=len(frames) > MOST_FRAMES)
 
-    def find(self, number: int, identity: bytes, key: str = "") -> Session | None:
-        """The session with this number if it belongs to this connection and key.
+    def undelivered(self, message: messages.Message, now_s: float) -> None:
+        """A message could not be sent; whose connection has gone has no session any more."""
+        if isinstance(message, messages.Welcome | messages.Actions | messages.Ping):
+            session = self._table.get(message.session)
+            handshake = isinstance(message, messages.Welcome)
+            if session is not None:
+                reason = "it left during the handshake" if handshake else "the connection is gone"
+                self._close(session, reason, now_s)
 
-        A connection may choose its identity, and so take that of one that has gone.
-        """
-        session = self._sessions.get(number)
-        owns = session is not None and session.identity == identity and session.key == key
-        return session if owns else None
+    def expire(self, now_s: float) -> list[Reply]:
+        """Tests the connections of silent sessions and ends revoked ones; about once a second."""
+        self.faults.tell_rest(now_s)
+        self._arrivals.tell_rest(now_s)
+        self._admission.expire(now_s)
+        lease_s = self._lease_s
+        if self._room_wanted:
+            # Of those that hold it some may be dead: the successors of killed servers ask first.
+            lease_s, self._room_wanted = min(lease_s, _SHORTEST_LEASE_S), False
+        replies: list[Reply] = []
+        for session in self._table:
+            if not self._admission.is_allowed(session.key):
+                replies.append(self._dismiss(session, "the key is not allowed any more", now_s))
+            elif now_s - session.heard_s > lease_s:
+                replies.append((session.identity, messages.Ping(session.number)))
+        return replies
 
-    def predecessor(self, hello: messages.Hello, key: str = "") -> Session | None:
-        """The session that the same server process opened earlier, if it still stands.
+    def farewell(self, reason: str) -> list[Reply]:
+        """What every environment server is told before the learner ends."""
+        return [(each.identity, messages.Goodbye(each.number, reason)) for each in self._table]
 
-        Raises:
-            Refused: where that session is of another key.
-        """
-        session = self._by_server.get(hello.server_id)
-        if session is not None and session.key != key:
-            raise Refused(
-                "the server_id is that of a connected server with another key: draw a random one",
-                retry=False,
-            )
-        return session
+    # --- messages --------------------------------------------------------------------------------
 
-    def open(self, hello: messages.Hello, identity: bytes, now_s: float, key: str = "") -> Session:
-        """A session for the server that said hello, with the lowest env_ids that are free.
+    def _take_step(self, identity: bytes, step: messages.Step, key: str, now_s: float) -> None:
+        session = self._table.find(step.session, identity, key)
+        if session is None:
+            raise Refused("the session has ended; say HELLO again", retry=True)
+        session.heard_s = now_s
+        if step.group >= len(session.env_ids):
+            raise WireError(f"group: expected below {len(session.env_ids)}")
+        env_ids = session.env_ids[step.group]
+        arrays = codec.check_step(step, self._offer.observation, len(env_ids))
+        expected = session.next_seq[step.group]
+        if step.seq < expected:
+            return  # a double, or an old message that came late
+        session.next_seq[step.group] = step.seq + 1
+        replaces = self._batcher.add(
+            WaitingStep(session, step.group, step.seq, GroupRows(env_ids, arrays), now_s)
+        )
+        # Ahead of a lost STEP, or of one that still waited: a row is missing either way.
+        if replaces or step.seq > expected:
+            self._drop(env_ids)
 
-        Raises:
-            Refused: where the server cannot be served.
-        """
-        if hello.protocol != PROTOCOL_VERSION:
-            raise Refused(
-                f"the environment server speaks protocol {hello.protocol}, the learner "
-                f"{PROTOCOL_VERSION}: install the same version of this package on both sides",
-                retry=False,
-            )
-        if max(hello.group_sizes) > self._max_group:
-            raise Refused(
-                f"a group of {max(hello.group_sizes)} environments is larger than the learner's "
-                f"inference.max_batch = {self._max_group}: use more groups or fewer environments",
-                retry=False,
-            )
-        if hello.num_envs > len(self._free_env_ids):
-            raise NoRoom(
-                f"{hello.num_envs} environments are too many: {self.num_envs} of the learner's "
-                f"inference.max_envs = {self._max_envs} are taken",
-                retry=hello.num_envs <= self._max_envs,
-            )
-        self._check_quota(hello.num_envs, key or identity)
-        env_ids = [
-            np.array([heapq.heappop(self._free_env_ids) for _ in range(size)], np.int64)
-            for size in hello.group_sizes
-        ]
-        number = secrets.randbits(63)
-        session = Session(identity, number, hello, env_ids, now_s, [0] * len(env_ids), key)
-        self._envs_by_owner[key or identity] += hello.num_envs
-        self._sessions[number] = self._by_server[hello.server_id] = session
-        self._taken[session.all_env_ids] = True
-        for env_id in session.all_env_ids.tolist():
-            self._names[env_id] = hello.name
-        return session
+    def _welcome(
+        self, identity: bytes, hello: messages.Hello, key: str, now_s: float
+    ) -> list[Reply]:
+        if not self._admission.allows(identity, now_s):
+            raise Refused("HELLO comes too often", retry=True)
+        earlier = self._table.predecessor(hello, key)
+        if earlier is not None:
+            self._close(earlier, "it connected anew", now_s)
+        session = self._table.open(hello, identity, now_s, key)
+        self._batcher.open(session)
+        self.faults.begin(session.number, hello.name, hello.num_envs)
+        self._set_connected(self._table.env_ids)
+        self._opened += 1
+        self._arrivals.connected(hello.name, hello.num_envs, self._admission.name_of(key), now_s)
+        if self._opened == 1:
+            tell_missing_evaluation(hello.num_envs, self._evaluation)
+        seeds = self._offer.draw_seeds(hello.num_envs, self._opened)
+        return [(identity, self._offer.welcome(session.number, session.all_env_ids, seeds))]
 
-    def _check_quota(self, num_envs: int, owner: str | bytes) -> None:
-        most, taken = self._max_envs_per_key, self._envs_by_owner[owner]
-        if most and taken + num_envs > most:
-            raise NoRoom(
-                f"{num_envs} environments are too many: servers with this key have {taken} of the "
-                f"learner's inference.max_envs_per_key = {most}",
-                retry=num_envs <= most,
-            )
+    def _take_goodbye(
+        self, identity: bytes, goodbye: messages.Goodbye, key: str, now_s: float
+    ) -> Sequence[Reply]:
+        session = self._table.find(goodbye.session, identity, key)
+        if session is not None:
+            self._close(session, goodbye.reason, now_s)
+        return ()
 
-    def close(self, session: Session) -> None:
-        """Forgets the session; its env_ids are free again."""
-        del self._sessions[session.number]
-        del self._by_server[session.hello.server_id]
-        owner = session.key or session.identity
-        self._envs_by_owner[owner] -= session.hello.num_envs
-        if not self._envs_by_owner[owner]:
-            del self._envs_by_owner[owner]
-        self._taken[session.all_env_ids] = False
-        for env_id in session.all_env_ids.tolist():
-            heapq.heappush(self._free_env_ids, env_id)
+    def _take_fault(
+        self, identity: bytes, fault: messages.Fault, key: str, now_s: float
+    ) -> Sequence[Reply]:
+        session = self._table.find(fault.session, identity, key)
+        if session is not None:
+            session.heard_s = now_s
+            env_ids = session.named(fault.group, fault.index)
+            self.faults.note(session.hello.server_id, session.hello.name, fault, env_ids, now_s)
+        return ()
+
+    def _refuse(
+        self, identity: bytes, refusal: messages.Refusal, now_s: float, *, mute: bool
+    ) -> list[Reply]:
+        replies: list[Reply] = [(identity, refusal)]
+        if self._admission.refuse(identity, refusal.reason, now_s, mute=mute):
+            for session in self._table:
+                if session.identity == identity:
+                    reason = "too many messages that cannot be used"
+                    replies.append(self._dismiss(session, reason, now_s))
+        return replies
+
+    # --- ends ------------------------------------------------------------------------------------
+
+    def _dismiss(self, session: Session, reason: str, now_s: float) -> Reply:
+        """Ends a session from this side; what its server is told."""
+        self._close(session, reason, now_s)
+        return session.identity, messages.Goodbye(session.number, reason)
+
+    def _close(self, session: Session, reason: str, now_s: float) -> None:
+        self._drop(session.all_env_ids)
+        self._batcher.close(session)
+        self._table.close(session)
+        self.faults.forget(session.number)
+        self._set_connected(self._table.env_ids)
+        self._arrivals.left(session.hello.name, reason, now_s)

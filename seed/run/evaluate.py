@@ -22,8 +22,7 @@ from seed.config.loading import from_tables, read_toml, search_module_folders
 from seed.config.schema import Config, ConfigError
 from seed.contract import load_algorithm, load_algorithm_config
 from seed.device.names import resolve_device
-from seed.inference.loop import Inference
-from seed.inference.records import EpisodeRecord
+from seed.inference.loop import EpisodeRecord, Inference
 from seed.learner import checkpoint
 from seed.learner.checkpoint import Checkpoint, CheckpointError
 from seed.process.logs import PlainFormatter

@@ -19,8 +19,7 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from seed.config.schema import ConfigError
-from seed.inference.loop import Inference
-from seed.inference.records import BatchRecord
+from seed.inference.loop import BatchRecord, Inference
 from seed.learner.loop import Learner, Progress, UpdateRecord
 from seed.process.phases import Phases
 from seed.process.plain_files import is_at, open_to_append

@@ -19,9 +19,9 @@ from seed.config.schema import Config, ConfigError, InferenceConfig
 from seed.contract import ActOutput, Algorithm, Fleet
 from seed.contract.answers import check_acted, check_agent
 from seed.device.names import available_bytes, resolve_precision
-from seed.inference.admission import Offer
 from seed.inference.forward import ForwardPass
 from seed.inference.loop import Inference
+from seed.inference.sessions import Offer
 from seed.learner.replay import count_unrolls
 from seed.networks.body import Body
 from seed.run.spaces import Spaces

@@ -42,9 +42,8 @@ class AllowList:
     """The public keys that may connect: those of a folder's files, and some that have no file.
 
     The authenticator's thread refreshes it, others read `names`. Where the folder is not there,
-    closed to this process or open to everyone, or a file in it is, it allows nobody. What cannot be
-    read for another reason, as there are too many open files or a file server does not answer,
-    allows whom it allowed before, for 30 s.
+    closed to this process or open to everyone, or a file in it is, it allows nobody. A failure that
+    may pass (too many open files, a file server that does not answer) revokes nobody for 30 s.
 
     Attributes:
         names: What each allowed key is called: its file's name, without the suffix.
@@ -76,9 +75,8 @@ class AllowList:
         self._without_file[key] = name
         self.names = {**self.names, key: name}
 
-    def refresh(self) -> None:
-        """Reads the folder again if it has changed, or could not be read."""
-        now_s = time.monotonic()
+    def refresh(self, now_s: float) -> None:
+        """Reads the folder again if it has changed or could not be read; `now_s` is monotonic."""
         since_s = self._failing_since_s
         patient = since_s is None or now_s - since_s < _PATIENCE_S
         failures: list[Exception] = []
@@ -241,9 +239,10 @@ class Authentication:
                     self.phases.enter("answering")
                     request = self._handler.zap_socket.recv_multipart()
                     loop.run_until_complete(self._handler.handle_zap_message(request))
-                if time.monotonic() >= next_refresh_s:
+                now_s = time.monotonic()
+                if now_s >= next_refresh_s:
                     self.phases.enter("refreshing")
-                    self.allowed.refresh()
+                    self.allowed.refresh(now_s)
                     next_refresh_s = time.monotonic() + _REFRESH_S
         finally:
             self._handler.stop()

@@ -16,7 +16,6 @@ import os
 import resource
 import socket
 import struct
-import time
 from pathlib import Path
 
 from seed.config.schema import ConfigError
@@ -96,9 +95,8 @@ class Listener:
         self._log_limit = RateLimit(_LOG_INTERVAL_S)
         self.closed = False
 
-    def check(self) -> None:
+    def check(self, now_s: float) -> None:
         """Closes or opens; cheap enough to be called a few hundred times a second."""
-        now_s = time.monotonic()
         if self._listening_socket is None or now_s < self._next_check_s:
             return
         count = count_open_files()

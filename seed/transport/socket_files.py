@@ -93,7 +93,7 @@ class SocketFile:
         self._log_limit = RateLimit(_LOG_INTERVAL_S)
 
     def check(self, now_s: float) -> None:
-        """Says, at `time.monotonic()`, if the file is not there any more, now and then."""
+        """Logs, once a minute at most, that the file was removed or replaced."""
         if self._look() != self._file and self._log_limit.take(now_s):
             log.error(
                 "ipc://%s: its file was removed or replaced, so that no more environment servers "

@@ -11,7 +11,7 @@ from seed.config.addresses import candidates, free_port
 from seed.config.schema import ConfigError
 from seed.transport.authentication import Authentication
 from seed.transport.socket_files import listen, settle
-from seed.wire.limits import MAX_GROUPS
+from seed.wire.limits import MAX_GROUPS, MOST_FRAMES
 from seed.wire.messages import Frame
 
 log = logging.getLogger(__name__)
@@ -21,8 +21,6 @@ _AT_ONCE = int(zmq.NOBLOCK)
 _MORE_AT_ONCE = _AT_ONCE | int(zmq.SNDMORE)
 # Larger frames stay in ZeroMQ's memory.
 _LARGEST_COPY_BYTES = 4096
-# No message of the protocol has as many frames.
-MOST_FRAMES = 8
 _FRAMES_READ = range(MOST_FRAMES + 1)
 _DRAINED_AT_ONCE = 10_000
 # Messages of one connection that wait to be read: one STEP of each group, as then none is held up.

@@ -6,7 +6,10 @@ import contextlib
 import re
 import socket
 import threading
+from collections.abc import Sequence
 from pathlib import Path
+
+from tests.seed.wire.malformed import MALFORMED
 
 _MIB = 2**20
 _MORE, _LONG, _COMMAND = 1, 2, 4
@@ -24,6 +27,12 @@ def frame(flags: int, size: int, body: bytes) -> bytes:
     return bytes([flags, size]) + body
 
 
+def message(frames: Sequence[bytes]) -> bytes:
+    """A whole message."""
+    flags = [_MORE] * (len(frames) - 1) + [0]
+    return b"".join(frame(flag, len(body), body) for flag, body in zip(flags, frames, strict=True))
+
+
 # A client's part of the handshake without keys.
 READY = frame(_COMMAND, 28, b"\x05READY\x0bSocket-Type\0\0\0\x06DEALER")
 
@@ -34,6 +43,7 @@ def bombs(largest_frame_bytes: int) -> dict[str, tuple[bytes, bytes]]:
     hello = frame(_COMMAND, 200, (b"\x05HELLO\x01\0" + bytes(193)))
     zeros, empty = bytes(_MIB), frame(_MORE, 0, b"") * 4096
     largest = frame(_MORE, largest_frame_bytes - 1, bytes(largest_frame_bytes - 1))
+    malformed = b"".join(map(message, (case.frames for case in MALFORMED.values())))
     return {
         "nothing of the protocol": (b"", zeros),
         "huge frame": (curve + frame(0, 2**40, b""), zeros),
@@ -41,6 +51,7 @@ def bombs(largest_frame_bytes: int) -> dict[str, tuple[bytes, bytes]]:
         "huge command": (curve, frame(_COMMAND, largest_frame_bytes - 1, largest)),
         "endless message": (curve + hello, empty),
         "endless message without keys": (plain, empty),
+        "malformed messages without keys": (plain, malformed),
         "large frames": (curve + hello, largest),
         "large frames without keys": (plain, largest),
     }

@@ -112,11 +112,11 @@ def _once_asked(fail: Callable[[], None]) -> None:
 
     refresh = AllowList.refresh
 
-    def refresh_or_fail(allowed: AllowList) -> None:
+    def refresh_or_fail(allowed: AllowList, now_s: float) -> None:
         if (allowed._folder / "fail").exists():
             print("failing", flush=True)
             fail()
-        refresh(allowed)
+        refresh(allowed, now_s)
 
     AllowList.refresh = refresh_or_fail  # type: ignore[assignment, method-assign]
 

@@ -2,8 +2,9 @@
 
     python -m tests.fuzz.fuzz_wire --executions 1000000
 
-With Atheris installed it is guided by coverage, and otherwise by chance alone. Either way, half of
-the inputs are messages of the protocol with a few bytes changed. It prints what was slowest, and
+With Atheris installed it is guided by coverage, and otherwise by chance alone. Either way it begins
+with the malformed messages that the tests know, and half of the other inputs are messages of the
+protocol with a few bytes changed. It prints what was slowest, and
 the most memory that decoding took beyond the message. Anything but a WireError ends it.
 """
 
@@ -32,6 +33,8 @@ if atheris is not None:
         from seed.wire import codec, errors, messages, spaces
 else:
     from seed.wire import codec, errors, messages, spaces
+
+from tests.seed.wire.malformed import MALFORMED, wrong_rows
 
 GROUP = 3
 SPACES = [
@@ -62,6 +65,14 @@ def examples() -> list[list[bytes]]:
         )  # fmt: skip
         said.append(messages.Step(7, 0, 3, codec.step_frames(arrays)))
     return [[bytes(frame) for frame in codec.encode(message)] for message in said]
+
+
+def known_malformed() -> list[list[bytes]]:
+    """The corpus of the tests, with rows that are wrong in a STEP for each space."""
+    steps = [frames for frames in examples() if len(frames) == 6]
+    rows = [[step[0], *case.frames] for step in steps
+            for case in wrong_rows(step[1:], GROUP).values()]  # fmt: skip
+    return [case.frames for case in MALFORMED.values()] + rows
 
 
 def decode_all(frames: Sequence[bytes]) -> None:
@@ -166,7 +177,9 @@ def frames_of(data: bytes, bases: list[list[bytes]]) -> list[bytes]:
 
 def _fuzz_by_chance(executions: int, seed: int, findings: Findings) -> None:
     rng, bases = random.Random(seed), examples()
-    for number in range(executions):
+    for frames in known_malformed()[:executions]:
+        findings.run(frames)
+    for number in range(executions - findings.executions):
         if number % 2:
             findings.run(damage(rng, bases))
         else:
@@ -192,7 +205,8 @@ def _fuzz_by_coverage(executions: int, seed: int, findings: Findings) -> None:
 
 def _first_inputs(bases: list[list[bytes]]) -> list[bytes]:
     """What `frames_of` turns into the examples."""
-    short = [frames for frames in bases if max(map(len, frames)) <= 200]
+    known = [*bases, *known_malformed()]
+    short = [frames for frames in known if max(map(len, frames)) <= 200]
     whole = [b"\0" + b"".join(bytes([len(frame)]) + frame for frame in each) for each in short]
     return whole + [bytes([2 * number + 1]) + each[0] for number, each in enumerate(bases)]
 

@@ -23,9 +23,9 @@ def place_and_fill(
     arrived: Arrivals,
 ) -> tuple[RowIndex[Tensor], list[PageLinks]]:
     """The new rows' places on the store's device, and the pages that are whole with them."""
-    block = np.empty(row_index_size(store.layout) * len(env_ids), np.int64)
-    complete = store.allocate_rows(env_ids, run_ids, first, split_row_index(block, store.layout))
-    row_index = split_row_index(torch.from_numpy(block).to(store.device), store.layout)
+    numbers = np.empty(row_index_size(store.layout) * len(env_ids), np.int64)
+    complete = store.allocate_rows(env_ids, run_ids, first, split_row_index(numbers, store.layout))
+    row_index = split_row_index(torch.from_numpy(numbers).to(store.device), store.layout)
     store.write_arrivals(row_index, arrived)
     return row_index, complete
 

@@ -23,9 +23,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from seed.config.schema import InferenceConfig
 from seed.contract import Algorithm
-from seed.inference.admission import Offer
 from seed.inference.forward import ForwardPass
 from seed.inference.loop import Inference
+from seed.inference.sessions import Offer
 from seed.store.layout import Column, StoreLayout
 from seed.store.unrolls import UnrollStore
 from seed.store.weights import WeightSlot
@@ -209,17 +209,13 @@ def test_python_calls(one_thread: None) -> None:
     assert others <= 625  # 580
 
 
-def test_torch_operators(one_thread: None) -> None:
+# Observations go from the message into the store and from there to the agent, always to the same
+# memory.
+def test_torch_operators_and_the_memory_that_they_take(one_thread: None) -> None:
     operators = Operators()
     exchange(operators)
     print(f"torch operators per batch: {operators.count / TURNS:.1f}")
     assert operators.count / TURNS <= 53  # 49, most of them in calls of `Tensor.numpy`
-
-
-# From the message into the store and from there to the agent, always to the same memory.
-def test_no_memory_is_taken_for_observations(one_thread: None) -> None:
-    operators = Operators()
-    exchange(operators)
     ratio = operators.new_bytes / (TURNS * BATCH * OBSERVATION.nbytes)
     print(f"bytes in new tensors: {ratio:.4f} of the observations")
     assert ratio <= 0.0013  # 0.0011
@@ -242,7 +238,7 @@ def test_observations_are_not_staged(one_thread: None) -> None:
     inference = exchange(Calls())
     memory: dict[int, int] = {}
     # The store's columns, where they belong, are in dictionaries.
-    parts = (inference, inference._forward, inference._forward._memory, inference._store)
+    parts = (inference, inference._forward, inference._forward._buffers, inference._store)
     for owner in parts:
         for value in vars(owner).values():
             for part in value if isinstance(value, tuple) else (value,):

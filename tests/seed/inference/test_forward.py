@@ -30,11 +30,6 @@ def gather(store: UnrollStore, forward: ForwardPass, *batches: list[GroupRows]) 
     return store.gather(complete)
 
 
-def test_actions_come_in_the_order_of_the_groups() -> None:
-    forward, _ = make_forward()
-    assert run(forward, group([4, 2], [40, 20]), group([0], [7])) == [40, 20, 7]
-
-
 def test_the_state_persists_per_environment_whatever_the_batch() -> None:
     forward, _ = make_forward()
     assert run(forward, group([4, 2], [40, 20]), group([0], [7])) == [40, 20, 7]
@@ -205,13 +200,6 @@ def test_on_one_gpu_nothing_is_moved(monkeypatch: pytest.MonkeyPatch) -> None:
     agent = nn.Linear(1, 1, device="cuda:0")
     forward = ForwardPass(Seeing().algorithm, None, agent, store, 6)
     assert run(forward, group([0], [5])) == [50]
-
-
-def test_time_is_counted_by_phase() -> None:
-    forward, _ = make_forward()
-    run(forward, group([4, 2], [40, 20]))
-    assert forward.phases.seconds.keys() == {"store", "forward"}
-    assert all(seconds > 0 for seconds in forward.phases.seconds.values())
 
 
 def random_group(rng: np.random.Generator, ended: dict[int, bool], envs: list[int]) -> GroupRows:

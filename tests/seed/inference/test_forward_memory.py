@@ -67,10 +67,10 @@ def test_padding_changes_nothing(frame_stack: int, burn_in: int) -> None:
 def test_a_batch_of_a_size_is_always_in_the_same_memory() -> None:
     forward, _ = make_forward()
     run(forward, group([4, 2], [40, 20]))
-    before = forward._block(2)
+    before = forward._device_batch(2)
     run(forward, group([1, 2, 3], [1, 2, 3]))
     run(forward, group([1, 0], [1, 2]))
-    assert forward._block(2) is before
+    assert forward._device_batch(2) is before
     assert before[0].host.env_ids.tolist() == [1, 0]
 
 
@@ -78,7 +78,7 @@ def test_stacks_need_no_room_for_what_arrives_on_the_cpu() -> None:
     store = UnrollStore(replace(LAYOUT, frame_stack=2), CPU)
     forward = ForwardPass(Seeing().algorithm, 1, nn.Linear(1, 1), store, 6)
     run(forward, group([4, 2], [40, 20]))
-    assert forward._block(2)[0].host.observations.size == 0
+    assert forward._device_batch(2)[0].host.observations.size == 0
 
 
 @pytest.mark.parametrize("frame_stack", [1, 2])

@@ -6,8 +6,6 @@ shows whether it is of one history. The run_ids never change: only sessions and 
 
 from __future__ import annotations
 
-import itertools
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,12 +13,11 @@ from hypothesis import HealthCheck, event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from seed.wire.messages import Actions, Goodbye, Hello, Message, Ping, Refusal, Welcome
-from tests.seed.central import Dealer, central
+from seed.wire.messages import Actions, Goodbye, Hello, Message, Refusal, Welcome
+from tests.seed.central import Offline, Peer
 
 MAX_ENVS = 6
 _FORGED = 900
-_names = itertools.count()
 SERVER_IDS = st.integers(1, 3)
 GROUPS = st.lists(st.integers(1, 2), min_size=1, max_size=2)
 CHOICE = st.integers(0, 10**6)
@@ -39,7 +36,7 @@ class Server:
     index: int
     server_id: int
     groups: list[int]
-    dealer: Dealer
+    peer: Peer
     session: int
     next_seq: list[int] = field(default_factory=list)
     alive: bool = True
@@ -50,29 +47,25 @@ class ProtocolMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stack = ExitStack()
-        self.served = self.stack.enter_context(
-            central(address=f"inproc://protocol-{next(_names)}", max_envs=MAX_ENVS)
-        )
+        self.offline = Offline(max_envs=MAX_ENVS)
         self.servers: list[Server] = []
         self.unrolls = 0
 
     def teardown(self) -> None:
-        self.stack.close()
         event("unrolls seen" if self.unrolls else "no unroll")
 
     # --- what a server does ------------------------------------------------------------------
 
-    def settle(self, dealer: Dealer) -> list[Message]:
-        """What the learner answers to a connection, up to its word on a message it cannot use."""
-        dealer.send(Ping(0))
-        messages = [dealer.receive()]
-        while "not for a learner" not in getattr(messages[-1], "reason", ""):
-            messages.append(dealer.receive())
-        return messages[:-1]
+    def settle(self, peer: Peer) -> list[Message]:
+        """All that a connection is told now."""
+        while self.offline.act():
+            pass
+        told = list(peer.inbox)
+        peer.inbox.clear()
+        return told
 
     def send_step(
-        self, server: Server, group: int, seq: int, dealer: Dealer | None = None,
+        self, server: Server, group: int, seq: int, peer: Peer | None = None,
         *, forged: bool = False,
     ) -> None:  # fmt: skip
         """Sends a STEP whose rows say where they are from, or that they must not be anywhere."""
@@ -80,9 +73,9 @@ class ProtocolMachine(RuleBasedStateMachine):
         rows = [
             index * 10**6 + seq * 100 + group * 10 + env for env in range(server.groups[group])
         ]
-        dealer = dealer or server.dealer
-        dealer.session = server.session
-        dealer.step(seq, rows, group=group)
+        peer = peer or server.peer
+        peer.session = server.session
+        peer.step(seq, rows, group=group)
 
     def live(self, choice: int) -> Server:
         alive = [server for server in self.servers if server.alive]
@@ -104,19 +97,19 @@ class ProtocolMachine(RuleBasedStateMachine):
     @rule(server_id=SERVER_IDS, groups=GROUPS, reuse=st.booleans(), choice=CHOICE)
     def hello(self, server_id: int, groups: list[int], reuse: bool, choice: int) -> None:
         """A new process, or a reconnection: whatever the server_id had before is over."""
-        dealer = (
-            self.live(choice).dealer if reuse and self.any_alive() else self.served.connect()
+        peer = (
+            self.live(choice).peer if reuse and self.any_alive() else self.offline.connect()
         )
         for server in self.servers:
             server.alive &= server.server_id != server_id
-        dealer.send(Hello(server_id, tuple(groups), "model"))
-        answers = self.settle(dealer)
+        peer.send(Hello(server_id, tuple(groups), "model"))
+        answers = self.settle(peer)
         if self.num_envs + sum(groups) > MAX_ENVS:
             assert any(isinstance(each, Refusal) and each.retry for each in answers)
             return
         welcome = next(each for each in answers if isinstance(each, Welcome))
         self.servers.append(
-            Server(len(self.servers), server_id, groups, dealer, welcome.session, [0] * len(groups))
+            Server(len(self.servers), server_id, groups, peer, welcome.session, [0] * len(groups))
         )
 
     @precondition(any_alive)
@@ -138,7 +131,7 @@ class ProtocolMachine(RuleBasedStateMachine):
         seq = server.next_seq[group] + lost
         server.next_seq[group] = seq + 1
         self.send_step(server, group, seq)
-        actions = server.dealer.receive()
+        actions = server.peer.receive()
         assert isinstance(actions, Actions)
         assert (actions.session, actions.group, actions.seq) == (server.session, group, seq)
         assert len(actions.actions) == 8 * server.groups[group]
@@ -152,7 +145,7 @@ class ProtocolMachine(RuleBasedStateMachine):
         seq = server.next_seq[group] - back
         if seq >= 0:
             self.send_step(server, group, seq, forged=forged)
-            assert self.settle(server.dealer) == []
+            assert self.settle(server.peer) == []
 
     @precondition(any_alive)
     @rule(choice=CHOICE)
@@ -162,15 +155,15 @@ class ProtocolMachine(RuleBasedStateMachine):
         group = choice % len(server.groups)
         self.step_ahead(server, group, 1)
         self.send_step(server, group, server.next_seq[group] - 2)
-        assert self.settle(server.dealer) == []
+        assert self.settle(server.peer) == []
 
     @precondition(lambda self: self.servers)
     @rule(choice=CHOICE, other=CHOICE, ahead=st.integers(0, 3))
     def replay(self, choice: int, other: int, ahead: int) -> None:
         """Of a session that is over, or from another connection: refused, and stored nowhere."""
         server = self.servers[choice % len(self.servers)]
-        sender = self.servers[other % len(self.servers)].dealer
-        if server.alive and sender is server.dealer:
+        sender = self.servers[other % len(self.servers)].peer
+        if server.alive and sender is server.peer:
             return
         seq = server.next_seq[0] + ahead
         self.send_step(server, 0, seq, sender, forged=True)
@@ -183,18 +176,18 @@ class ProtocolMachine(RuleBasedStateMachine):
     @rule(choice=CHOICE, other=CHOICE)
     def goodbye(self, choice: int, other: int) -> None:
         """Only a session's own connection ends it."""
-        server, sender = self.live(choice), self.live(other).dealer
+        server, sender = self.live(choice), self.live(other).peer
         sender.send(Goodbye(server.session, "leaving"))
-        self.settle(sender)
-        server.alive = sender is not server.dealer
+        assert self.settle(sender) == []
+        server.alive = sender is not server.peer
 
     @invariant()
     def look(self) -> None:
         """Every unroll is of one environment in one session, without a gap."""
-        assert self.served.inference.num_envs == self.num_envs
-        while pages := self.served.store.take(1, 0.0):
-            unroll = self.served.store.gather(pages)
-            self.served.store.release(pages)
+        assert self.offline.sessions.num_envs == self.num_envs
+        while pages := self.offline.store.take(1, 0.0):
+            unroll = self.offline.store.gather(pages)
+            self.offline.store.release(pages)
             rows = unroll.rows.observations.flatten().numpy()
             assert (np.diff(rows) == 100).all(), rows
             assert rows[0] // 10**6 < len(self.servers), rows

@@ -20,7 +20,7 @@ from seed.config.checks import check
 from seed.config.schema import Config, InferenceConfig, LearnerConfig, LocalConfig, NetworkConfig
 from seed.contract import load_algorithm
 from seed.inference.fault_log import FaultLog
-from seed.inference.records import BatchRecord, EpisodeRecord
+from seed.inference.loop import BatchRecord, EpisodeRecord
 from seed.learner import checkpoint
 from seed.learner.checkpoint import Checkpoint
 from seed.process.threads import ThreadGroup

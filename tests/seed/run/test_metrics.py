@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
 )
 
 from seed.config.schema import ConfigError
-from seed.inference.records import BatchRecord, EpisodeRecord
+from seed.inference.loop import BatchRecord, EpisodeRecord
 from seed.learner.loop import Progress, UpdateRecord
 from seed.run.metrics import EVALUATION_WINDOW, RETURN_WINDOW, Line, MetricsWindow, Writer
 

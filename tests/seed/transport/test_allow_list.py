@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import resource
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,22 +31,22 @@ def test_the_allow_list_follows_its_folder(folder: Path, caplog: pytest.LogCaptu
     assert allowed.names == {GOOD.public: "good", OTHER.public: "other"}
     (folder / "good.pub").rename(folder / "good.pub.off")
     (folder / "torn.pub").write_text("public abc")
-    allowed.refresh()
+    allowed.refresh(0.0)
     assert allowed.names == {OTHER.public: "other"}
     assert "torn.pub: expected a public key" in caplog.text
     assert "keys revoked: good" in caplog.text
     allowed.add(STRANGER.public, "local")
     for path in folder.glob("*.pub"):
         path.unlink()
-    allowed.refresh()
+    allowed.refresh(0.0)
     assert allowed.names == {STRANGER.public: "local"}
     folder.rename(folder.with_name("elsewhere"))
-    allowed.refresh()
+    allowed.refresh(0.0)
     assert allowed.names == {STRANGER.public: "local"}
     assert "no key in it is allowed now" in caplog.text
     folder.with_name("elsewhere").rename(folder)
     (folder / "good.pub.off").rename(folder / "good.pub")
-    allowed.refresh()
+    allowed.refresh(0.0)
     assert GOOD.public in allowed.names
 
 
@@ -64,7 +60,7 @@ def test_the_log_has_a_few_of_the_names_and_escapes_them(
     allowed = AllowList(folder)
     for path in folder.glob("*.pub"):
         path.unlink()
-    allowed.refresh()
+    allowed.refresh(0.0)
     text = caplog.messages[-1]
     assert text.startswith(r"keys revoked: \x1b00\udcff, \x1b01\udcff, ")
     assert text.endswith(" and 12 more")
@@ -76,7 +72,7 @@ def test_a_key_that_is_replaced_in_place_is_noticed(folder: Path) -> None:
     path = folder / "good.pub"
     path.write_text(path.read_text().replace(GOOD.public, STRANGER.public))
     os.utime(path, ns=(1, 1))
-    allowed.refresh()
+    allowed.refresh(0.0)
     assert allowed.names == {STRANGER.public: "good", OTHER.public: "other"}
 
 
@@ -95,7 +91,7 @@ def test_a_mount_of_kubernetes_is_followed(folder: Path) -> None:
     assert allowed.names == {GOOD.public: "good"}
     (mount / "..new").symlink_to("..2")
     (mount / "..new").rename(mount / "..data")
-    allowed.refresh()
+    allowed.refresh(0.0)
     assert allowed.names == {OTHER.public: "other"}
 
 
@@ -107,11 +103,11 @@ def test_a_file_that_is_none_takes_no_key_with_it(
     allowed = AllowList(folder)
     (folder / "odd.pub").symlink_to(folder / target)
     (folder / "other.pub").rename(folder / "another.pub")
-    allowed.refresh()
+    allowed.refresh(0.0)
     assert allowed.names == {GOOD.public: "good", OTHER.public: "another"}
     # It is nothing that may pass, and would be read again and again.
     monkeypatch.setattr(module, "read_public", lambda path: pytest.fail("it was read"))
-    allowed.refresh()
+    allowed.refresh(0.0)
 
 
 # It would hold up the authentication thread until somebody writes to it.
@@ -121,90 +117,48 @@ def test_a_pipe_allows_nobody_and_holds_nobody_up(
     allowed = AllowList(folder)
     with idle_pipe(folder / "odd.pub"):
         (folder / "other.pub").rename(folder / "another.pub")
-        allowed.refresh()
+        allowed.refresh(0.0)
         assert allowed.names == {GOOD.public: "good", OTHER.public: "another"}
         assert "odd.pub: cannot be read (expected a regular file); it allows nobody" in caplog.text
         with pytest.raises(ConfigError, match=r"odd.pub: cannot be read \(expected a regular"):
             AllowList(folder)
 
 
-@contextlib.contextmanager
-def no_more_files() -> Iterator[None]:
-    """The process has as many open files as it may have."""
-    lowest = os.open(os.devnull, os.O_RDONLY)
-    os.close(lowest)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def test_too_many_open_files_revoke_nobody(
-    folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    allowed = AllowList(folder)
-    (folder / "other.pub").unlink()
-    with no_more_files():
-        for _ in range(3):
-            allowed.refresh()
-    assert allowed.names == {GOOD.public: "good", OTHER.public: "other"}
-    assert caplog.text.count("Too many open files") == 1
-    allowed.refresh()
-    assert allowed.names == {GOOD.public: "good"}
-
-
-def fail_to_read(path: Path) -> str:
-    """Reads every key but one, as from a disk with a bad block."""
-    if path.name == "good.pub":
-        raise KeyFileError(f"{path}: cannot be read", errno.EIO)
-    return read_public(path)
-
-
-def test_a_key_that_cannot_be_read_for_now_is_read_again(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    allowed = AllowList(folder)
-    write_pair(folder / "late", STRANGER)
-    (folder / "late.pub").replace(folder / "good.pub")
-    (folder / "other.pub").unlink()
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "read_public", fail_to_read)
-        for _ in range(2):
-            allowed.refresh()
-            # What is known of the others is in force.
-            assert allowed.names == {GOOD.public: "good"}
-    allowed.refresh()
-    assert allowed.names == {STRANGER.public: "good"}
-
-
 @pytest.mark.parametrize("part", ["folder", "file"])
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE])
 def test_what_cannot_be_read_for_half_a_minute_allows_nobody(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, part: str
-) -> None:
-    now_s = [1000.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now_s[0])
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    part: str, number: int,
+) -> None:  # fmt: skip
     allowed = AllowList(folder)
     allowed.add(STRANGER.public, "local")
     everybody = dict(allowed.names)
     rest = {STRANGER.public: "local"} if part == "folder" else {
         key: name for key, name in everybody.items() if name != "good"
     }  # fmt: skip
+    now_s = 1000.0
 
     def no_files(path: Path) -> list[Path]:
-        raise OSError(errno.EIO, "Input/output error")
+        raise OSError(number, os.strerror(number))
+
+    def fail_to_read(path: Path) -> str:
+        if path.name == "good.pub":
+            raise KeyFileError(f"{path}: cannot be read", number)
+        return read_public(path)
 
     def refresh(pause_s: float, works: bool) -> dict[str, str]:
-        now_s[0] += pause_s
-        # So that all is read anew.
-        os.utime(folder / "other.pub", (now_s[0], now_s[0]))
+        nonlocal now_s
+        now_s += pause_s
         with monkeypatch.context() as patch:
-            if not works and part == "folder":
-                patch.setattr(Path, "iterdir", no_files)
-            elif not works:
-                patch.setattr(module, "read_public", fail_to_read)
-            allowed.refresh()
+            if not works:
+                # So that all is read anew; after a failure it is, without a change.
+                os.utime(folder / "other.pub", (now_s, now_s))
+                where, name, fail = (
+                    (Path, "iterdir", no_files) if part == "folder"
+                    else (module, "read_public", fail_to_read)
+                )  # fmt: skip
+                patch.setattr(where, name, fail)
+            allowed.refresh(now_s)
         return allowed.names
 
     # A success in between, and the time begins anew.
@@ -215,30 +169,58 @@ def test_what_cannot_be_read_for_half_a_minute_allows_nobody(
     assert refresh(1.0, False) == rest
     assert refresh(1.0, True) == everybody
     assert refresh(1.0, False) == everybody
+    # Each time it began.
+    assert caplog.text.count("whom it allowed is allowed for 30 s more") == 3
 
 
-def test_a_key_that_everyone_can_write_allows_nobody(
-    folder: Path, caplog: pytest.LogCaptureFixture
+# What is known of the others is in force meanwhile.
+def test_a_key_that_cannot_be_read_for_now_is_read_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     allowed = AllowList(folder)
-    (folder / "good.pub").chmod(0o666)
-    allowed.refresh()
-    assert allowed.names == {OTHER.public: "other"}
-    assert "good.pub: everyone may put a key of theirs there" in caplog.text
-    (folder / "good.pub").chmod(0o644)
-    allowed.refresh()
-    assert allowed.names == {GOOD.public: "good", OTHER.public: "other"}
+    write_pair(folder / "late", STRANGER)
+    (folder / "late.pub").replace(folder / "good.pub")
+    (folder / "other.pub").unlink()
+
+    def fail(path: Path) -> str:
+        raise KeyFileError(f"{path}: cannot be read", errno.EIO)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "read_public", fail)
+        for _ in range(2):
+            allowed.refresh(0.0)
+            assert allowed.names == {GOOD.public: "good"}
+    allowed.refresh(0.0)
+    assert allowed.names == {STRANGER.public: "good"}
 
 
-def test_a_folder_that_everyone_can_write_allows_nobody(
-    folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.parametrize(
+    ("name", "mode", "rest", "said"),
+    [
+        ("good.pub", 0o666, {OTHER.public: "other"}, "good.pub: everyone may put a key of theirs"),
+        (".", 0o777, {}, "(mode 0777)"),
+    ],
+    ids=["key", "folder"],
+)
+def test_what_everyone_can_write_allows_nobody(
+    folder: Path, caplog: pytest.LogCaptureFixture,
+    name: str, mode: int, rest: dict[str, str], said: str,
+) -> None:  # fmt: skip
     allowed = AllowList(folder)
-    folder.chmod(0o777)
+    before = (folder / name).stat().st_mode
+    (folder / name).chmod(mode)
     for _ in range(2):
-        allowed.refresh()
-        assert allowed.names == {}
-    assert caplog.text.count("(mode 0777)") == 1
-    folder.chmod(0o755)
-    allowed.refresh()
+        allowed.refresh(0.0)
+        assert allowed.names == rest
+    assert caplog.text.count(said) == 1
+    (folder / name).chmod(before)
+    allowed.refresh(0.0)
     assert allowed.names == {GOOD.public: "good", OTHER.public: "other"}
+
+
+def test_an_unchanged_folder_is_not_read_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed = AllowList(folder)
+    monkeypatch.setattr(module, "read_public", lambda path: pytest.fail("it was read"))
+    allowed.refresh(0.0)

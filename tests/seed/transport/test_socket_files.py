@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -23,6 +24,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     # So short that any temporary folder will do.
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@contextlib.contextmanager
+def listening(address: str) -> Iterator[None]:
+    descriptor = listen(address)
+    assert descriptor is not None
+    yield
+    os.close(descriptor)
 
 
 @pytest.fixture
@@ -56,11 +65,10 @@ def test_the_second_is_refused_and_the_first_keeps_its_file(
 
 def test_names_without_a_file_are_one_learners_too() -> None:
     address = f"ipc://@seed-rl-test-{os.getpid()}"
-    router = bind(address, 1000)
-    assert router.get_string(zmq.LAST_ENDPOINT) == address
-    with pytest.raises(ConfigError, match=r"address = .*another learner listens there"):
-        bind(address, 1000)
-    router.close(0)
+    with bind(address, 1000) as router:
+        assert router.get_string(zmq.LAST_ENDPOINT) == address
+        with pytest.raises(ConfigError, match=r"address = .*another learner listens there"):
+            bind(address, 1000)
 
 
 def test_one_that_takes_no_more_connections_is_alive(folder: Path) -> None:
@@ -75,11 +83,8 @@ def test_one_that_takes_no_more_connections_is_alive(folder: Path) -> None:
 def test_a_dead_learners_socket_makes_way(folder: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind("dead.sock")
-    descriptor = listen("ipc://dead.sock")
-    assert descriptor is not None
-    with socket.socket(socket.AF_UNIX) as client:
+    with listening("ipc://dead.sock"), socket.socket(socket.AF_UNIX) as client:
         client.connect("dead.sock")
-    os.close(descriptor)
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "link", "pipe"])
@@ -98,40 +103,41 @@ def test_what_is_no_socket_stays(folder: Path, kind: str) -> None:
     assert os.lstat(path) == before
 
 
-def test_a_folder_that_is_not_there(folder: Path) -> None:
-    with pytest.raises(ConfigError, match=r"No such file or directory\); make its folder"):
-        listen("ipc://missing/one.sock")
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")
-def test_a_folder_of_another(folder: Path) -> None:
-    (folder / "closed").mkdir(mode=0o500)
-    with pytest.raises(ConfigError, match=r"Permission denied\); choose a path in a folder of"):
-        listen("ipc://closed/one.sock")
-
-
-# Between the look and the binding another one may have bound there.
-def test_only_one_at_a_time_looks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("missing", r"No such file or directory\); make its folder"),
+        pytest.param(
+            "closed", r"Permission denied\); choose a path in a folder of",
+            marks=pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere"),
+        ),
+        # Between the look and the binding another one may have bound there.
+        ("locked", "another process has locked the folder"),
+    ],
+)
+def test_a_folder_of_no_use(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str, reason: str
+) -> None:
     monkeypatch.setattr(socket_files, "_PATIENCE_S", 0.0)
-    descriptor = os.open(folder, os.O_RDONLY)
+    (folder / "closed").mkdir(mode=0o500)
+    (folder / "locked").mkdir()
+    descriptor = os.open("locked", os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-    with pytest.raises(ConfigError, match="another process has locked the folder"):
-        listen("ipc://one.sock")
+    with pytest.raises(ConfigError, match=reason):
+        listen(f"ipc://{kind}/one.sock")
     os.close(descriptor)
-    other = listen("ipc://one.sock")
-    assert other is not None
-    os.close(other)
+    with listening("ipc://locked/one.sock"):
+        pass
 
 
 def test_a_free_path_is_of_this_user_and_goes_with_the_learner() -> None:
-    router = bind("ipc://*", 1000)
-    path = Path(router.get_string(zmq.LAST_ENDPOINT).removeprefix("ipc://"))
-    assert path.is_absolute()
-    assert path.is_socket()
-    assert path.parent.stat().st_mode & 0o77 == 0
-    SocketFile(f"ipc://{path}").remove()
-    assert not path.parent.exists()
-    router.close(0)
+    with bind("ipc://*", 1000) as router:
+        path = Path(router.get_string(zmq.LAST_ENDPOINT).removeprefix("ipc://"))
+        assert path.is_absolute()
+        assert path.is_socket()
+        assert path.parent.stat().st_mode & 0o77 == 0
+        SocketFile(f"ipc://{path}").remove()
+        assert not path.parent.exists()
 
 
 def test_no_room_for_a_free_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,26 +154,18 @@ def test_other_addresses_are_left_to_the_system(address: str) -> None:
     file.remove()
 
 
-def test_the_file_goes_with_the_learner_but_no_other_does(folder: Path) -> None:
-    for own in (True, False):
-        descriptor = listen("ipc://one.sock")
-        assert descriptor is not None
-        file = SocketFile("ipc://one.sock")
+# Nor does a folder that was there before, whatever its name.
+@pytest.mark.parametrize("own", [True, False])
+def test_the_file_goes_with_the_learner_but_no_other_does(folder: Path, own: bool) -> None:
+    path = folder / "seed-rl-mine" / "one.sock"
+    path.parent.mkdir()
+    with listening(f"ipc://{path}"):
+        file = SocketFile(f"ipc://{path}")
         if not own:
-            os.unlink("one.sock")
-            (folder / "one.sock").write_text("another's")
+            path.unlink()
+            path.write_text("another's")
         file.remove()
-        assert os.path.exists("one.sock") is not own
-        os.close(descriptor)
-
-
-def test_a_folder_stays_whatever_its_name(folder: Path) -> None:
-    (folder / "seed-rl-mine").mkdir()
-    descriptor = listen("ipc://seed-rl-mine/one.sock")
-    assert descriptor is not None
-    SocketFile("ipc://seed-rl-mine/one.sock").remove()
-    assert os.listdir("seed-rl-mine") == []
-    os.close(descriptor)
+        assert os.listdir(path.parent) == ([] if own else [path.name])
 
 
 def test_a_file_that_is_removed_is_told_of_now_and_then(
