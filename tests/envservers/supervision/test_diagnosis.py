@@ -53,7 +53,7 @@ def test_what_hung_is_told_from_what_was_stopped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("casualty", "line"),
+    ("crash", "line"),
     [(CrashReport("crashed", 3, 2, "why"), "crashed in environment 2 of group 3"),
      (CrashReport("hung", 3, None, "why"), "hung in group 3"),
      (CrashReport("crashed", None, None, "why"), "crashed between two steps"),

@@ -104,7 +104,7 @@ def test_the_last_words_of_a_process_are_passed_on(tmp_path: Path) -> None:
         "    fcntl.fcntl(1, fcntl.F_SETPIPE_SZ, 2**18)\n"
         "    os.kill(supervision.supervisor, signal.SIGSTOP)\n"
         "    os.write(1, b'word ' * 40_000)\n"
-        "    supervision.notes.exit_code = 7\n"
+        "    supervision.shared.exit_code = 7\n"
         "    os._exit(7)\n"
         "sys.exit(supervise(work, 0.0))"
     )
