@@ -87,27 +87,6 @@ def test_discrete_observations_out_of_range_are_a_fault(clock: Clock) -> None:
     assert fault.kind == "out of range"
 
 
-def test_what_is_down_sends_rows_that_stand_for_nothing(clock: Clock) -> None:
-    tracker = make_tracker(2, clock)
-    group = SyncGroup(Factory(lambda env, what: fall() if what == "step" else None), 2, tracker)
-    group.reset(SEEDS)
-    group.step(STAY)
-    assert tracker.ready_s == 0
-    row = group.step(STAY)
-    assert row.down is not None
-    assert row.down.all()
-    assert not row.observations.any()
-    assert row.first.all()
-    assert not row.rewards.any()
-    assert not row.terminated.any()
-    while not tracker.is_quarantined:
-        clock.now_s = tracker.ready_s
-        group.step(STAY)
-    assert len(tracker.take_faults()) == 10
-    # A new session finds them as they are.
-    assert group.reset(SEEDS).down is not None
-
-
 def test_what_cannot_be_made_again_stays_down_for_a_while(clock: Clock) -> None:
     def fails(env: Script, what: str) -> None:
         if (env.number >= 2 and what == "make") or (env.number == 0 and what == "step"):
@@ -132,57 +111,10 @@ def test_the_first_must_be_made_others_may_come_later(clock: Clock) -> None:
             raise InvalidEnvironment("no level file")
         return Script(len(calls), lambda env, what: None)
 
-    with pytest.raises(InvalidEnvironment, match="no level file"):
-        SyncGroup(lambda: make(1), 2, make_tracker(2, clock))
-    calls.clear()
     group = SyncGroup(lambda: make(2), 2, make_tracker(2, clock))
     row = group.reset(SEEDS)
     assert row.restarted is not None
     assert row.restarted.tolist() == [False, True]
-
-
-def test_none_must_be_made_where_one_has_been_before(clock: Clock) -> None:
-    refused = iter([True, True, True])
-
-    def make() -> Script:
-        if next(refused, False):
-            raise InvalidEnvironment("no display")
-        return Script(1, lambda env, what: None)
-
-    supervision = Supervision()
-    supervision.shared.was_made = True
-    tracker = make_tracker(2, clock, supervision=supervision)
-    group = SyncGroup(make, 2, tracker, SPECS)
-    row = group.reset(SEEDS)
-    assert row.observations.tolist() == [[0, 0], [1, 0]]
-    assert row.down is not None
-    assert row.down.tolist() == [True, False]
-    assert [fault.index for fault in tracker.take_faults()] == [0, 1, 0]
-    clock.now_s += 1
-    row = group.step(STAY)
-    assert row.down is not None
-    assert not row.down.any()
-
-
-def test_other_spaces_than_promised_are_a_fault(clock: Clock) -> None:
-    refused = iter([True])
-
-    def make() -> Script:
-        if next(refused, False):
-            raise InvalidEnvironment("no display")
-        env = Script(1, lambda env, what: None)
-        env.action_space = Discrete(9)
-        return env
-
-    supervision = Supervision()
-    supervision.shared.was_made = True
-    tracker = make_tracker(1, clock, supervision=supervision)
-    group = SyncGroup(make, 1, tracker, SPECS)
-    row = group.reset(SEEDS[:1])
-    assert row.down is not None
-    assert row.down.all()
-    assert (group.observation, group.action) == SPECS
-    assert "it has other spaces" in tracker.take_faults()[-1].traceback
 
 
 def test_what_is_stepped_is_written_down(clock: Clock) -> None:
@@ -198,26 +130,6 @@ def test_what_is_stepped_is_written_down(clock: Clock) -> None:
     assert len(seen) == 8
     assert all(entry[1:] == (entry[1], 0, entry[1]) for entry in seen)
     assert supervision.shared.running[0] == NOBODY
-
-
-def test_a_quarantine_outlives_the_process(clock: Clock) -> None:
-    supervision = Supervision()
-    supervision.shared.faults[0] = supervision.shared.faults[1] = 5
-    factory = Factory()
-    tracker = make_tracker(2, clock, supervision=supervision)
-    group = SyncGroup(factory, 2, tracker, SPECS)
-    assert tracker.is_quarantined
-    for row in (group.reset(SEEDS), group.step(STAY)):
-        assert row.down is not None
-        assert row.down.all()
-        assert row.observations.tolist() == [[0, 0], [0, 0]]
-    assert not factory.made
-    supervision.shared.faults[1] = 4
-    group = SyncGroup(factory, 2, make_tracker(2, clock, supervision=supervision), SPECS)
-    row = group.reset(SEEDS)
-    assert row.down is not None
-    assert row.down.tolist() == [True, False]
-    assert len(factory.made) == 1
 
 
 def test_other_spaces_are_a_fault(clock: Clock) -> None:
