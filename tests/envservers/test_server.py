@@ -249,14 +249,15 @@ def test_a_welcome_for_another_number_is_ignored(learner: FakeLearner, serve: Se
 def test_a_learner_that_never_stops_talking_does_not_keep_the_server(
     learner: FakeLearner, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    supervision = Supervision()
+
     def messages() -> Iterator[list[Frame]]:
         for _ in range(1000):
             yield [*encode(Ping(11))]
+            supervision.shared.starter_ended = True
         raise AssertionError("it listens for ever")
 
     monkeypatch.setattr(learner.connection, "messages", messages)
-    supervision = Supervision()
-    supervision.shared.starter_ended = True
     assert serve(1, 1, once=True, supervision=supervision).wait() == 0
 
 
@@ -354,6 +355,8 @@ def test_signals_stop_a_server_only_where_its_supervisor_was_asked(
     assert (timer.stopped, supervision.shared.ending) == (False, False)
     supervision.shared.asked = True
     served.server.wake()
+    # What comes now is not looked at any more.
+    learner.send(Refusal("the learner is full", False))
     assert served.wait() == 0
     assert learner.receive(Goodbye).reason == "environment server stopped"
     # From here on, the supervisor has a deadline for it.
