@@ -201,16 +201,20 @@ def test_the_same_environment_is_kept_and_another_replaces_it(
 
 
 def test_a_refusal_for_now_is_followed_by_one_hello(learner: FakeLearner, serve: Serve) -> None:
-    served = serve(1, 1)
+    served = serve(1, 1, supervision=Supervision(jitter=lambda: 1.0))
     hello = learner.receive(Hello)
     learner.send(Refusal("no room", True))
     assert learner.receive(Hello) == hello
     learner.welcome(hello)
-    learner.rows(2, 1)
+    learner.act(learner.rows(2, 1)[0][0], [1])
+    learner.receive(Step)
+    began_s = learner.connection.now_s
     # The learner has forgotten the session and answers the STEP of either group.
     for _ in range(2):
         learner.send(Refusal("unknown session", True))
     assert learner.receive(Hello) == hello
+    # It has worked with the session: the wait is the shortest again.
+    assert learner.connection.now_s - began_s == pytest.approx(0.2, abs=0.05)
     assert served.server.dropped_messages == 1
     learner.welcome(hello, session=12)
     assert {step.session for step, _ in learner.rows(2, 1).values()} == {12}
@@ -319,6 +323,31 @@ def test_a_server_without_a_learner_says_so_and_may_give_up(
     learner.send(Refusal("no room", True))
     assert served.wait() == 1
     assert served.lines[-1] == f"{gave_up}: no room"
+
+
+def test_a_warning_is_told_at_once_and_a_late_welcome_dropped(
+    learner: FakeLearner, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = serve(1)
+    hello = learner.receive(Hello)
+    learner.change(False)
+    while len(served.lines) < 2:
+        learner.turn()
+    # Of the connection that was lost.
+    learner.welcome(hello)
+    learner.turn()
+    assert served.server.dropped_messages == 1
+    told = len(served.lines)
+
+    def changes() -> Iterator[bool]:
+        learner.connection.warning = "; it may have keys"
+        yield learner.connection.news.popleft()
+
+    monkeypatch.setattr(learner.connection, "changes", changes)
+    for _ in range(2):
+        learner.change(False)
+        learner.turn()
+    assert served.lines[told:] == ["waiting for a learner at tcp://learner:1; it may have keys"]
 
 
 def test_a_server_that_is_denied_leaves(
