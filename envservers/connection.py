@@ -71,6 +71,9 @@ class Connection:
     """One DEALER socket that is connected to the learner, or trying to be.
 
     All methods belong to one thread, except `wake`.
+
+    Attributes:
+        address: Where the learner listens.
     """
 
     def __init__(self, address: str, keys: Keys | None = None) -> None:
@@ -82,7 +85,7 @@ class Connection:
             UnusableAddress: where the address cannot mean a learner.
         """
         self._closed = False
-        self._address, self._keys = address, keys
+        self.address, self._keys = address, keys
         # Handshakes that failed since one succeeded, and those of them that differed about keys.
         self._failures = self._differences = 0
         # time.monotonic() of the next attempt after one that differed; infinite where ZeroMQ tries.
@@ -121,7 +124,7 @@ class Connection:
         left_s = self._attempt_due_s - time.monotonic()
         if left_s <= 0:
             self._attempt_due_s = math.inf
-            self._socket.connect(self._address)
+            self._socket.connect(self.address)
         timeout_s = min(timeout_s, max(left_s, 0.0) + 0.001)
         ready = dict(self._poller.poll(int(timeout_s * 1000)))
         if self._wake_reader in ready:
@@ -165,7 +168,7 @@ class Connection:
         self._failures += 1
         if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
             raise Denied(
-                f"the learner at {self._address} does not allow this key, "
+                f"the learner at {self.address} does not allow this key, "
                 f"{self._keys.own.public if self._keys else ''}: put its public half into the "
                 "learner's inference.allowed_keys, or use another"
             )
@@ -174,15 +177,15 @@ class Connection:
         self._differences += 1
         if self._differences >= _FAILURES_BELIEVED:
             raise Denied(
-                f"what listens at {self._address} uses no keys: leave --key out, or correct "
+                f"what listens at {self.address} uses no keys: leave --key out, or correct "
                 "--connect"
                 if self._keys
-                else f"what listens at {self._address} is no learner without keys: give --key and "
+                else f"what listens at {self.address} is no learner without keys: give --key and "
                 "--learner-key, or correct --connect"
             )
         # ZeroMQ gives up where it understood an answer that it cannot use.
         with contextlib.suppress(zmq.ZMQError):
-            self._socket.disconnect(self._address)
+            self._socket.disconnect(self.address)
         self._attempt_due_s = time.monotonic() + _DIFFERENCE_INTERVAL_S
 
     @property

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 import seed
-from envservers.work_tree import find_publishing_tree
 from seed.wire.keys import (
     PUBLIC_SUFFIX,
     SECRET_SUFFIX,
@@ -58,6 +59,37 @@ def _new(base: Path) -> int:
             file=sys.stderr,
         )
     return EXIT_DONE
+
+
+def find_publishing_tree(path: Path) -> Path | None:
+    """The git work tree that `git add .` would publish this secret file from; None for none.
+
+    It needs no git. Of the lists of ignored files it understands patterns of names (`*.key`,
+    `keys/`), which is what they have for keys; any other pattern ignores nothing here.
+    """
+    path = path.resolve()
+    names = [path.name]
+    for folder in path.parents:
+        lists = (folder / ".gitignore", folder / ".git" / "info" / "exclude")
+        if any(_ignores(file, names) for file in lists):
+            return None
+        if (folder / ".git").exists():
+            return folder
+        names.append(folder.name)
+    return None
+
+
+def _ignores(file: Path, names: list[str]) -> bool:
+    """Whether a pattern of this list is of the file, names[0], or of a folder around it."""
+    # Not there, which is most often so, or not to be read.
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        patterns = [line.strip() for line in file.read_text().splitlines()]
+        return any(
+            fnmatch(name, pattern.strip("/"))
+            for pattern in patterns if pattern and not pattern.startswith(("#", "!"))
+            for name in (names[1:] if pattern.endswith("/") else names)
+        )  # fmt: skip
+    return False
 
 
 def _list(folder: Path) -> int:

@@ -60,23 +60,23 @@ def _work(arguments: argparse.Namespace, supervision: Supervision) -> int:
     # Environments may be modules of the folder that the command runs in, where that still exists.
     with contextlib.suppress(OSError):
         sys.path += {os.getcwd()}.difference(sys.path)
-    from envservers.connection import UnusableAddress
+    from envservers.connection import Connection, UnusableAddress
     from envservers.server import EXIT_REFUSED, EnvServer
     from seed.wire.keys import KeyFileError
 
     try:
-        server = EnvServer(
-            arguments.connect,
-            group_sizes(arguments.num_envs, arguments.groups),
-            once=arguments.once,
-            wait_s=arguments.wait_s,
-            name=arguments.name,
-            supervision=supervision,
-            keys=_keys(arguments),
-        )
+        connection = Connection(arguments.connect, _keys(arguments))
     except (UnusableAddress, KeyFileError) as error:
         print(f"seed-envserver: {printable(str(error))}", file=sys.stderr)
         return EXIT_REFUSED
+    server = EnvServer(
+        connection,
+        group_sizes(arguments.num_envs, arguments.groups),
+        once=arguments.once,
+        wait_s=arguments.wait_s,
+        name=arguments.name,
+        supervision=supervision,
+    )
 
     def stop(number: int, frame: FrameType | None) -> None:
         # It looks for itself whether the supervisor was asked.

@@ -4,3 +4,7 @@ Owns the environments themselves, and makes those anew that fail. Everything her
 environment server's main thread or in the environments' own worker processes. It gives out rows:
 observations, rewards, flags and finished episodes.
 """
+
+from envservers.environments.factory import describe, make_group
+
+__all__ = ["describe", "make_group"]

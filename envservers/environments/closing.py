@@ -1,4 +1,4 @@
-"""Closing what has failed, which may never come to an end."""
+"""Closing an environment that has failed: `close` may never return."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from collections.abc import Callable
 from envservers.environments.fault_tracker import ENVIRONMENT_ERRORS
 
 _PATIENCE_S = 5.0
-# While one of them has not come back, others of its kind will hardly do.
+# While one `close` hangs, others of its kind probably do.
 _IMPATIENCE_S = 0.2
 
 _left_behind: list[threading.Thread] = []
 
 
 def close_failed(close: Callable[[], object]) -> str:
-    """Closes what has failed; what there is to say of that, if it takes too long.
+    """Closes what has failed; a line for its traceback where that takes too long, else empty.
 
-    Why it has failed is known: what it raises when it is closed is nothing new.
+    What `close` raises is dropped: why the environment has failed is known already.
     """
 
     def run() -> None:
         with contextlib.suppress(*ENVIRONMENT_ERRORS):
             close()
 
-    # A thread that nobody waits for at the end of the process.
+    # A daemon, so that the end of the process does not wait for it.
     thread = threading.Thread(target=run, name="close", daemon=True)
     thread.start()
     _left_behind[:] = [left for left in _left_behind if left.is_alive()]

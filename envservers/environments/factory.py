@@ -7,14 +7,14 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from envservers.environments.fault_tracker import ENVIRONMENT_ERRORS, Guard
+from envservers.environments.fault_tracker import ENVIRONMENT_ERRORS, FaultTracker
 from envservers.environments.group import Group, GroupRow, InvalidEnvironment
 from envservers.environments.instances import Instances
-from envservers.environments.restarting_group import GuardedGroup
+from envservers.environments.restarting_group import RestartingGroup
 from seed.wire.spaces import SpaceSpec
 
 __all__ = [
-    "Group", "GroupRow", "InvalidEnvironment", "describe", "make_group", "make_guarded_group",
+    "Group", "GroupRow", "InvalidEnvironment", "describe", "make_group", "make_restarting_group",
     "make_sample",
 ]  # fmt: skip
 
@@ -42,24 +42,24 @@ def make_group(environment: Mapping[str, Any], num_envs: int) -> Group:
     single, vector = _makers(environment, num_envs, Instances())
     if single is None:
         return vector()
-    from envservers.environments.sync_group import SinglesGroup
+    from envservers.environments.sync_group import SyncGroup
 
-    return SinglesGroup(single, num_envs)
+    return SyncGroup(single, num_envs)
 
 
-def make_guarded_group(
+def make_restarting_group(
     environment: Mapping[str, Any],
     num_envs: int,
-    new_guard: Callable[[int, bool], Guard],
+    new_tracker: Callable[[int, bool], FaultTracker],
     expected: Specs,
     instances: Instances,
-) -> tuple[Group, Guard]:
-    """Makes the same group, one that goes on when its environments fail, and its books.
+) -> tuple[Group, FaultTracker]:
+    """Makes the same group so that it goes on when its environments fail, and its fault tracker.
 
     Args:
         environment: As for `make_group`.
         num_envs: As for `make_group`.
-        new_guard: Makes the books for a number of units, and for whether the unit is the group.
+        new_tracker: Of a number of units, and of whether the one unit is the group.
         expected: Specs of observations and actions, if nothing of the group may be made any more.
         instances: Of all groups.
 
@@ -68,12 +68,12 @@ def make_guarded_group(
     """
     single, vector = _makers(environment, num_envs, instances)
     if single is None:
-        guard = new_guard(1, True)
-        return GuardedGroup(vector, num_envs, guard, expected), guard
-    from envservers.environments.sync_group import SinglesGroup
+        tracker = new_tracker(1, True)
+        return RestartingGroup(vector, num_envs, tracker, expected), tracker
+    from envservers.environments.sync_group import SyncGroup
 
-    guard = new_guard(num_envs, False)
-    return SinglesGroup(single, num_envs, guard, expected, instances), guard
+    tracker = new_tracker(num_envs, False)
+    return SyncGroup(single, num_envs, tracker, expected, instances), tracker
 
 
 def _makers(

@@ -1,4 +1,4 @@
-"""Which of a group's environments run, which are down, and what the learner is told of it."""
+"""Counts a group's faults: which environments run, which are down, what the learner is told."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ ENVIRONMENT_ERRORS = (BaseException,)
 _MAX_TRACEBACKS = 64
 
 
-class Guard:
-    """The books of one group's units: its environments, or the group itself where it is one object.
+class FaultTracker:
+    """The faults of one group's units: its environments, or the group where it is one object.
 
     Every unit is down at first.
 
@@ -40,10 +40,10 @@ class Guard:
         whole: bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Goes on from what an earlier process has noted.
+        """Goes on from the faults of an earlier process.
 
         Args:
-            supervision: Where faults, and what is being stepped, are noted.
+            supervision: Where faults, and what is being stepped, are written down.
             group: The group's number.
             first_env: Its first environment's number in the environment server.
             num_units: Its units.
@@ -54,9 +54,12 @@ class Guard:
         self.down = set(range(num_units))
         self.ready_s = 0.0
         self._group, self._whole, self._clock = group, whole, clock
-        self._notes, self._running = shared, shared.running
+        self._shared, self._running = shared, shared.running
         self._step_timer = supervision.step_timer
-        self._units = [Recovery(shared.faults, first_env + unit) for unit in range(num_units)]
+        self._units = [
+            Recovery(shared.faults, first_env + unit, supervision.jitter)
+            for unit in range(num_units)
+        ]
         # Units that run, but have faults which are not forgiven yet.
         self._on_trial: set[int] = set()
         self._unsent: list[Fault] = []
@@ -74,10 +77,10 @@ class Guard:
 
         If so, that another one cannot be made is a fault, and no mistake in the configuration.
         """
-        return self._notes.was_made
+        return self._shared.was_made
 
-    def note(self, unit: int) -> None:
-        """Is about to run a unit's code, which may hang or end the process."""
+    def enter(self, unit: int) -> None:
+        """Before a unit's code runs, which may hang or end the process."""
         end_fork()
         self._running[1] = NOBODY if self._whole else unit
         self._running[0] = self._group
@@ -86,7 +89,7 @@ class Guard:
             self._step_timer.set_back()
 
     def end_step(self) -> None:
-        """The group has been stepped."""
+        """After the group has been stepped."""
         end_fork()
         self._running[0] = NOBODY
         self._steps += 1
@@ -102,16 +105,16 @@ class Guard:
         return [unit for unit in sorted(self.down) if now_s >= self._units[unit].due_s]
 
     def start(self, unit: int) -> None:
-        """The unit runs."""
+        """After the unit has been made."""
         end_fork()
-        self._notes.was_made = True
+        self._shared.was_made = True
         self._units[unit].start(self._clock(), self._steps)
         self.down.discard(unit)
         self._on_trial.add(unit)
         self.ready_s = 0.0
 
     def fail(self, unit: int, error: BaseException, remark: str = "") -> None:
-        """The unit has failed and is down; the remark comes before the traceback."""
+        """After the unit has failed; the remark comes before the traceback."""
         end_fork()
         recovery = self._units[unit]
         recovery.fail(self._clock())
@@ -129,8 +132,8 @@ class Guard:
         faults, self._unsent = self._unsent, []
         return faults
 
-    def lasting_faults(self) -> list[Fault]:
-        """What a new session is told of units that stay down."""
+    def quarantined_faults(self) -> list[Fault]:
+        """A fault for each unit that stays down, for a new session."""
         staying = [unit for unit in sorted(self.down) if self._units[unit].quarantined]
         return [self._fault(unit, "quarantined", "", repeated=True) for unit in staying]
 

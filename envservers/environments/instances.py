@@ -1,4 +1,4 @@
-"""Which objects are an environment at present: each can be only one."""
+"""Which objects run as an environment: each can be only one."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ from envservers.environments.group import InvalidEnvironment
 
 
 class SameInstance(InvalidEnvironment):
-    """An object that is another environment already; stepped for both, it is right for neither."""
+    """One object for two environments: either would step the other."""
 
 
 class Instances:
     """The environments of one server that run, without their wrappers."""
 
     def __init__(self) -> None:
-        """None runs yet."""
         self._running: dict[int, object] = {}
 
     def take(self, *envs: object) -> None:
-        """These objects begin to be environments.
+        """Adds objects that begin to run.
 
         Raises:
-            SameInstance: where one of them is another one, or was one already; then none does.
+            SameInstance: where two are the same object, or one runs already; then none is added.
         """
         taken: dict[int, object] = {}
         for core in map(_core, envs):
@@ -33,7 +32,7 @@ class Instances:
         self._running.update(taken)
 
     def release(self, *envs: object) -> None:
-        """These objects are no environments any more."""
+        """Removes objects that run no more."""
         for env in envs:
             self._running.pop(id(_core(env)), None)
 

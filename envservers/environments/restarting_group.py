@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from envservers.environments.closing import close_failed
-from envservers.environments.fault_tracker import ENVIRONMENT_ERRORS, Guard
+from envservers.environments.fault_tracker import ENVIRONMENT_ERRORS, FaultTracker
 from envservers.environments.group import (
     Array,
     Group,
@@ -22,14 +22,14 @@ from seed.wire.messages import EPISODE_DTYPE
 from seed.wire.spaces import SpaceSpec
 
 
-class GuardedGroup:
+class RestartingGroup:
     """A group that outlives the object that steps its environments."""
 
     def __init__(
         self,
         make: Callable[[], Group],
         num_envs: int,
-        guard: Guard,
+        tracker: FaultTracker,
         expected: tuple[SpaceSpec, SpaceSpec],
     ) -> None:
         """Makes the group, unless it is in quarantine already.
@@ -37,35 +37,35 @@ class GuardedGroup:
         Args:
             make: Makes the group, at first and after a fault.
             num_envs: Number of environments.
-            guard: Its books, with one unit.
+            tracker: Of its faults, with one unit.
             expected: Specs of observations and actions; its own ones once it has been made.
 
         Raises:
             InvalidEnvironment: where it cannot be made and never was.
         """
-        self.num_envs, self.guard = num_envs, guard
+        self.num_envs, self.tracker = num_envs, tracker
         self.observation, self.action = expected
         self._make = make
         self._group: Group | None = None
         self._seeds = np.zeros(num_envs, np.int64)
         self._restarts = 0
-        if guard.startable():
+        if tracker.startable():
             try:
                 group = self._make_group()
                 self.observation, self.action = group.observation, group.action
             except ENVIRONMENT_ERRORS as error:
-                if isinstance(error, InvalidEnvironment) and not guard.was_made:
+                if isinstance(error, InvalidEnvironment) and not tracker.was_made:
                     raise
                 self._fail(error)
 
     def reset(self, seeds: Array) -> GroupRow:
         """Starts new episodes, as far as the group runs."""
         self._seeds = seeds
-        return self._guarded(lambda group: group.reset(seeds))
+        return self._advance(lambda group: group.reset(seeds))
 
     def step(self, actions: Array) -> GroupRow:
         """Steps the group, or starts it anew where that is due."""
-        return self._guarded(lambda group: group.step(actions))
+        return self._advance(lambda group: group.step(actions))
 
     def close(self) -> None:
         """Closes the group, if it runs."""
@@ -73,19 +73,19 @@ class GuardedGroup:
         if group is not None:
             group.close()
 
-    def _guarded(self, advance: Callable[[Group], GroupRow]) -> GroupRow:
+    def _advance(self, advance: Callable[[Group], GroupRow]) -> GroupRow:
         row: GroupRow | None = None
         if self._group is not None:
             try:
-                self.guard.note(0)
+                self.tracker.enter(0)
                 row = advance(self._group)
                 check_row(row, self.observation)
             except ENVIRONMENT_ERRORS as error:
                 row = None
                 self._fail(error)
         if row is None:
-            row = self._restart() if self.guard.startable() else self._down_row()
-        self.guard.end_step()
+            row = self._restart() if self.tracker.startable() else self._down_row()
+        self.tracker.end_step()
         return row
 
     def _restart(self) -> GroupRow:
@@ -103,15 +103,15 @@ class GuardedGroup:
         return replace(row, restarted=np.ones(self.num_envs, np.bool_))
 
     def _make_group(self) -> Group:
-        self.guard.note(0)
+        self.tracker.enter(0)
         self._group = self._make()
-        self.guard.start(0)
+        self.tracker.start(0)
         return self._group
 
     def _fail(self, error: BaseException) -> None:
         group, self._group = self._group, None
-        self.guard.note(0)
-        self.guard.fail(0, error, close_failed(group.close) if group is not None else "")
+        self.tracker.enter(0)
+        self.tracker.fail(0, error, close_failed(group.close) if group is not None else "")
 
     def _down_row(self) -> GroupRow:
         n = self.num_envs

@@ -1,4 +1,4 @@
-"""What an environment returned, in the form that it declares: nothing is cut to fit."""
+"""Checks what an environment returned against what it declares; nothing is cut to fit."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def fitted(
 
 
 def flags(values: Any, num_envs: int, what: str) -> Array:
-    """What says of every environment whether its episode ended. `[n] bool`, a copy
+    """Whether each environment's episode ended. `[n] bool`, a copy
 
     Raises:
         InvalidRow: for anything but a bool, or 0 or 1, for each.

@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 
 from envservers.environments.closing import close_failed
-from envservers.environments.fault_tracker import ENVIRONMENT_ERRORS, Guard
+from envservers.environments.fault_tracker import ENVIRONMENT_ERRORS, FaultTracker
 from envservers.environments.group import (
     Array,
     EpisodeTracker,
@@ -27,14 +27,14 @@ from seed.wire.spaces import SpaceSpec
 Env = gymnasium.Env[Any, Any]
 
 
-class SinglesGroup:
+class SyncGroup:
     """Environments of one kind, stepped in turn; see `envservers.environments.group.Group`."""
 
     def __init__(
         self,
         make: Callable[[], Env],
         num_envs: int,
-        guard: Guard | None = None,
+        tracker: FaultTracker | None = None,
         expected: tuple[SpaceSpec, SpaceSpec] | None = None,
         instances: Instances | None = None,
     ) -> None:
@@ -43,8 +43,8 @@ class SinglesGroup:
         Args:
             make: Makes one environment, at first and after a fault.
             num_envs: Number of environments.
-            guard: Their books, with a unit for each. Without it, what an environment raises goes
-                to the caller.
+            tracker: Of their faults, with a unit for each. Without it, what an environment raises
+                goes to the caller.
             expected: Specs of observations and actions where none can be made for now.
             instances: Of the environment server.
 
@@ -53,7 +53,7 @@ class SinglesGroup:
                 cannot carry, and none has ever been made; SameInstance where several are one.
         """
         self.num_envs = num_envs
-        self._make, self._guard, self._instances = make, guard, instances or Instances()
+        self._make, self._tracker, self._instances = make, tracker, instances or Instances()
         self._envs: list[Env | None] = [None] * num_envs
         self._episodes = EpisodeTracker(num_envs)
         self._ended = np.zeros(num_envs, np.bool_)
@@ -66,14 +66,14 @@ class SinglesGroup:
         self._promised: tuple[SpaceSpec, SpaceSpec] | None = None
         if expected is not None:
             self.observation, self.action = expected
-        for index in range(num_envs) if guard is None else guard.startable():
+        for index in range(num_envs) if tracker is None else tracker.startable():
             try:
                 self._make_env(index)
             except SameInstance:
                 self.close()
                 raise
             except ENVIRONMENT_ERRORS as error:
-                if self._spaces is None and not (guard is not None and guard.was_made):
+                if self._spaces is None and not (tracker is not None and tracker.was_made):
                     raise
                 self._fail(index, error)
         if self._spaces is None:
@@ -104,8 +104,8 @@ class SinglesGroup:
                 self._reset_env(index, env, None)
                 continue
             try:
-                if self._guard is not None:
-                    self._guard.note(index)
+                if self._tracker is not None:
+                    self._tracker.enter(index)
                 result: Any = env.step(action)
                 # Calls cost more than these comparisons, which nearly always are enough.
                 if type(result) is not tuple or len(result) != 5:
@@ -141,7 +141,7 @@ class SinglesGroup:
         observations = self._observations()
         self._fail_unfit(observations, rewards)
         down = restarted = None
-        if self._guard is not None and self._guard.down:
+        if self._tracker is not None and self._tracker.down:
             restarted = self._restart()
             down = np.array([env is None for env in self._envs], np.bool_)
             broken = down | restarted
@@ -153,8 +153,8 @@ class SinglesGroup:
             observations[down] = 0
         self._ended = ended = terminated | truncated
         episodes = self._episodes.add(rewards, ended)
-        if self._guard is not None:
-            self._guard.end_step()
+        if self._tracker is not None:
+            self._tracker.end_step()
         return GroupRow(
             observations, rewards.astype(np.float32), terminated, truncated, first, episodes,
             down, restarted,
@@ -200,7 +200,7 @@ class SinglesGroup:
     def _restart(self) -> Array:
         """Starts what is down and due; which environments it has started. `[n] bool`"""
         restarted = np.zeros(self.num_envs, np.bool_)
-        for index in self._guard.startable() if self._guard is not None else ():
+        for index in self._tracker.startable() if self._tracker is not None else ():
             self._restarts += 1
             try:
                 env = self._make_env(index)
@@ -215,8 +215,8 @@ class SinglesGroup:
         return restarted
 
     def _make_env(self, index: int) -> Env:
-        if self._guard is not None:
-            self._guard.note(index)
+        if self._tracker is not None:
+            self._tracker.enter(index)
         env = self._make()
         self._instances.take(env)
         try:
@@ -226,8 +226,8 @@ class SinglesGroup:
             close_failed(env.close)
             raise
         self._envs[index] = env
-        if self._guard is not None:
-            self._guard.start(index)
+        if self._tracker is not None:
+            self._tracker.start(index)
         return env
 
     def _learn_spaces(self, index: int, env: Env) -> None:
@@ -260,8 +260,8 @@ class SinglesGroup:
             self._fail(index, error)
 
     def _begin_episode(self, index: int, env: Env, seed: int | None) -> None:
-        if self._guard is not None:
-            self._guard.note(index)
+        if self._tracker is not None:
+            self._tracker.enter(index)
         self._keep(index, reset_observation(env.reset(seed=seed)))
 
     def _keep(self, index: int, observation: Any) -> None:
@@ -272,15 +272,15 @@ class SinglesGroup:
         self._values[index] = fitted(observation, dtype, shape)
 
     def _fail(self, index: int, error: BaseException) -> None:
-        if self._guard is None:
+        if self._tracker is None:
             raise error
         env, self._envs[index] = self._envs[index], None
         remark = ""
         if env is not None:
             self._instances.release(env)
-            self._guard.note(index)
+            self._tracker.enter(index)
             remark = close_failed(env.close)
-        self._guard.fail(index, error, remark)
+        self._tracker.fail(index, error, remark)
 
 
 def _unfit(kind: str, what: str) -> InvalidRow:

@@ -14,9 +14,8 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Dict, Discrete
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
-from gymnasium.vector.async_vector_env import _async_worker
 
 from envservers.environments.fault_tracker import ENVIRONMENT_ERRORS
 from envservers.environments.group import Array, InvalidEnvironment, InvalidRow
@@ -38,11 +37,11 @@ class WorkerError(RuntimeError):
         return str(self).strip().rpartition("\n")[2]
 
 
-class WorkerMisfit(InvalidRow):
-    """An InvalidRow of another process: it can be made of its text alone, as is done with them."""
+class InvalidWorkerRow(InvalidRow):
+    """An InvalidRow of another process, which Gymnasium makes again of its text alone."""
 
     def __init__(self, text: object) -> None:
-        """Of what has kind "unfit"."""
+        """Of the kind "unfit"."""
         super().__init__("unfit", str(text))
 
 
@@ -60,15 +59,26 @@ class Workers(AsyncVectorEnv):
             # The group copies what it gets, so this class need not do it as well. A plain fork of
             # a process with ZeroMQ's threads could deadlock.
             super().__init__(
-                [partial(_WireEnv, make)] * num_envs, copy=False, context="forkserver",
-                autoreset_mode=AutoresetMode.NEXT_STEP, worker=_work,
+                [partial(_make_wire_env, make, os.getpid())] * num_envs, copy=False,
+                context="forkserver", autoreset_mode=AutoresetMode.NEXT_STEP,
             )  # fmt: skip
         except ENVIRONMENT_ERRORS as error:
+            unmade = self._why_unmade() if isinstance(error, RuntimeError) else ""
             reason = how_workers_ended(self) if isinstance(error, EOFError | OSError) else ""
             end_workers(self)
+            if unmade:
+                raise WorkerError(unmade) from None
             if reason:
                 raise RuntimeError(reason) from error
             raise
+
+    def _why_unmade(self) -> str:
+        """What was raised in a process that could not make its environment; empty for nothing."""
+        # Where another error is the reason, a process may have ended.
+        with contextlib.suppress(EOFError, OSError):
+            reasons = self.call("why_unmade") if workers_of(self) else ()
+            return next(filter(None, reasons), "")
+        return ""
 
     def close_extras(self, *arguments: object, **options: object) -> None:
         """Ends the processes within seconds, whatever they do."""
@@ -118,12 +128,38 @@ def end_workers(env: object) -> None:
     vector.closed = True
 
 
+class _Unmade(Env):
+    """Stands for an environment that could not be made: its spaces are those of no other.
+
+    Gymnasium's processes end without a word where an environment cannot be made. But they compare
+    spaces at first, and answer calls even where these differ.
+    """
+
+    observation_space = action_space = Dict()
+
+    def __init__(self, why_unmade: str) -> None:
+        self.why_unmade = why_unmade
+
+
+def _make_wire_env(make: Callable[[], Env], group_pid: int) -> Env:
+    """Makes an environment; in a process of its own, it does not raise."""
+    try:
+        return _WireEnv(make)
+    except ENVIRONMENT_ERRORS as error:
+        if os.getpid() == group_pid:
+            raise
+        refused = isinstance(error, InvalidEnvironment)
+        return _Unmade(str(error) if refused else traceback.format_exc())
+
+
 class _WireEnv(Env):
     """An environment as the wire sees it: checked here, as Gymnasium cuts what does not fit.
 
     Spaces are the wire's, so that those of all environments are equal, whatever their bounds. Of
     the infos nothing is used, and they are left out: Gymnasium cannot join those that differ.
     """
+
+    why_unmade = ""
 
     def __init__(self, make: Callable[[], Env]) -> None:
         self._env, self._pid = make(), os.getpid()
@@ -159,7 +195,7 @@ class _WireEnv(Env):
         try:
             yield
         except InvalidRow as error:
-            raise WorkerMisfit(error) from None
+            raise InvalidWorkerRow(error) from None
         except ENVIRONMENT_ERRORS:
             raise WorkerError(traceback.format_exc()) from None
         finally:
@@ -183,19 +219,3 @@ def _space_of(spec: SpaceSpec) -> gymnasium.Space[Any]:
     low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
     return Box(low, high, spec.shape, dtype)
 
-
-def _work(
-    index: int, make: Callable[[], Env], pipe: Any, parent_pipe: Any, memory: Any, errors: Any,
-    *options: Any,
-) -> None:  # fmt: skip
-    """Gymnasium's own worker, which says nothing where the environment cannot be made."""
-    try:
-        env = make()
-    except ENVIRONMENT_ERRORS as error:
-        refused = isinstance(error, InvalidEnvironment)
-        text = str(error) if refused else traceback.format_exc()
-        errors.put((index, WorkerError, WorkerError(text), text))
-        pipe.recv()
-        pipe.send((None, False))
-        return
-    _async_worker(index, lambda: env, pipe, parent_pipe, memory, errors, *options)

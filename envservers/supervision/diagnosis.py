@@ -1,4 +1,4 @@
-"""How a process of an environment server came to its end. No clocks and no processes here."""
+"""How a process of an environment server ended, and why. No clocks and no processes here."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import signal
 from envservers.supervision.shared_state import NOBODY, CrashReport
 from seed.wire.terminal import printable
 
-# Nothing that an environment does ends in one of these, as far as anybody can tell.
+# Environments do not end their process by these, as far as can be told.
 _FROM_OUTSIDE = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def diagnose(
     wait_status: int | None, stacks: str, running: tuple[int, int], *, was_stopped: bool
 ) -> CrashReport:
-    """Finds the kind of an end, and the environment that has caused it, if any.
+    """Finds out how a process ended, and which environment caused that, if any.
 
     Args:
-        wait_status: What the system says of the end; None where nobody was left to hear it.
-        stacks: What the process has written of its stacks, at its end.
+        wait_status: What `waitpid` said; None where its parent had ended, too.
+        stacks: What `faulthandler` has written there.
         running: The group and the index that were being stepped.
         was_stopped: Whether it had been stopped (SIGSTOP) a while before.
     """
@@ -42,7 +42,7 @@ def diagnose(
 
 
 def describe(crash: CrashReport) -> str:
-    """The same for a person, with its text."""
+    """A line for the person who watches, and the text."""
     if crash.kind == "stopped":
         where = " for longer than a step may take"
     elif crash.kind == "was killed":

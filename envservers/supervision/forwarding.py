@@ -1,7 +1,7 @@
-"""What an environment server and its environments print, on its way to where that is to go.
+"""Forwards what an environment server and its environments print.
 
-They print into pipes that the supervisor reads: from Python and from C, from processes of their own
-too, nothing of it ever fails or waits, whatever becomes of the supervisor's own output.
+They print into pipes that the supervisor reads, so that printing never fails or waits, whatever
+becomes of the supervisor's own output. That holds for Python, C and processes of their own.
 """
 
 from __future__ import annotations
@@ -17,27 +17,26 @@ _REST_READS = 16
 
 
 class Forwarding:
-    """The ways of standard output and standard error from the processes below to this one's own."""
+    """Standard output and standard error of the processes below, passed on to this one's own."""
 
     def __init__(self) -> None:
-        """Two pipes, with nobody at their other ends."""
-        self._ways = (_Way(1), _Way(2))
+        self._streams = (_Stream(1), _Stream(2))
 
     @property
     def descriptors(self) -> list[int]:
-        """What becomes readable when something has been printed."""
-        return [way.reader for way in self._ways]
+        """Files that become readable when something has been printed."""
+        return [stream.reader for stream in self._streams]
 
     def enter(self) -> None:
-        """From here on this process, a forked one, prints into the pipes."""
-        for way in self._ways:
-            os.dup2(way.writer, way.descriptor)
-            way.close()
+        """Makes this process, a forked one, print into the pipes."""
+        for stream in self._streams:
+            os.dup2(stream.writer, stream.descriptor)
+            stream.close()
         shield_output()
 
     def forward(self) -> bool:
-        """Passes some of it on, as far as that goes at once; False where there was nothing."""
-        forwarded = [way.forward() for way in self._ways]
+        """Passes some of it on without waiting; False where there was nothing."""
+        forwarded = [stream.forward() for stream in self._streams]
         return any(forwarded)
 
     def forward_rest(self) -> None:
@@ -52,11 +51,11 @@ class Forwarding:
 
     def __exit__(self, *exception: object) -> None:
         """Closes the pipes."""
-        for way in self._ways:
-            way.close()
+        for stream in self._streams:
+            stream.close()
 
 
-class _Way:
+class _Stream:
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
         self.reader, self.writer = os.pipe()
@@ -69,18 +68,18 @@ class _Way:
             data = os.read(self.reader, _READ_BYTES)
         except BlockingIOError:
             return False
-        if self._says_what_is_lost():
+        if self._reports_loss():
             self._lost_bytes = len(data) - self._outlet.put(data)
         else:
             self._lost_bytes += len(data)
         return True
 
-    def _says_what_is_lost(self) -> bool:
+    def _reports_loss(self) -> bool:
         """Whether what comes next may be passed on."""
         if not self._lost_bytes:
             return True
-        note = f"\nseed-envserver: {self._lost_bytes} bytes left out here, which nobody took\n"
-        return self._outlet.put(note.encode()) == len(note)
+        line = f"\nseed-envserver: {self._lost_bytes} bytes left out here, which nobody took\n"
+        return self._outlet.put(line.encode()) == len(line)
 
     def close(self) -> None:
         for end in (self.reader, self.writer):

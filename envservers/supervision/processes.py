@@ -1,6 +1,6 @@
-"""Processes, who started them, and all that they have started; what the system knows of it (Linux).
+"""The parent and the descendants of a process, as the system knows them (Linux).
 
-Elsewhere a process learns by looking that its parent has gone, and has no descendants to speak of.
+Elsewhere a process polls whether its parent has ended, and finds no descendants.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""When what has failed is tried again, and when no more. No clocks and no processes here."""
+"""When what has failed is started again, and when it stays down. No clock and no process here."""
 
 from __future__ import annotations
 
@@ -31,15 +31,14 @@ def jitter() -> float:
 
 
 class Restarts:
-    """When the process of an environment server is started again, and when no more.
+    """When the process of an environment server is started again, and when it stays down.
 
-    Environments that end their process are counted one by one, by `Recovery`. Here it is about ends
-    that nobody knows a reason for. Who is killed from outside comes back however often that is, as
-    on machines that are taken away and given back.
+    `Recovery` counts the environments that end their process. This counts ends without a known
+    reason. A process that is killed from outside is started again however often that happens, as
+    on preemptible machines.
     """
 
     def __init__(self, jitter: Callable[[], float] = jitter) -> None:
-        """Nothing has ended yet."""
         self._jitter = jitter
         self._in_a_row = self._unexplained = 0
 
@@ -48,7 +47,7 @@ class Restarts:
 
         Args:
             lived_s: How long the process has lived.
-            explained: Whether an environment is to blame, or somebody outside.
+            explained: Whether an environment caused the end, or a signal from outside.
         """
         if lived_s >= FORGIVEN_AFTER_S:
             self._unexplained = 0
@@ -71,9 +70,9 @@ class Recovery:
     def __init__(
         self, counts: Cells, cell: int, jitter: Callable[[], float] = jitter
     ) -> None:
-        """Goes on from the faults that stand in `counts[cell]`, where an earlier process left them.
+        """Goes on from the faults in `counts[cell]`, where an earlier process left them.
 
-        What failed there may start at once, as that process's end has been waited for.
+        What failed there may start at once: the wait was the one before this process.
         """
         self._counts, self._cell, self._jitter = counts, cell, jitter
         self._since_s, self._since_steps = math.inf, 0
@@ -90,17 +89,17 @@ class Recovery:
         return self._counts[self._cell] >= MAX_FAULTS
 
     def fail(self, now_s: float) -> None:
-        """It has failed and is down."""
+        """Counts a fault; the unit is down."""
         faults = self._counts[self._cell] = min(self._counts[self._cell] + 1, MAX_FAULTS)
         self._since_s = math.inf
         self.due_s = math.inf if self.quarantined else now_s + backoff_s(faults) * self._jitter()
 
     def start(self, now_s: float, steps: int) -> None:
-        """It runs again; `steps` counts on whatever happens."""
+        """The unit runs again; `steps` counts on whatever happens."""
         self._since_s, self._since_steps = now_s, steps
 
     def forgive(self, now_s: float, steps: int) -> bool:
-        """Forgets the faults of what has run well for long; whether there are none to forget."""
+        """Forgets the faults of a unit that has run well for long; whether none is left."""
         ran_steps = steps - self._since_steps
         if now_s - self._since_s >= FORGIVEN_AFTER_S or (
             self._since_s < math.inf and ran_steps >= FORGIVEN_AFTER_STEPS

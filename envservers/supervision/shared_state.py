@@ -1,4 +1,4 @@
-"""What an environment server and the process that watches over it know of each other.
+"""The state that an environment server shares with its supervisor.
 
 The supervisor imports this before it forks: nothing heavy here.
 """
@@ -12,11 +12,12 @@ import os
 import secrets
 import time
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from io import FileIO
 
-from envservers.supervision.recovery import Cells
+from envservers.supervision.recovery import Cells, jitter
 from seed.wire.limits import MAX_ENVS_PER_SERVER
 
 NOBODY = -1
@@ -35,16 +36,16 @@ _SIZE_BYTES = _COUNTS + MAX_ENVS_PER_SERVER
 class SharedState:
     """A little memory that outlives the process that writes it.
 
+    The faults are those of one environment, as the learner names it.
+
     Attributes:
         running: The group and the index that are being stepped, `NOBODY` for none.
         faults: By environment of the server, how often it failed since it last ran well; for a
             group that fails as a whole, at its first environment.
-
-    What is noted of the environment, as the learner names it, is forgotten where it names another.
     """
 
     def __init__(self, memory: mmap.mmap | bytearray | None = None) -> None:
-        """Empty notes, in memory of this process alone where none is given."""
+        """Empty, in memory of this process alone where none is given."""
         view = memoryview(bytearray(_SIZE_BYTES) if memory is None else memory)
         self._view = view
         self._cells = view[: 4 * _CELLS].cast("i")
@@ -65,7 +66,7 @@ class SharedState:
 
     @property
     def exit_code(self) -> int | None:
-        """With what the process has decided to end; None where it has decided nothing."""
+        """The exit code that the process has chosen; None where it has chosen none."""
         return self._cells[2] if self._cells[2] != NOBODY else None
 
     @exit_code.setter
@@ -74,7 +75,7 @@ class SharedState:
 
     @property
     def wait_status(self) -> int | None:
-        """How the process has ended; None where nobody was left to see it."""
+        """What `waitpid` said of the process; None where its parent had ended, too."""
         return self._cells[4] if self._cells[4] != NOBODY else None
 
     @wait_status.setter
@@ -101,7 +102,7 @@ class SharedState:
 
     @property
     def renewing(self) -> bool:
-        """Whether the process ends so that another one goes on: this is no bad end."""
+        """Whether the process ends so that a new one goes on, which is no crash."""
         return bool(self._view[_RENEWING])
 
     @renewing.setter
@@ -110,7 +111,7 @@ class SharedState:
 
     @property
     def ending(self) -> bool:
-        """Whether the process is about to end, whyever: all that is left is to close."""
+        """Whether the process is about to end: all that is left is to close."""
         return bool(self._view[_ENDING])
 
     @ending.setter
@@ -148,17 +149,17 @@ class SharedState:
         return known
 
     def forget_faults(self) -> None:
-        """Nothing is known of the environments any more."""
+        """Forgets all faults, and whether environments could be made."""
         self._view[_COUNTS:] = bytes(MAX_ENVS_PER_SERVER)
         self.was_made = False
 
 
 class StepTimer:
-    """Ends the process, with all stacks written down, where it is not set back in time.
+    """Writes all stacks down and ends the process, where it is not set back in time.
 
-    It works below Python: also where an environment holds the interpreter's lock for ever. It works
-    in this process, though, which an environment may stop, or make another program of: `pulse` is
-    for who watches from outside.
+    It works below Python: also where an environment holds the interpreter's lock for ever. But it
+    works in this process, which an environment may stop or replace by another program: for that,
+    the warden watches `pulse` from outside.
 
     Attributes:
         due_s: `time.monotonic()` at which it is best set back again; infinite where it is off.
@@ -173,7 +174,7 @@ class StepTimer:
         shared: SharedState | None = None,
     ) -> None:
         """Off with a timeout of 0; otherwise armed by the first `set_back`."""
-        self.timeout_s, self._stacks, self._notes = timeout_s, stacks, shared or SharedState()
+        self.timeout_s, self._stacks, self._shared = timeout_s, stacks, shared or SharedState()
         on = timeout_s > 0 and stacks is not None
         self.interval_s = min(_REARM_INTERVAL_S, timeout_s / 4) if on else math.inf
         self.due_s = 0.0 if on else math.inf
@@ -182,19 +183,19 @@ class StepTimer:
         """Begins the timeout again, if that is due."""
         now_s = time.monotonic()
         if now_s >= self.due_s and self._stacks is not None:
-            self._notes.pulse = self._notes.pulse % _MOST_PULSES + 1
+            self._shared.pulse = self._shared.pulse % _MOST_PULSES + 1
             faulthandler.dump_traceback_later(self.timeout_s, exit=True, file=self._stacks)
             self.due_s = now_s + self.interval_s
 
     def stop(self) -> None:
-        """Nothing is stepped any more. How long closing may take is for the supervisor to see."""
-        self._notes.pulse = 0
+        """Turns it off before environments are closed, for which the supervisor has a deadline."""
+        self._shared.pulse = 0
         if self._stacks is not None:
             faulthandler.cancel_dump_traceback_later()
         self.due_s = math.inf
 
     def note_late(self) -> None:
-        """Writes what it would have, in place of a process that cannot."""
+        """Writes a timeout down in place of a process that cannot do it itself."""
         if self._stacks is not None:
             timeout = timedelta(seconds=self.timeout_s)
             self._stacks.write(f"Timeout ({timeout})! Its process does nothing at all\n".encode())
@@ -218,17 +219,38 @@ class CrashReport:
     text: str
 
 
+@dataclass(frozen=True)
+class Patience:
+    """How long the processes of an environment server wait for each other, in seconds.
+
+    Attributes:
+        close_s: For environments to be closed, or to end a step that nobody waits for any more.
+        orphans_close_s: The same where the process that started the supervisor has ended.
+        grace_s: For a process that the step timer should have ended, with its stacks.
+        stopped_s: So late for its next check, the supervisor was stopped in between.
+        same_request_s: Process managers signal a process and its group: one request, twice.
+    """
+
+    close_s: float = 5.0
+    orphans_close_s: float = 2.0
+    grace_s: float = 3.0
+    stopped_s: float = 3.0
+    same_request_s: float = 1.0
+
+
 @dataclass
 class Supervision:
     """What an environment server gets from its supervisor; by default, there is none.
 
     Attributes:
-        notes: Written for the supervisor.
+        shared: Written for the supervisor.
         step_timer: Ends this process where an environment hangs.
         server_id: The number in HELLO; the same in all processes of one supervisor.
-        crash: The process before this one, where it came to a bad end.
+        crash: How the process before this one ended, where it did not choose to.
         supervisor: Process id of the supervisor.
         parent: Process id of the one that stands between this process and its supervisor.
+        jitter: A factor for every wait before a restart.
+        patience: How long processes wait for each other.
     """
 
     shared: SharedState = field(default_factory=SharedState)
@@ -237,7 +259,9 @@ class Supervision:
     crash: CrashReport | None = None
     supervisor: int | None = None
     parent: int | None = None
+    jitter: Callable[[], float] = jitter
+    patience: Patience = field(default_factory=Patience)
 
     def is_abandoned(self) -> bool:
-        """Whether nobody watches over this process any more."""
+        """Whether the process that watches over this one has ended."""
         return self.parent is not None and os.getppid() != self.parent

@@ -25,7 +25,7 @@ class Signals:
         }
 
     def __enter__(self) -> Signals:
-        """Nothing else."""
+        """Changes nothing."""
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -1,6 +1,6 @@
-"""A small process that starts the environment server's, and another one when that comes to grief.
+"""A small process that starts the environment server's, and a new one when that crashes.
 
-It imports next to nothing and runs no environment, so that it stands whatever these do.
+It imports next to nothing and runs no environment, so that no environment can end it.
 """
 
 from __future__ import annotations
@@ -24,20 +24,19 @@ from envservers.supervision.processes import (
     forget_signals_in_forks,
 )
 from envservers.supervision.recovery import Restarts, jitter
-from envservers.supervision.shared_state import CrashReport, SharedState, StepTimer, Supervision
+from envservers.supervision.shared_state import (
+    CrashReport,
+    Patience,
+    SharedState,
+    StepTimer,
+    Supervision,
+)
 from envservers.supervision.signals import STOP_SIGNALS, Signals
 from envservers.supervision.warden import watch_over
 from seed.wire.terminal import printable
 
 _EXIT_STOPPED, _EXIT_CRASH = 0, 1
-# Process managers signal a process and its group, which is one request that arrives twice.
-_SAME_REQUEST_S = 1.0
 _CHECK_INTERVAL_S = 1.0
-# So late for the next such check, this process has not run in between: a scheduler stopped it.
-_STOPPED_S = 3.0
-# How long environments may take to be closed, or to end a step that nobody waits for any more; and
-# where the process that started this one has ended.
-_CLOSE_S, _ORPHANS_CLOSE_S = 5.0, 2.0
 _LONGEST_STACKS_BYTES = 65_536
 
 
@@ -47,11 +46,13 @@ def supervise(
     *,
     starter: int | None = None,
     once: bool = False,
+    jitter: Callable[[], float] = jitter,
+    patience: Patience | None = None,
 ) -> int:
     """Runs `work` in a forked process until that ends with an exit code of its own choice.
 
     It returns twice: in the forked process with what `work` returned, and in this one with the
-    exit code that the last such process has noted. A process that ends otherwise, by a signal
+    exit code that the last such process has chosen. A process that ends otherwise, by a signal
     say, is followed by another one, later each time. Whatever processes `work` has started end
     with it.
 
@@ -61,6 +62,8 @@ def supervise(
         starter: Process id of the process that has started this one, if that is known: it may
             have ended already.
         once: Whether to end with that process.
+        jitter: A factor for every wait before a restart.
+        patience: How long processes wait for each other.
     """
     parent = Parent(starter)
     if once:
@@ -71,14 +74,19 @@ def supervise(
     for number in (signal.SIGTTIN, signal.SIGTTOU):
         signal.signal(number, signal.SIG_IGN)
     with _open_stacks() as stacks, Signals() as signals, Forwarding() as output:
-        return _Supervisor(work, step_timeout_s, stacks, signals, output, parent, once).run()
+        shared = SharedState.shared()
+        supervision = Supervision(
+            shared, StepTimer(step_timeout_s, stacks, shared), supervisor=os.getpid(),
+            jitter=jitter, patience=patience or Patience(),
+        )  # fmt: skip
+        return _Supervisor(work, supervision, stacks, signals, output, parent, once).run()
 
 
 class _Supervisor:
     def __init__(
         self,
         work: Callable[[Supervision], int],
-        step_timeout_s: float,
+        supervision: Supervision,
         stacks: FileIO,
         signals: Signals,
         output: Forwarding,
@@ -87,17 +95,13 @@ class _Supervisor:
     ) -> None:
         self._work, self._stacks, self._signals = work, stacks, signals
         self._output, self._starter, self._once = output, starter, once
-        shared = SharedState.shared()
-        self._supervision = Supervision(
-            shared, StepTimer(step_timeout_s, stacks, shared), supervisor=os.getpid()
-        )
-        self._restarts = Restarts(lambda: jitter())
+        self._supervision, self._patience = supervision, supervision.patience
+        self._restarts = Restarts(supervision.jitter)
         self._asked_s: float | None = None
         # time.monotonic() by which the child must have ended.
         self._deadline_s = math.inf
         # time.monotonic() at which it was last found to have been stopped and continued.
         self._continued_s = -math.inf
-        self._step_timeout_s = step_timeout_s
         # The warden, whose only child is the environment server.
         self._child: int | None = None
 
@@ -138,7 +142,7 @@ class _Supervisor:
         sys.stdout.flush()
         sys.stderr.flush()
         self._deadline_s = math.inf
-        # A request to stop must not come to the child before it has its own ways with signals.
+        # A request to stop must not reach the child before it has its own handlers.
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         child = os.fork()
         if not child:
@@ -161,7 +165,7 @@ class _Supervisor:
         while not os.waitpid(self._child, os.WNOHANG)[0]:
             self._listen(_CHECK_INTERVAL_S)
             now_s = time.monotonic()
-            if now_s - checked_s >= _STOPPED_S:
+            if now_s - checked_s >= self._patience.stopped_s:
                 self._continued_s = now_s
             checked_s = now_s
             self._bound(now_s)
@@ -170,13 +174,13 @@ class _Supervisor:
         self._output.forward_rest()
 
     def _bound(self, now_s: float) -> None:
-        """Sees to it that a child which is to end does so."""
+        """Gives a child that is to end a deadline, and kills it after that."""
         shared = self._supervision.shared
         if self._deadline_s == math.inf:
             if self._once and shared.starter_ended:
-                self._deadline_s = now_s + _ORPHANS_CLOSE_S
+                self._deadline_s = now_s + self._patience.orphans_close_s
             elif self._must_end() or shared.ending or shared.exit_code is not None:
-                self._deadline_s = now_s + _CLOSE_S
+                self._deadline_s = now_s + self._patience.close_s
         elif now_s >= self._deadline_s and self._child is not None:
             os.kill(self._child, signal.SIGKILL)
 
@@ -185,7 +189,7 @@ class _Supervisor:
         return self._asked_s is not None or orphaned
 
     def _listen(self, timeout_s: float) -> None:
-        """Waits for something to happen, and does what is to be done about it."""
+        """Waits for output, signals, and the end of the child or the starter; acts on them."""
         files = [*self._output.descriptors, *self._starter.descriptors]
         requests = self._signals.wait(timeout_s, files)
         self._output.forward()
@@ -200,7 +204,7 @@ class _Supervisor:
             self._supervision.shared.asked = True
             if self._child is not None:
                 os.kill(self._child, signal.SIGTERM)
-        elif now_s - self._asked_s >= _SAME_REQUEST_S:
+        elif now_s - self._asked_s >= self._patience.same_request_s:
             # An environment may hang, and nobody wants to wait for it.
             end_descendants()
             signal.signal(number, signal.SIG_DFL)
@@ -214,14 +218,15 @@ class _Supervisor:
         return not self._must_end()
 
     def _diagnose(self) -> CrashReport:
-        """How the child came to its end, told on stderr too."""
+        """How the child ended, told on stderr too."""
         self._stacks.seek(0)
         stacks = self._stacks.read(_LONGEST_STACKS_BYTES).decode(errors="replace")
         shared = self._supervision.shared
         continued_ago_s = time.monotonic() - self._continued_s
+        timeout_s = self._supervision.step_timer.timeout_s
         crash = diagnose(
             shared.wait_status, stacks, (shared.running[0], shared.running[1]),
-            was_stopped=continued_ago_s < self._step_timeout_s + _STOPPED_S,
+            was_stopped=continued_ago_s < timeout_s + self._patience.stopped_s,
         )  # fmt: skip
         _say(describe(crash))
         return crash

@@ -22,8 +22,6 @@ from envservers.supervision.shared_state import Supervision
 from envservers.supervision.signals import STOP_SIGNALS, Signals
 
 _CHECK_INTERVAL_S = 1.0
-# What is late by the step timer ends by itself, with its stacks, if it can.
-_GRACE_S = 3.0
 # What a terminal that is closed or a scheduler sends to all of a group. It ends the supervisor.
 _IGNORED = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -31,8 +29,8 @@ _IGNORED = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 def watch_over(supervision: Supervision) -> None:
     """Forks, and returns in the new process alone, with requests to stop held back.
 
-    The calling process, which the supervisor has forked, waits for the end of that one, notes how
-    it came to it, and ends with all that is left below it.
+    The calling process, which the supervisor has forked, waits for the end of that one, writes down
+    how it ended, and ends with all that is left below it.
     """
     assert supervision.supervisor is not None
     supervisor = Parent(supervision.supervisor)
@@ -61,7 +59,7 @@ def watch_over(supervision: Supervision) -> None:
 
 def _wait_for(worker: int, supervisor: Parent, signals: Signals, supervision: Supervision) -> None:
     """Waits for the end of the process or of the supervisor; passes on requests to stop."""
-    watch = _Watch(supervision)
+    watch = _PulseWatch(supervision)
     while not supervisor.has_ended():
         # Orphans of environments, which have become children of this process, end here too.
         pid, status = os.waitpid(-1, os.WNOHANG)
@@ -72,29 +70,29 @@ def _wait_for(worker: int, supervisor: Parent, signals: Signals, supervision: Su
             continue
         if signal.SIGTERM in signals.wait(_CHECK_INTERVAL_S, supervisor.descriptors):
             os.kill(worker, signal.SIGTERM)
-        if watch.finds_it_late():
+        if watch.is_late(time.monotonic()):
             supervision.step_timer.note_late()
             os.kill(worker, signal.SIGKILL)
     os.kill(worker, signal.SIGKILL)
 
 
-class _Watch:
-    """Finds out that the step timer is not set back, though the system would let it."""
+class _PulseWatch:
+    """Finds a step timer that is not set back in time, though its process is not stopped."""
 
     def __init__(self, supervision: Supervision) -> None:
-        self._notes = supervision.shared
+        self._shared = supervision.shared
         timeout_s = supervision.step_timer.timeout_s
-        self._patience_s = timeout_s + _GRACE_S if timeout_s else math.inf
+        # It should have ended its process by itself, with the stacks.
+        self._patience_s = timeout_s + supervision.patience.grace_s if timeout_s else math.inf
         self._pulse, self._waited_s = 0, 0.0
-        self._looked_s = time.monotonic()
+        self._looked_s = math.inf
 
-    def finds_it_late(self) -> bool:
+    def is_late(self, now_s: float) -> bool:
         """Whether it is late; asked again and again."""
-        now_s = time.monotonic()
         # No more than it waits: while this process is stopped, others are too.
-        passed_s = min(now_s - self._looked_s, 2 * _CHECK_INTERVAL_S)
+        passed_s = min(max(now_s - self._looked_s, 0.0), 2 * _CHECK_INTERVAL_S)
         self._looked_s = now_s
-        pulse = self._notes.pulse
+        pulse = self._shared.pulse
         self._waited_s = self._waited_s + passed_s if pulse == self._pulse else 0.0
         self._pulse = pulse
         return bool(pulse) and self._waited_s >= self._patience_s

@@ -1,28 +1,21 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from tests.envservers.fake_learner import FakeLearner
-from tests.envservers.running import Running
+from tests.envservers.running import Serve, Served
 
 
 @pytest.fixture
-def learner() -> Iterator[FakeLearner]:
-    learner = FakeLearner()
-    yield learner
-    learner.close()
+def learner() -> FakeLearner:
+    return FakeLearner()
 
 
 @pytest.fixture
-def serve(learner: FakeLearner) -> Iterator[Callable[..., Running]]:
-    running: list[Running] = []
+def serve(learner: FakeLearner) -> Serve:
+    def start(*sizes: int, **options: Any) -> Served:
+        return Served(learner, *sizes, **options)
 
-    def start(*sizes: int, once: bool = False) -> Running:
-        running.append(Running(learner.address, *sizes, once=once))
-        return running[-1]
-
-    yield start
-    for server in running:
-        server.stop()
+    return start

@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from envservers.environments.fault_tracker import Guard
+from envservers.environments.fault_tracker import FaultTracker
 from envservers.supervision.shared_state import Supervision
 
 
@@ -72,7 +72,7 @@ class Factory:
         return env
 
 
-def make_guard(
+def make_tracker(
     num_units: int, clock: Clock, *, whole: bool = False, supervision: Supervision | None = None
-) -> Guard:
-    return Guard(supervision or Supervision(), 0, 0, num_units, whole=whole, clock=clock)
+) -> FaultTracker:
+    return FaultTracker(supervision or Supervision(), 0, 0, num_units, whole=whole, clock=clock)

@@ -1,4 +1,4 @@
-"""An environment server in a thread of the test's process."""
+"""Environment servers in the test's own process: in its thread, or in one of their own."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import sys
 import threading
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from envservers.connection import Connection
 from envservers.server import EnvServer
-from envservers.supervision.shared_state import Supervision
-from tests.envservers.fake_learner import PATIENCE_MS
+from tests.envservers.fake_learner import PATIENCE_MS, FakeLearner
 
 
 def offer_function(
@@ -24,36 +24,42 @@ def offer_function(
     monkeypatch.setitem(sys.modules, name, module)
 
 
+class Served:
+    """An environment server in this thread, which takes its turns while its learner waits."""
+
+    def __init__(self, learner: FakeLearner, *sizes: int, **options: Any) -> None:
+        self.lines: list[str] = []
+        self.connection = connection = learner.connection
+        self.server = EnvServer(
+            cast(Connection, connection), sizes, name="test", say=self.lines.append,
+            clock=lambda: connection.now_s, **options,
+        )  # fmt: skip
+        learner.turn = self.server.turn
+
+    def wait(self) -> int:
+        """Until it has ended; with which exit code."""
+        self.connection.turns = 0
+        return self.server.run()
+
+
+Serve = Callable[..., Served]
+
+
 class Running:
     """An environment server in a thread."""
 
-    def __init__(
-        self,
-        address: str,
-        *sizes: int,
-        once: bool = False,
-        supervision: Supervision | None = None,
-    ) -> None:
+    def __init__(self, address: str, *sizes: int) -> None:
         self.lines: list[str] = []
         self.exit_code: int | None = None
-        self.server = EnvServer(
-            address, sizes, once=once, name="test", supervision=supervision, say=self.lines.append
-        )
+        self.server = EnvServer(Connection(address), sizes, name="test", say=self.lines.append)
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
 
     def _run(self) -> None:
         self.exit_code = self.server.run()
 
-    def wait(self) -> int | None:
-        self.thread.join(PATIENCE_MS / 1000)
-        return self.exit_code
-
     def stop(self) -> None:
         if self.thread.is_alive():
             self.server.stop()
         self.thread.join(PATIENCE_MS / 1000)
         assert not self.thread.is_alive()
-
-
-Serve = Callable[..., Running]

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from envservers.environments import describe, make_group
 from envservers.environments.atari import AtariOptions
-from envservers.environments.factory import InvalidEnvironment, describe, make_group
+from envservers.environments.group import InvalidEnvironment
 from seed.config.schema import AtariConfig, EnvironmentConfig
 from seed.wire.spaces import SpaceSpec
 

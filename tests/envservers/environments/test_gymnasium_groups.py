@@ -3,13 +3,16 @@ from __future__ import annotations
 import itertools
 import queue
 import re
+import sys
+import types
+from functools import partial
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from envservers.environments.factory import make_group
 from envservers.environments.group import Group, InvalidEnvironment, InvalidRow
@@ -52,23 +55,12 @@ class Counter(gymnasium.Env[Any, Any]):
         return observation, float(action), False, self.steps == self.limit, {}
 
 
-class NotANumber(Counter):
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        return np.zeros(2), float("nan"), False, False, {}
-
-
 class Late(Counter):
     """Stays at its end."""
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         observation, reward, *_ = super().step(action)
         return observation, reward, False, self.steps >= self.limit, {}
-
-
-class OtherShape(SyncVectorEnv):
-    def step(self, actions: Any) -> Any:
-        observations, *rest = super().step(actions)
-        return (observations[:, :1], *rest)
 
 
 def make_vector(num_envs: int, mode: Any = AutoresetMode.NEXT_STEP) -> SyncVectorEnv:
@@ -102,26 +94,6 @@ ONLY = Counter()
 
 def make_one_for_all(num_envs: int) -> SyncVectorEnv:
     return SyncVectorEnv([lambda: ONLY] * num_envs)
-
-
-def make_spoilt(num_envs: int, part: int, value: Any) -> SyncVectorEnv:
-    """One that returns something else in one part of each step."""
-
-    class Spoilt(SyncVectorEnv):
-        def step(self, actions: Any) -> Any:
-            parts = list(super().step(actions))
-            parts[part] = np.array(value)
-            return tuple(parts)
-
-    return Spoilt([Counter] * num_envs)
-
-
-def make_four_parts(num_envs: int) -> SyncVectorEnv:
-    class FourParts(SyncVectorEnv):
-        def step(self, actions: Any) -> Any:
-            return super().step(actions)[1:]
-
-    return FourParts([Counter] * num_envs)
 
 
 def make_alone() -> SyncVectorEnv:
@@ -158,15 +130,8 @@ def make_without_spaces(num_envs: int) -> VectorEnv[Any, Any, Any]:
     return env
 
 
-def make_other_shape(num_envs: int) -> SyncVectorEnv:
-    return OtherShape([Counter] * num_envs)
-
-
 @pytest.fixture(autouse=True)
 def importable_functions(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-    import types
-
     module = types.ModuleType(HERE)
     vars(module).update(globals())
     monkeypatch.setitem(sys.modules, HERE, module)
@@ -278,49 +243,28 @@ def test_a_function_may_return_one_environment() -> None:
     group.close()
 
 
-def test_a_function_may_return_a_vector_environment() -> None:
-    group = make_function_group(f"{HERE}:make_vector", {}, 2)
-    assert group.reset(SEEDS).observations.tolist() == [[3, 0], [4, 0]]
-    group.close()
-
-
 @pytest.mark.parametrize(
-    ("name", "kwargs", "reason"),
-    [("make_vector", {"mode": AutoresetMode.SAME_STEP}, "reset on the next step"),
-     ("make_one_too_many", {}, "asked for 2 environments, got 3"),
-     ("make_one_for_all", {}, "type Counter is one and the same object"),
-     ("make_without_spaces", {}, "observation space None is not supported"),
-     ("make_alone", {}, "needs a parameter num_envs"),
-     ("make_no_vector", {}, "expected a gymnasium.vector.VectorEnv"),
-     ("make_failing", {}, "RuntimeError: the level file is missing"),
-     ("make_nothing", {}, "make_nothing"),
-     ("SEEDS", {}, "expected a function"),
-     ("Counter", {"limits": 1}, "limits")],
+    ("id_", "kwargs", "reason"),
+    [(f"{HERE}:make_vector", {"mode": AutoresetMode.SAME_STEP}, "reset on the next step"),
+     (f"{HERE}:make_one_too_many", {}, "asked for 2 environments, got 3"),
+     (f"{HERE}:make_one_for_all", {}, "type Counter is one and the same object"),
+     (f"{HERE}:make_without_spaces", {}, "observation space None is not supported"),
+     (f"{HERE}:make_alone", {}, "needs a parameter num_envs"),
+     (f"{HERE}:make_no_vector", {}, "expected a gymnasium.vector.VectorEnv"),
+     (f"{HERE}:make_failing", {}, "RuntimeError: the level file is missing"),
+     (f"{HERE}:make_nothing", {}, "make_nothing"),
+     (f"{HERE}:SEEDS", {}, "expected a function"),
+     (f"{HERE}:Counter", {"limits": 1}, "limits"),
+     ("no_such_module:make", {}, "'no_such_module'; .* in the working folder, or"),
+     ("queue:make", {}, rf"found, {re.escape(queue.__file__)}, has no attribute 'make'; if yours"),
+     ("sys:make", {}, "found, in Python, has no attribute 'make'"),
+     ("no_colon", {}, "no_colon"), (":make", {}, ":make"), (f"{HERE}:", {}, f"{HERE}:")],
 )  # fmt: skip
 def test_functions_that_do_not_fit_are_refused(
-    name: str, kwargs: dict[str, Any], reason: str
+    id_: str, kwargs: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(InvalidEnvironment, match=reason):
-        make_function_group(f"{HERE}:{name}", kwargs, 2)
-
-
-def test_a_module_that_is_not_found_is_said_where_to_put() -> None:
-    with pytest.raises(InvalidEnvironment, match=r"'no_such_module'; .* in the working folder, or"):
-        make_function_group("no_such_module:make", {}, 1)
-
-
-def test_another_module_of_the_same_name_is_named() -> None:
-    expected = rf"found, {re.escape(queue.__file__)}, has no attribute 'make'; if yours is another"
-    with pytest.raises(InvalidEnvironment, match=expected):
-        make_function_group("queue:make", {}, 1)
-    with pytest.raises(InvalidEnvironment, match="found, in Python, has no attribute 'make'"):
-        make_function_group("sys:make", {}, 1)
-
-
-@pytest.mark.parametrize("id_", ["no_such_module:make", "no_colon", ":make", f"{HERE}:"])
-def test_functions_that_cannot_be_imported_are_refused(id_: str) -> None:
-    with pytest.raises(InvalidEnvironment, match=id_):
-        make_function_group(id_, {}, 1)
+        make_function_group(id_, kwargs, 2)
 
 
 def test_the_first_row_has_no_reward_whatever_the_environment_says() -> None:
@@ -329,36 +273,6 @@ def test_the_first_row_has_no_reward_whatever_the_environment_says() -> None:
     rows = [group.step(np.array([2])) for _ in range(4)]
     assert [float(row.rewards[0]) for row in rows] == [3, 3, 3, 0]
     assert rows[2].episodes.tolist() == [(0, 3, 9.0)]
-    group.close()
-
-
-def test_rewards_that_are_no_numbers_are_an_error() -> None:
-    group = make_function_group(f"{HERE}:NotANumber", {}, 1)
-    group.reset(SEEDS[:1])
-    with pytest.raises(ValueError, match="not finite"):
-        group.step(np.array([0]))
-    group.close()
-
-
-@pytest.mark.parametrize(
-    ("part", "value", "reason"),
-    [(0, [[1j, 0]], "complex128, expected float64"), (1, [[1.0]], r"rewards of shape \(1, 1\)"),
-     (1, ["1"], "rewards of dtype <U1"), (2, [0.5], "terminated of dtype float64 with 0.5"),
-     (3, [False, True], r"truncated of shape \(2,\)"), (3, ["no"], "truncated of dtype <U2")],
-)  # fmt: skip
-def test_parts_that_do_not_fit_are_an_error(part: int, value: Any, reason: str) -> None:
-    group = make_function_group(f"{HERE}:make_spoilt", {"part": part, "value": value}, 1)
-    group.reset(SEEDS[:1])
-    with pytest.raises(InvalidRow, match=reason):
-        group.step(np.array([0]))
-    group.close()
-
-
-def test_a_step_of_four_parts_is_an_error() -> None:
-    group = make_function_group(f"{HERE}:make_four_parts", {}, 1)
-    group.reset(SEEDS[:1])
-    with pytest.raises(InvalidRow, match="step returned 4 values, as the old gym did"):
-        group.step(np.array([0]))
     group.close()
 
 
@@ -394,9 +308,15 @@ def test_the_name_of_the_autoreset_mode_is_enough() -> None:
     make_function_group(f"{HERE}:make_vector", kwargs, 2).close()
 
 
-def test_observations_of_another_shape_are_an_error() -> None:
-    group = make_function_group(f"{HERE}:make_other_shape", {}, 1)
-    group.reset(SEEDS[:1])
-    with pytest.raises(ValueError, match=r"shape \(1, 1\), expected \(1, 2\)"):
-        group.step(np.array([0]))
+def test_gymnasiums_own_processes_are_ended_in_mid_step() -> None:
+    """Those of a class that a user's function has made."""
+    env = AsyncVectorEnv([partial(gymnasium.make, "CartPole-v1")] * 2, context="forkserver")
+    group = GymnasiumGroup(env, 2)
+    group.reset(SEEDS)
+    env.processes[1].kill()
+    env.processes[1].join()
+    with pytest.raises(RuntimeError, match="process of environment 1 ended with exit code -9"):
+        group.step(np.zeros(2, np.int64))
     group.close()
+    assert all(process.exitcode is not None for process in env.processes)
+    assert env.closed

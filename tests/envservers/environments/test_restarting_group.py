@@ -1,156 +1,126 @@
+"""Groups that fail and are made anew, environment by environment or as a whole."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import numpy as np
 import pytest
+from gymnasium.spaces import Discrete
 
-from envservers.environments.group import Array, GroupRow, InvalidEnvironment
-from envservers.environments.restarting_group import GuardedGroup
+from envservers.environments.fault_tracker import FaultTracker
+from envservers.environments.group import Group, InvalidEnvironment
+from envservers.environments.restarting_group import RestartingGroup
+from envservers.environments.sync_group import SyncGroup
 from envservers.supervision.shared_state import Supervision
-from seed.wire.messages import EPISODE_DTYPE
 from seed.wire.spaces import SpaceSpec
-from tests.envservers.faulty_envs import Clock, make_guard
+from tests.envservers.faulty_envs import Clock, Factory, Script, make_tracker
 
 SPECS = SpaceSpec("float32", (2,)), SpaceSpec("int64", (), 2)
 SEEDS, STAY = np.array([7, 8]), np.zeros(2, np.int64)
 
-
-class Emulator:
-    """A group that observes its own number and fails at its third row, if it is told to."""
-
-    def __init__(self, number: int, fault: Callable[[GroupRow], GroupRow] | None) -> None:
-        self.observation, self.action = SPECS
-        self.num_envs, self.number, self.rows, self.fault = 2, number, 0, fault
-        self.seeds: list[int] = []
-        self.closed = False
-
-    def reset(self, seeds: Array) -> GroupRow:
-        self.seeds = seeds.tolist()
-        return self.step(STAY)
-
-    def step(self, actions: Array) -> GroupRow:
-        first = np.full(2, self.rows == 0)
-        self.rows += 1
-        observations = np.full((2, 2), self.number, np.float32)
-        row = GroupRow(
-            observations, np.ones(2, np.float32), ~first & first, ~first & first, first,
-            np.zeros(0, EPISODE_DTYPE),
-        )  # fmt: skip
-        return self.fault(row) if self.fault is not None and self.rows == 3 else row
-
-    def close(self) -> None:
-        self.closed = True
-        raise RuntimeError("it does not even close")
+pytestmark = pytest.mark.parametrize("whole", [False, True], ids=["sync", "whole"])
 
 
-def fall(row: GroupRow) -> GroupRow:
-    raise RuntimeError("the emulator fell over")
+def make(
+    whole: bool, factory: Callable[[], Script], faults: int = 0, *, was_made: bool = False
+) -> tuple[Group, FaultTracker, Clock]:
+    """A group after so many faults of an earlier process."""
+    clock, supervision = Clock(), Supervision(jitter=lambda: 1.0)
+    supervision.shared.was_made = was_made
+    supervision.shared.faults[0] = supervision.shared.faults[1] = faults
+    tracker = make_tracker(1 if whole else 2, clock, whole=whole, supervision=supervision)
+    if whole:
+        return RestartingGroup(lambda: SyncGroup(factory, 2), 2, tracker, SPECS), tracker, clock
+    return SyncGroup(factory, 2, tracker, SPECS), tracker, clock
 
 
-def spoil(name: str, value: float) -> Callable[[GroupRow], GroupRow]:
-    def spoiled(row: GroupRow) -> GroupRow:
-        getattr(row, name)[0] = value
-        return row
-
-    return spoiled
+def fall(env: Script, what: str) -> None:
+    if what == "step":
+        raise RuntimeError("it fell over")
 
 
-def cut(row: GroupRow) -> GroupRow:
-    return GroupRow(row.observations, row.rewards[:1], *list(vars(row).values())[2:])
+def test_what_fails_is_made_anew(whole: bool) -> None:
+    factory = Factory(lambda env, what: fall(env, what) if env.number == 0 else None)
+    group, tracker, _ = make(whole, factory)
+    rows = [group.reset(SEEDS), *(group.step(STAY) for _ in range(2))]
+    numbers = [row.observations[:, 0].tolist() for row in rows]
+    assert numbers == ([[0, 1], [2, 3], [2, 3]] if whole else [[0, 1], [2, 1], [2, 1]])
+    assert [row.restarted is not None for row in rows] == [False, True, False]
+    assert rows[1].first.tolist() == [True, whole]
+    assert [env.closed for env in factory.made[:2]] == [True, whole]
+    # Other seeds than those that led there.
+    assert factory.made[0].seeds == [7]
+    assert not set(factory.made[2].seeds) & {None, 7, 8}
+    (fault,) = tracker.take_faults()
+    index = None if whole else 0
+    assert (fault.group, fault.index, fault.kind) == (0, index, "raised")
 
 
-@pytest.mark.parametrize(
-    ("fault", "kind"),
-    [(fall, "raised"), (spoil("rewards", np.nan), "not finite"),
-     (spoil("observations", np.inf), "not finite"), (cut, "unfit")],
-)  # fmt: skip
-def test_a_group_that_fails_is_made_anew_as_a_whole(
-    fault: Callable[[GroupRow], GroupRow], kind: str
-) -> None:
-    made: list[Emulator] = []
-
-    def make() -> Emulator:
-        made.append(Emulator(len(made), fault if not made else None))
-        return made[-1]
-
-    guard = make_guard(1, Clock(), whole=True)
-    group = GuardedGroup(make, 2, guard, SPECS)
-    rows = [group.reset(SEEDS), *(group.step(STAY) for _ in range(4))]
-    assert [row.observations[0, 0] for row in rows] == [0, 0, 1, 1, 1]
-    assert [row.restarted is not None for row in rows] == [False, False, True, False, False]
-    assert rows[2].first.all()
-    assert made[0].closed
-    assert made[0].seeds == [7, 8]
-    assert not set(made[1].seeds) & {7, 8}
-    (fault_,) = guard.take_faults()
-    assert (fault_.group, fault_.index, fault_.kind) == (0, None, kind)
-
-
-def test_a_group_that_is_down_sends_rows_that_stand_for_nothing() -> None:
-    clock = Clock()
-    made: list[Emulator] = []
-
-    def make() -> Emulator:
-        if made:
-            raise RuntimeError("no such device")
-        made.append(Emulator(0, fall))
-        return made[-1]
-
-    guard = make_guard(1, clock, whole=True)
-    group = GuardedGroup(make, 2, guard, SPECS)
-    group.reset(SEEDS)
-    group.step(STAY)
-    row = group.step(STAY)
+def test_what_is_down_sends_rows_that_stand_for_nothing(whole: bool) -> None:
+    group, tracker, clock = make(whole, Factory(fall))
+    for _ in range(2):
+        group.reset(SEEDS)
+        row = group.step(STAY)
     assert row.down is not None
     assert row.down.all()
     assert row.first.all()
-    assert not row.observations.any()
-    assert not row.rewards.any()
-    while not guard.is_quarantined:
-        clock.now_s = guard.ready_s
-        row = group.step(STAY)
-    assert len(guard.take_faults()) == 5
+    assert not (row.observations.any() or row.rewards.any() or row.terminated.any())  # noqa: PT018
+    while not tracker.is_quarantined:
+        clock.now_s = tracker.ready_s
+        group.step(STAY)
+    # A new session finds them as they are.
     assert group.reset(SEEDS).down is not None
 
 
-def test_a_group_that_cannot_be_made_at_first_is_refused() -> None:
-    def make() -> Emulator:
+def test_what_cannot_be_made_at_first_is_refused(whole: bool) -> None:
+    def fail(env: Script, what: str) -> None:
         raise InvalidEnvironment("no such game")
 
-    with pytest.raises(InvalidEnvironment):
-        GuardedGroup(make, 2, make_guard(1, Clock(), whole=True), SPECS)
+    with pytest.raises(InvalidEnvironment, match="no such game"):
+        make(whole, Factory(fail))
 
 
-def test_a_group_that_was_made_before_may_be_made_later() -> None:
-    refused = iter([True, True])
+def test_what_was_made_before_may_be_made_later(whole: bool) -> None:
+    refused = iter(4 * [True])
 
-    def make() -> Emulator:
-        if next(refused, False):
+    def fail(env: Script, what: str) -> None:
+        if what == "make" and next(refused, False):
             raise InvalidEnvironment("no licence is free")
-        return Emulator(1, None)
 
-    supervision, clock = Supervision(), Clock()
-    supervision.shared.was_made = True
-    guard = make_guard(1, clock, whole=True, supervision=supervision)
-    group = GuardedGroup(make, 2, guard, SPECS)
+    group, tracker, clock = make(whole, Factory(fail), was_made=True)
     row = group.reset(SEEDS)
     assert row.down is not None
     assert row.down.all()
-    assert len(guard.take_faults()) == 2
-    clock.now_s += 1
-    row = group.step(STAY)
-    assert row.observations[0, 0] == 1
-    assert row.restarted is not None
+    assert {fault.kind for fault in tracker.take_faults()} == {"raised"}
+    for _ in range(4):
+        clock.now_s += 5
+        group.step(STAY)
+    assert not tracker.down
 
 
-def test_a_group_in_quarantine_is_not_made() -> None:
-    def make() -> Emulator:
-        raise AssertionError("it would hang")
+def test_other_spaces_than_promised_are_a_fault(whole: bool) -> None:
+    refused = iter([True] if whole else [True, True])
 
-    supervision = Supervision()
-    supervision.shared.faults[0] = 5
-    guard = make_guard(1, Clock(), whole=True, supervision=supervision)
-    group = GuardedGroup(make, 2, guard, SPECS)
-    assert group.reset(SEEDS).observations.shape == (2, 2)
-    assert guard.is_quarantined
+    def fail(env: Script, what: str) -> None:
+        env.action_space = Discrete(9)
+        if what == "make" and next(refused, False):
+            raise InvalidEnvironment("no display")
+
+    group, tracker, _ = make(whole, Factory(fail), was_made=True)
+    row = group.reset(SEEDS)
+    assert row.down is not None
+    assert row.down.all()
+    assert (group.observation, group.action) == SPECS
+    assert "it has other spaces" in tracker.take_faults()[-1].traceback
+
+
+def test_what_is_in_quarantine_is_not_made(whole: bool) -> None:
+    factory = Factory()
+    group, tracker, _ = make(whole, factory, faults=5)
+    for row in (group.reset(SEEDS), group.step(STAY)):
+        assert row.down is not None
+        assert row.down.all()
+        assert row.observations.tolist() == [[0, 0], [0, 0]]
+    assert tracker.is_quarantined
+    assert not factory.made

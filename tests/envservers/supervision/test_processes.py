@@ -6,13 +6,21 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from envservers.supervision.processes import descendants
 from seed.wire import messages
-from tests.envservers.fake_learner import PATIENCE_MS, FakeLearner
+from tests.envservers.fake_learner import PATIENCE_MS, SocketLearner
+
+
+@pytest.fixture
+def learner() -> Iterator[SocketLearner]:
+    learner = SocketLearner()
+    yield learner
+    learner.close()
 
 
 def command(address: str, *arguments: str) -> list[str]:
@@ -29,7 +37,7 @@ def worker_of(pid: int) -> int:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_process_in_good_order(learner: FakeLearner, number: int) -> None:
+def test_a_signal_ends_the_process_in_good_order(learner: SocketLearner, number: int) -> None:
     process = subprocess.Popen(
         command(learner.address, "--num-envs", "3"), stderr=subprocess.PIPE, text=True
     )
@@ -45,7 +53,7 @@ def test_a_signal_ends_the_process_in_good_order(learner: FakeLearner, number: i
     assert "Traceback" not in errors
 
 
-def test_once_ends_with_the_process_that_started_it(learner: FakeLearner) -> None:
+def test_once_ends_with_the_process_that_started_it(learner: SocketLearner) -> None:
     starter = subprocess.Popen(
         [sys.executable, "-c", "import subprocess, sys; subprocess.Popen(sys.argv[1:]).wait()",
          *command(learner.address, "--num-envs", "1", "--once")],
@@ -61,7 +69,7 @@ def test_once_ends_with_the_process_that_started_it(learner: FakeLearner) -> Non
 
 @pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&- >&-", "2>&1 | head -1 >/dev/null"])
 def test_a_server_that_cannot_print_works_and_ends_as_it_should(
-    learner: FakeLearner, redirection: str
+    learner: SocketLearner, redirection: str
 ) -> None:
     script = f'("$@"; echo $? >&3) {redirection}'
     process = subprocess.Popen(

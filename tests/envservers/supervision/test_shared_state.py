@@ -9,7 +9,7 @@ from envservers.supervision.shared_state import NOBODY, SharedState, StepTimer, 
 from seed.wire.limits import MAX_ENVS_PER_SERVER
 
 
-def test_notes_begin_anew_but_keep_faults() -> None:
+def test_each_process_begins_anew_but_faults_stay() -> None:
     shared = SharedState()
     assert shared.exit_code is None
     shared.keep_faults_of("pong")
@@ -27,7 +27,7 @@ def test_notes_begin_anew_but_keep_faults() -> None:
     assert shared.faults[MAX_ENVS_PER_SERVER - 1] == 0
 
 
-def test_notes_know_what_has_been_made() -> None:
+def test_what_has_been_made_is_known_to_the_next_process() -> None:
     shared = SharedState()
     shared.keep_faults_of("pong")
     assert not shared.was_made
@@ -40,7 +40,7 @@ def test_notes_know_what_has_been_made() -> None:
     assert not shared.was_made
 
 
-def test_shared_notes_are_as_large() -> None:
+def test_memory_that_is_shared_is_as_large() -> None:
     shared = SharedState.shared()
     shared.faults[MAX_ENVS_PER_SERVER - 1] = 1
     with pytest.raises(IndexError):
