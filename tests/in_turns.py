@@ -38,12 +38,12 @@ from seed.inference.sessions import SessionTable
 from seed.learner.loop import Learner, Progress
 from seed.learner.replay import Replay
 from seed.learner.sources import Batch, BatchSource, QueueSource
-from seed.learner.sum_tree import Int64Array
 from seed.run.serving import make_agent, make_store, prepare_to_act
 from seed.run.spaces import Spaces
 from seed.store.unrolls import UnrollStore
 from seed.store.weights import WeightSlot
 from seed.wire import codec, messages
+from seed.wire.arrays import Int64Array
 
 _CPU = torch.device("cpu")
 # As many as `episode_return_mean` is of.

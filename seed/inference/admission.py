@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from seed.config.schema import ConfigError
 from seed.process.rates import LimitedLog, RateLimit
 from seed.transport.authentication import AllowList
 from seed.wire import codec, messages
+from seed.wire.arrays import Int64Array
 from seed.wire.errors import WireError
 from seed.wire.limits import MAX_GROUPS
 from seed.wire.spaces import SpaceSpec
@@ -23,7 +23,6 @@ from seed.wire.terminal import printable
 
 log = logging.getLogger(__name__)
 
-Int64Array = npt.NDArray[np.int64]
 
 # A session that has ended costs a server one refusal for each of its groups, all at once.
 _REFUSALS_AT_ONCE = 2 * MAX_GROUPS
