@@ -26,12 +26,8 @@ from envservers.main import group_sizes
 from envservers.session import Session
 from seed.config.loading import parse_command_line
 from seed.config.schema import Config
-from seed.contract import (
-    Algorithm,
-    load_algorithm,
-    load_algorithm_config,
-    optional_initial_priorities,
-)
+from seed.contract import Algorithm
+from seed.contract.loading import load_algorithm, load_algorithm_config, optional_initial_priorities
 from seed.inference.admission import Offer
 from seed.inference.forward import ForwardPass, GroupRows, InferenceBatch
 from seed.inference.sessions import SessionTable

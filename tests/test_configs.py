@@ -13,7 +13,7 @@ from envservers.environments.factory import describe
 from seed.config.checks import check, check_source
 from seed.config.loading import from_tables, read_toml
 from seed.config.schema import AtariConfig, Config
-from seed.contract import load_algorithm, load_algorithm_config
+from seed.contract.loading import load_algorithm, load_algorithm_config
 from seed.run.serving import make_agent, plan_store
 from seed.run.spaces import Spaces
 from seed.store.fleet import evaluation_environments

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from seed.config.schema import Config
-from seed.contract import Algorithm, optional_update_target
+from seed.contract import Algorithm
+from seed.contract.loading import optional_update_target
 from seed.device.graphs import can_capture
 from seed.device.names import prepare_thread
 from seed.learner import checkpoint

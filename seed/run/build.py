@@ -14,7 +14,8 @@ from seed.config.addresses import candidates
 from seed.config.checks import check_source
 from seed.config.loading import to_toml
 from seed.config.schema import Config
-from seed.contract import Algorithm, load_algorithm, optional_initial_priorities
+from seed.contract import Algorithm
+from seed.contract.loading import load_algorithm, optional_initial_priorities
 from seed.device.names import resolve_device
 from seed.learner import checkpoint
 from seed.learner.checkpoint import Checkpoint, CheckpointError

@@ -20,7 +20,7 @@ from seed import __version__
 from seed.config.checks import check
 from seed.config.loading import from_tables, read_toml, search_module_folders
 from seed.config.schema import Config, ConfigError
-from seed.contract import load_algorithm, load_algorithm_config
+from seed.contract.loading import load_algorithm, load_algorithm_config
 from seed.device.names import resolve_device
 from seed.inference.loop import Inference
 from seed.inference.records import EpisodeRecord

@@ -13,7 +13,7 @@ from rich.logging import RichHandler
 
 from seed.config.loading import parse_command_line
 from seed.config.schema import Config, ConfigError
-from seed.contract import load_algorithm_config
+from seed.contract.loading import load_algorithm_config
 from seed.device.names import freeze_gc, keep_freed_memory
 from seed.learner.checkpoint import CheckpointError, SaveFailed
 from seed.learner.divergence import Diverged

@@ -26,7 +26,8 @@ from envservers.environments.factory import InvalidEnvironment, describe
 from seed.config.checks import check, check_source
 from seed.config.loading import from_tables, read_toml
 from seed.config.schema import Config, ConfigError
-from seed.contract import Algorithm, load_algorithm, load_algorithm_config
+from seed.contract import Algorithm
+from seed.contract.loading import load_algorithm, load_algorithm_config
 from seed.device.names import keep_freed_memory, resolve_device
 from seed.learner.replay import Replay, count_unrolls
 from seed.learner.sum_tree import Priorities

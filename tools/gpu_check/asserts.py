@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from seed.config.schema import Config, LearnerConfig, NetworkConfig, OptimizerConfig
-from seed.contract import load_algorithm
+from seed.contract.loading import load_algorithm
 from seed.device.graphs import CapturedCall, can_capture
 from seed.device.names import prepare_thread
 from seed.learner.optimizers import make_optimizer

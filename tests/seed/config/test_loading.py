@@ -16,7 +16,7 @@ import pytest
 
 from seed.config.loading import from_tables, parse_command_line, read_toml, to_tables, to_toml
 from seed.config.schema import Config, ConfigError
-from seed.contract import load_algorithm_config
+from seed.contract.loading import load_algorithm_config
 
 FILE = """
 run_dir = "runs/x"

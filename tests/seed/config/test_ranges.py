@@ -18,7 +18,7 @@ from seed.config.checks import check, check_source
 from seed.config.loading import from_tables
 from seed.config.ranges import RANGES
 from seed.config.schema import Config, ConfigError
-from seed.contract import load_algorithm_config
+from seed.contract.loading import load_algorithm_config
 
 HUGE = (10**18, 1e300, math.inf, -math.inf, math.nan, 10**400, -(10**400))
 # Any finite number is taken.

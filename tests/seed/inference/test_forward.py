@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from seed.config.schema import Config, InferenceConfig, LearnerConfig, NetworkConfig
-from seed.contract import load_algorithm
+from seed.contract.loading import load_algorithm
 from seed.device.names import move
 from seed.inference.forward import ForwardPass, GroupRows, InferenceBatch
 from seed.run.serving import make_agent, make_store

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from seed.config.schema import Config, ConfigError, InferenceConfig, LearnerConfig, NetworkConfig
-from seed.contract import load_algorithm
+from seed.contract.loading import load_algorithm
 from seed.device import names as devices
 from seed.learner.trial import peak_bytes, update_bytes, zero_unroll
 from seed.run.serving import make_agent, make_store, plan_store

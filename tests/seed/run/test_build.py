@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from seed.config.loading import parse_command_line
-from seed.contract import load_algorithm_config
+from seed.contract.loading import load_algorithm_config
 from seed.learner import checkpoint
 from seed.learner.checkpoint import CheckpointError
 from seed.run import build

@@ -13,7 +13,7 @@ import pytest
 
 from seed.config.loading import parse_command_line
 from seed.config.schema import Config, ConfigError
-from seed.contract import load_algorithm_config
+from seed.contract.loading import load_algorithm_config
 from seed.inference.forward import GroupRows, InferenceBatch
 from seed.learner.replay import Replay
 from seed.learner.sources import QueueSource

@@ -18,7 +18,7 @@ import torch
 
 from seed.config.checks import check
 from seed.config.schema import Config, InferenceConfig, LearnerConfig, LocalConfig, NetworkConfig
-from seed.contract import load_algorithm
+from seed.contract.loading import load_algorithm
 from seed.inference.fault_log import FaultLog
 from seed.inference.records import BatchRecord, EpisodeRecord
 from seed.learner import checkpoint

@@ -18,7 +18,7 @@ import torch
 
 from seed.config.loading import parse_command_line
 from seed.config.schema import Config, ConfigError
-from seed.contract import load_algorithm_config
+from seed.contract.loading import load_algorithm_config
 from seed.learner import checkpoint
 from seed.learner.checkpoint import Checkpoint, CheckpointError, SaveFailed
 from seed.learner.divergence import Diverged

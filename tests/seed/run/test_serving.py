@@ -19,7 +19,8 @@ from seed.config.schema import (
     NetworkConfig,
     ReplayConfig,
 )
-from seed.contract import ActOutput, load_algorithm
+from seed.contract import ActOutput
+from seed.contract.loading import load_algorithm
 from seed.inference.loop import Inference
 from seed.process.threads import ThreadGroup
 from seed.run import serving

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seed.config.schema import Config, InferenceConfig, LearnerConfig, NetworkConfig
-from seed.contract import load_algorithm
+from seed.contract.loading import load_algorithm
 from seed.run.serving import make_agent, make_store, queue_limit
 from seed.run.spaces import Spaces
 from seed.store.layout import Column

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from seed.config.schema import NetworkConfig
-from seed.contract import Fleet, load_algorithm
+from seed.contract import Fleet
+from seed.contract.loading import load_algorithm
 from seed.store.rows import Rows
 from seed.wire.spaces import SpaceSpec
 

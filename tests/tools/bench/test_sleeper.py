@@ -10,7 +10,7 @@ import pytest
 
 from seed.config.checks import check
 from seed.config.loading import from_tables
-from seed.contract import load_algorithm_config
+from seed.contract.loading import load_algorithm_config
 from tools.bench.latency import Answered, Percentiles
 from tools.bench.sleeper import learner_tables, main, make_parser, make_table, summarize
 

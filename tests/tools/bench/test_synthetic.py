@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from seed.config.loading import from_tables
-from seed.contract import load_algorithm_config
+from seed.contract.loading import load_algorithm_config
 from tools.bench.processes import Window
 from tools.bench.synthetic import (
     KINDS,

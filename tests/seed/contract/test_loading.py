@@ -9,7 +9,7 @@ import pytest
 
 from seed.algorithms.vtrace import Config
 from seed.config.schema import ConfigError
-from seed.contract import (
+from seed.contract.loading import (
     load_algorithm,
     load_algorithm_config,
     optional_initial_priorities,
