@@ -60,7 +60,8 @@ def test_the_page_uses_only_what_stays_stable() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["tests/outside/reinforce.py", "tests/outside/checker.py", "tools/bench/null_algorithm.py"]
+    "path",
+    ["tests/outside/reinforce.py", "tests/outside/checker.py", "tools/bench/null_algorithm.py"],
 )
 def test_an_authors_module_needs_no_more_of_seed(path: str) -> None:
     imports = [
