@@ -34,8 +34,9 @@ from seed.inference.sessions import SessionTable
 from seed.learner.loop import Learner, Progress
 from seed.learner.replay import Replay
 from seed.learner.sources import Batch, BatchSource, QueueSource
-from seed.run.serving import make_agent, make_store, prepare_to_act
-from seed.run.spaces import Spaces
+from seed.run.build import prepare_to_act
+from seed.run.description import Spaces
+from seed.run.plan import make_agent, plan_store
 from seed.store.unrolls import UnrollStore
 from seed.store.weights import WeightSlot
 from seed.wire import codec, messages
@@ -76,7 +77,8 @@ def _train(config: Config, goal: float) -> Trained:
         agent, acting_agent = (make_agent(algorithm, config, spaces, _CPU) for _ in range(2))
         prepare_to_act(acting_agent)
         replay = algorithm.DATA_SOURCE == "replay"
-        store = make_store(algorithm, config, spaces, agent, _CPU, replay=replay)
+        layout = plan_store(algorithm, config, spaces, agent, _CPU, replay=replay)
+        store = UnrollStore(layout, _CPU)
         forward = ForwardPass(
             algorithm, config.algorithm, acting_agent, store, config.inference.max_batch
         )

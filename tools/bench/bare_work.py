@@ -27,8 +27,9 @@ from seed.contract import Fleet
 from seed.contract.loading import load_algorithm, load_algorithm_config, optional_update_target
 from seed.device.names import keep_freed_memory, resolve_device
 from seed.learner.optimizers import make_optimizer
-from seed.run.serving import make_agent, prepare_to_act
-from seed.run.spaces import Spaces
+from seed.run.build import prepare_to_act
+from seed.run.description import Spaces
+from seed.run.plan import make_agent
 from seed.store.rows import Rows, Unroll
 from seed.wire.spaces import SpaceSpec
 

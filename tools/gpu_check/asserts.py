@@ -26,8 +26,8 @@ from seed.device.names import prepare_thread
 from seed.learner.optimizers import make_optimizer
 from seed.learner.trial import zero_unroll
 from seed.learner.update import Update
-from seed.run.serving import make_agent, plan_store
-from seed.run.spaces import Spaces
+from seed.run.description import Spaces
+from seed.run.plan import make_agent, plan_store
 from seed.store.layout import StoreLayout
 from seed.store.weights import WeightSlot, load_tensors
 from seed.wire.spaces import SpaceSpec

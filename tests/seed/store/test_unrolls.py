@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from seed.config.schema import Config, InferenceConfig, LearnerConfig, NetworkConfig
 from seed.contract.loading import load_algorithm
-from seed.run.serving import make_agent, make_store, queue_limit
-from seed.run.spaces import Spaces
+from seed.run.description import Spaces
+from seed.run.plan import make_agent, plan_store, queue_limit
 from seed.store.layout import Column
 from seed.store.pages import PageLinks
 from seed.store.rows import Arrivals
@@ -300,7 +300,7 @@ def make_served_store(config: Config) -> UnrollStore:
     spaces = Spaces(SpaceSpec("float32", (1,)), SpaceSpec("int64", (), 2))
     algorithm = load_algorithm("vtrace")
     agent = make_agent(algorithm, config, spaces, CPU)
-    return make_store(algorithm, config, spaces, agent, CPU)
+    return UnrollStore(plan_store(algorithm, config, spaces, agent, CPU), CPU)
 
 
 @settings(max_examples=60, deadline=None)

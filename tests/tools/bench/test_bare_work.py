@@ -13,7 +13,7 @@ from envservers.environments.atari import AtariGroup
 from seed.config.loading import parse_command_line
 from seed.config.schema import Config
 from seed.contract.loading import load_algorithm, load_algorithm_config
-from seed.run.serving import make_agent
+from seed.run.plan import make_agent
 from tools.bench import bare_work
 from tools.bench.bare_work import (
     Task,

@@ -15,7 +15,7 @@ import torch
 from envservers.environments.factory import describe
 from seed.config.schema import Config
 from seed.learner.replay import Replay
-from seed.run.spaces import Spaces
+from seed.run.description import Spaces
 from seed.store.unrolls import UnrollStore
 from tools.bench.replay_memory import (
     build_store,
