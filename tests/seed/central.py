@@ -49,7 +49,7 @@ class Central(NamedTuple):
     inference: Inference
     store: UnrollStore
     slot: WeightSlot
-    crew: ThreadGroup
+    threads: ThreadGroup
     dealers: list[Dealer]
 
     def connect(
@@ -91,7 +91,7 @@ def central(
         observation=Column((), torch.int64), action=Column((), torch.int64), behaviour={},
         evaluation_share=config.evaluation_share,
     )  # fmt: skip
-    store, slot, crew = UnrollStore(layout, torch.device("cpu")), WeightSlot(), ThreadGroup()
+    store, slot, threads = UnrollStore(layout, torch.device("cpu")), WeightSlot(), ThreadGroup()
     agent = nn.Linear(1, 1, bias=False)
     nn.init.ones_(agent.weight)
     forward = ForwardPass(acting(choose), None, agent, store, config.max_batch)
@@ -101,18 +101,18 @@ def central(
         authentication=authentication,
     )  # fmt: skip
     if authentication:
-        crew.start("authentication", lambda: authentication.run(crew.stop))
-    crew.start("inference", lambda: server.run(crew.stop, lambda: "the end"))
+        threads.start("authentication", lambda: authentication.run(threads.stop))
+    threads.start("inference", lambda: server.run(threads.stop, lambda: "the end"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inference, "_FAREWELL_MS", farewell_ms)
         patch.setattr(admission, "_REFUSALS_AT_ONCE", refusals_at_once)
         try:
-            yield Central(server, store, slot, crew, dealers)
+            yield Central(server, store, slot, threads, dealers)
         finally:
             for dealer in dealers:
                 dealer.socket.close()
             try:
-                crew.join()
+                threads.join()
             finally:
                 if authentication:
                     authentication.context.term()

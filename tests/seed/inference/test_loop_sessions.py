@@ -233,7 +233,7 @@ def test_says_goodbye_with_its_farewell() -> None:
         dealer, other = served.connect(), served.connect()
         dealer.hello(1)
         other.hello(1, server_id=2)
-        served.crew.join()
+        served.threads.join()
         assert dealer.receive() == messages.Goodbye(dealer.session, "the end")
         assert other.receive() == messages.Goodbye(other.session, "the end")
 
@@ -247,10 +247,10 @@ def test_a_goodbye_waits_until_messages_under_way_are_read() -> None:
         for _ in range(UNREAD):
             dealer.send(messages.Ping(0))
         wait_for(lambda: served.inference.messages_refused == UNREAD)
-        served.crew.stop.set()
+        served.threads.stop.set()
         for _ in range(UNREAD):
             dealer.send(messages.Ping(0))
-        served.crew.join()
+        served.threads.join()
         received = [dealer.receive()]
         while isinstance(received[-1], messages.Refusal):
             received.append(dealer.receive())

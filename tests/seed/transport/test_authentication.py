@@ -136,7 +136,7 @@ def test_a_dead_authenticator_lets_nobody_in_and_ends_the_process(
             outcome = handshake(served.inference.endpoint, GOOD, LEARNER.public, wait_ms=300_000)
             assert outcome != "HANDSHAKE_SUCCEEDED"
             assert failed.is_set()
-            assert served.crew.stop.wait(300)
+            assert served.threads.stop.wait(300)
 
     with pytest.raises(RuntimeError, match="authenticator is dead"):
         serve()

@@ -74,17 +74,17 @@ def test_groups_add_up_what_came_between_two_readings() -> None:
     }  # fmt: skip
 
 
-def test_a_thread_of_a_crew_is_read_by_its_name() -> None:
-    crew = ThreadGroup()
+def test_a_thread_of_a_thread_group_is_read_by_its_name() -> None:
+    threads = ThreadGroup()
 
     def work() -> None:
         _burn(0.1)
-        crew.stop.wait(300)
+        threads.stop.wait(300)
 
-    crew.start("learner", work)
+    threads.start("learner", work)
     while not sum_groups({}, read_threads(os.getpid()), os.getpid())[LEARNER] >= 0.05:
         time.sleep(0.01)
-    crew.join()
+    threads.join()
 
 
 def test_a_process_started_by_this_one_is_read() -> None:
