@@ -163,18 +163,10 @@ def test_command_line_takes_every_kind_of_field(file: Path) -> None:
     assert config.network.hidden_sizes == (3, 2)
     assert config.inference.insecure_no_auth
     assert config.environment.atari.action_repeat == 1
+    for words, dry_run in (((), False), (("--dry-run",), True)):
+        command = parse_command_line([str(file), *words], load_algorithm_config)
+        assert (command.config_file, command.dry_run) == (file, dry_run)
     assert config.environment.kwargs == {"g": 9.5, "length": 3, "name": "a b", "fast": True}
-
-
-def test_the_parsed_configuration_is_checked(file: Path) -> None:
-    with pytest.raises(ConfigError, match=r"learner.batch_size = 0: expected at least 1"):
-        parse(file, "--learner.batch-size", 0)
-
-
-def test_dry_run_is_off_unless_asked_for(file: Path) -> None:
-    plain = parse_command_line([str(file)], load_algorithm_config)
-    asked = parse_command_line([str(file), "--dry-run"], load_algorithm_config)
-    assert (plain.config_file, plain.dry_run, asked.dry_run) == (file, False, True)
 
 
 def complaint(monkeypatch: pytest.MonkeyPatch, encoding: str, *arguments: object) -> str:
@@ -225,10 +217,27 @@ def test_bad_overrides_are_refused_in_one_line(
         assert word in said
 
 
-def test_keywords_that_are_no_pairs_are_refused(file: Path) -> None:
-    file.write_text("")
-    with pytest.raises(ConfigError, match="= 'a 3 b': expected names and values in turn, with"):
-        parse(file, "--environment.kwargs", "a", 3, "b")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        # What the parser takes is checked.
+        (("--learner.batch-size", "0"), r"^learner.batch_size = 0: expected at least 1$"),
+        (("--environment.kwargs", "a", "3", "b"), "= 'a 3 b': expected names and values in turn"),
+        # It would be the working folder, among whatever is there.
+        (("--run-dir", ""), r"^run_dir = '': expected a folder"),
+        (("--algorithm.name", "nosuch"), "^algorithm.name = 'nosuch': no module"),
+        (("--algorithm.name",), "^algorithm.name = '': no module"),
+        # The chosen algorithm must know the file's settings.
+        (("--algorithm.name", "r2d2"), "algorithm.lambda_ = 0.5: unknown field of 'r2d2'"),
+    ],
+)
+def test_what_an_override_makes_of_a_file_is_refused(
+    tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text("[algorithm]\nlambda_ = 0.5")
+    with pytest.raises(ConfigError, match=words):
+        parse(path, *arguments)
 
 
 @pytest.mark.parametrize(
@@ -239,6 +248,7 @@ def test_keywords_that_are_no_pairs_are_refused(file: Path) -> None:
         ("three.toml", "there is no such file; did you mean configs/three.toml?"),
         ("one", "expected a file whose name ends with .toml; did you mean configs/one_two.toml?"),
         ("xyz.toml", "there is no such file"),
+        ("run.yaml", "expected a file whose name ends with .toml"),
     ],
 )
 def test_a_configuration_that_may_have_been_meant_is_named(
@@ -274,26 +284,6 @@ def test_the_algorithm_can_be_chosen_on_the_command_line(file: Path, form: tuple
     command = parse_command_line([str(file), *words, "--algorithm.shape.depth", "5"], load_foreign)
     assert command.config.algorithm_name == "elsewhere.algorithm"
     assert command.config.algorithm == ForeignConfig(3.0, Shape(5))
-
-
-def test_the_chosen_algorithm_must_know_the_files_settings(file: Path) -> None:
-    words = [str(file), "--algorithm.name", "elsewhere.algorithm"]
-    with pytest.raises(ConfigError, match=r"algorithm.discount = 0.5: unknown field"):
-        parse_command_line(words, load_foreign)
-
-
-@pytest.mark.parametrize("words", [("--algorithm.name", "nosuch"), ("--algorithm.name",)])
-def test_the_chosen_algorithm_must_exist(file: Path, words: tuple[str, ...]) -> None:
-    name = words[-1] if len(words) > 1 else ""
-    with pytest.raises(ConfigError, match=f"^algorithm.name = '{name}': no module"):
-        parse(file, *words)
-
-
-def test_refuses_a_configuration_of_another_suffix(tmp_path: Path) -> None:
-    path = tmp_path / "run.yaml"
-    path.write_text(FILE)
-    with pytest.raises(ConfigError, match=r"run.yaml: expected a file whose name ends with .toml"):
-        parse(path)
 
 
 def field_names(cls: Any) -> list[str]:
@@ -394,13 +384,6 @@ def test_a_run_folder_that_is_nowhere_is_refused(
     with pytest.raises(ConfigError, match=r"^run_dir = .*: .* (absolute path|in UTF-8)$"):
         parse(tmp_path / "run.toml", "--run-dir", run_dir)
     assert parse(tmp_path / "run.toml", "--run-dir", "/x").run_dir == "/x"
-
-
-# It would be the working folder, among whatever is there.
-def test_no_run_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "run.toml").write_text("")
-    with pytest.raises(ConfigError, match=r"^run_dir = '': expected a folder"):
-        parse(tmp_path / "run.toml", "--run-dir", "")
 
 
 def test_a_byte_order_mark_and_windows_ends_of_lines_are_read(tmp_path: Path) -> None:

@@ -336,9 +336,3 @@ def write_blank_rows(store: UnrollStore, envs: Any, run_ids: Any) -> None:
     version = torch.zeros((), dtype=torch.int32)
     store.write_actions(row_index, actions, behaviour, torch.zeros(n, 0), version)
     store.publish(complete)
-
-
-@pytest.mark.parametrize(("batches", "limit"), [(1.0, 3), (1.5, 5), (4.0, 12)])
-def test_queue_limit_rounds_up(batches: float, limit: int) -> None:
-    learner = replace(CONFIG.learner, batch_size=3, queue_batches=batches)
-    assert queue_limit(replace(CONFIG, learner=learner)) == limit
