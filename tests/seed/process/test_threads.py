@@ -40,8 +40,8 @@ def test_join_stops_and_awaits_every_thread_and_ticks_meanwhile() -> None:
     threads.check()
     assert not threads.stop.is_set()
     started = [
-        threads.start("waits", lambda: cast(None, event.wait(DEADLINE_S)))
-        for event in (threads.stop, ticked)
+        threads.start("stops", lambda: cast(None, threads.stop.wait(DEADLINE_S))),
+        threads.start("waits", lambda: cast(None, ticked.wait(DEADLINE_S))),
     ]
     threads.join(ticked.set)
     assert threads.stop.is_set()
