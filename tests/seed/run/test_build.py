@@ -105,6 +105,11 @@ def test_the_counter_goes_on_where_a_checkpoint_has_left_off(
     assert (loaded.state["env_steps"], loaded.state["learner_steps"]) == (25, 9)
     again = build(config, loaded)
     assert again.progress() == Progress(25, 9, 63.0)
+    # What is sampled is not what the first process has sampled, and weights are there to act.
+    assert torch.initial_seed() == config.seed + 25
+    weights = again.learner._slot.take()
+    assert weights is not None
+    assert weights.version == 9
 
 
 def test_says_what_differs_from_the_run_that_it_goes_on_with(

@@ -127,6 +127,13 @@ def test_refuses_a_store_that_does_not_fit(
     assert asked == [CPU, CPU]
 
 
+# How much they need is in tests/seed/learner/test_trial.py.
+def test_updates_must_fit_beside_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_plan, "update_bytes", lambda *_: 2**60)
+    with pytest.raises(ConfigError, match=r"GiB, updates 1073741824\.0 GiB, and cpu has"):
+        plan_run(make_config(inference={"device": "cpu"}, learner={"device": "cpu"}), None)
+
+
 @pytest.mark.parametrize(
     ("batch_size", "queue_batches", "limit"), [(3, 1.0, 3), (3, 1.5, 5), (32, 1.01, 33), (1, 1, 1)]
 )
