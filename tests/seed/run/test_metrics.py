@@ -76,7 +76,8 @@ def test_frames_are_steps_times_action_repeat(run: Run) -> None:
     lines = Lines(run, 4, Progress(env_steps=100, time_s=10.0))
     first = lines.close(Progress(env_steps=150, learner_steps=6, time_s=15.0))
     assert (first["env_steps"], first["env_frames"], first["learner_steps"]) == (150, 600, 6)
-    assert (first["time_s"], first["fps"]) == (15.0, pytest.approx(40.0))
+    assert first["time_s"] == 15.0
+    assert first["fps"] == pytest.approx(40.0)
     assert lines.close(Progress(151, 6, 17.0))["fps"] == pytest.approx(2.0)
     # Within no time.
     assert math.isfinite(lines.close(Progress(152, 6, 17.0))["fps"] or 0)
