@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 
 from seed import __version__
+from seed.process.exit_codes import EXIT_DONE, EXIT_INTERRUPTED, EXIT_REFUSED
 from seed.process.module_folders import search, working_folder
 from seed.process.signals import Signals
 from seed.wire.terminal import keep_stdout_for_results, shield_output
 
 # Modules that an installation without the extra "learner" leaves out.
 _LEARNER_MODULES = ("torch", "tyro", "rich", "tensorboard", "safetensors", "tomli_w")
-_EXIT_INTERRUPTED = 130
 
 
 def learner() -> int:
@@ -23,7 +23,7 @@ def learner() -> int:
     keep_stdout_for_results()
     try:
         if _prints_version("seed-learner"):
-            return 0
+            return EXIT_DONE
         from seed.run.main import main
 
         return main(signals=signals)
@@ -40,14 +40,14 @@ def evaluation() -> int:
     keep_stdout_for_results()
     try:
         if _prints_version("seed-eval"):
-            return 0
+            return EXIT_DONE
         from seed.run.evaluate import main
 
         return main()
     except ModuleNotFoundError as error:
         return _refuse("seed-eval", error)
     except KeyboardInterrupt:
-        return _EXIT_INTERRUPTED
+        return EXIT_INTERRUPTED
 
 
 def _prints_version(command: str) -> bool:
@@ -67,7 +67,7 @@ def _refuse(command: str, error: ModuleNotFoundError) -> int:
         'pip install "seed-rl[learner]" from a package index',
         file=sys.stderr,
     )
-    return 2
+    return EXIT_REFUSED
 
 
 if __name__ == "__main__":

@@ -26,25 +26,22 @@ from envservers.main import group_sizes
 from envservers.session import Session
 from seed.config.loading import parse_command_line
 from seed.config.schema import Config
-from seed.contract import (
-    Algorithm,
-    load_algorithm,
-    load_algorithm_config,
-    optional_initial_priorities,
-)
+from seed.contract import Algorithm
+from seed.contract.loading import load_algorithm, load_algorithm_config, optional_initial_priorities
 from seed.inference.forward import ForwardPass, GroupRows, InferenceBatch
 from seed.inference.session_table import SessionTable
 from seed.inference.sessions import Offer
 from seed.learner.loop import Learner, Progress
 from seed.learner.replay import Replay
 from seed.learner.sources import Batch, BatchSource, QueueSource
-from seed.learner.sum_tree import Int64Array
+from seed.run.build import prepare_to_act
+from seed.run.description import Spaces
 from seed.run.metrics import EVALUATION_WINDOW, RETURN_WINDOW
-from seed.run.serving import make_agent, make_store, prepare_to_act
-from seed.run.spaces import Spaces
+from seed.run.plan import make_agent, plan_store
 from seed.store.unrolls import UnrollStore
 from seed.store.weights import WeightSlot
 from seed.wire import codec, messages
+from seed.wire.arrays import Int64Array
 
 _CPU = torch.device("cpu")
 
@@ -81,7 +78,8 @@ def _train(config: Config, goal: float) -> Trained:
         agent, acting_agent = (make_agent(algorithm, config, spaces, _CPU) for _ in range(2))
         prepare_to_act(acting_agent)
         replay = algorithm.DATA_SOURCE == "replay"
-        store = make_store(algorithm, config, spaces, agent, _CPU, replay=replay)
+        layout = plan_store(algorithm, config, spaces, agent, _CPU, replay=replay)
+        store = UnrollStore(layout, _CPU)
         forward = ForwardPass(
             algorithm, config.algorithm, acting_agent, store, config.inference.max_batch
         )

@@ -13,9 +13,9 @@ from envservers.environments.factory import describe
 from seed.config.checks import check, check_source
 from seed.config.loading import from_tables, read_toml
 from seed.config.schema import AtariConfig, Config
-from seed.contract import load_algorithm, load_algorithm_config
-from seed.run.serving import make_agent, plan_store
-from seed.run.spaces import Spaces
+from seed.contract.loading import load_algorithm, load_algorithm_config
+from seed.run.description import Spaces
+from seed.run.plan import make_agent, plan_store
 from seed.store.fleet import evaluation_environments
 
 FILES = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
@@ -101,7 +101,7 @@ def test_atari57_r2d2_is_the_published_run() -> None:
 # Nothing is in memory twice: neither stacks of frames nor burn-ins, and little else is there.
 @pytest.mark.parametrize("name", ["atari57_r2d2", "pong_r2d2"])
 def test_memory_of_replay_is_that_of_its_rows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seed.run.serving.available_bytes", lambda device: 2**60)
+    monkeypatch.setattr("seed.run.plan.available_bytes", lambda device: 2**60)
     config, cpu = _load_by_name(name), torch.device("cpu")
     algorithm = load_algorithm(config.algorithm_name)
     spaces = Spaces(*describe(dataclasses.asdict(config.environment)))

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from seed.config.schema import Config
-from seed.contract import load_algorithm_config
+from seed.contract.loading import load_algorithm_config
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

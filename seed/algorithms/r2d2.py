@@ -9,8 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from seed.config.schema import NetworkConfig
-from seed.contract import ActOutput, Fleet, LossResult
+from seed.contract import ActOutput, Fleet, LossResult, NetworkConfig, Rows, SpaceSpec, Unroll
 from seed.networks.body import Body
 from seed.networks.dueling import DuelingHead
 from seed.ops.exploration import epsilon_greedy, epsilon_ladder
@@ -18,8 +17,6 @@ from seed.ops.n_step import n_step_targets
 from seed.ops.sequence_priorities import sequence_priorities
 from seed.ops.transitions import transitions
 from seed.ops.value_rescaling import rescale, unscale
-from seed.store.rows import Rows, Unroll
-from seed.wire.spaces import SpaceSpec
 
 DATA_SOURCE: Literal["replay"] = "replay"
 

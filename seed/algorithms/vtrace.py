@@ -9,14 +9,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from seed.config.schema import NetworkConfig
-from seed.contract import ActOutput, Fleet, LossResult
+from seed.contract import ActOutput, Fleet, LossResult, NetworkConfig, Rows, SpaceSpec, Unroll
 from seed.networks.body import Body
 from seed.networks.policy import make_policy
 from seed.ops.transitions import transitions
 from seed.ops.vtrace import vtrace
-from seed.store.rows import Rows, Unroll
-from seed.wire.spaces import SpaceSpec
 
 DATA_SOURCE: Literal["queue"] = "queue"
 

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from seed.config.addresses import AUTO
+from seed.process.exit_codes import CommandError
 
 Scalar = bool | int | float | str
 
 
-class ConfigError(ValueError):
+class ConfigError(CommandError, ValueError):
     """A configuration that cannot be run; its text names the field, the value, the remedy."""
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
@@ -17,10 +16,7 @@ from seed.contract import Fleet
 from seed.store.layout import Column, StoreLayout
 from seed.store.row_index import RowIndex, row_index_size, split_row_index
 from seed.store.rows import Arrivals, Rows
-
-Int64Array = npt.NDArray[np.int64]
-Float32Array = npt.NDArray[np.float32]
-BoolArray = npt.NDArray[np.bool_]
+from seed.wire.arrays import BoolArray, Float32Array, Int64Array
 
 _MARKS = 4
 

@@ -23,8 +23,7 @@ from seed.store.rows import Rows
 from seed.store.unrolls import UnrollStore
 from seed.store.weights import Weights, load_tensors
 from seed.wire import messages
-
-Int64Array = npt.NDArray[np.int64]
+from seed.wire.arrays import Int64Array, UInt64Array
 
 # A row each for what becomes `terminated` and `truncated`.
 _ENDS = np.array([[messages.TERMINATED], [messages.TRUNCATED]], np.uint8)
@@ -56,7 +55,7 @@ class InferenceBatch(NamedTuple):
 
     steps: Sequence[GroupRows]
     env_ids: Int64Array
-    run_ids: npt.NDArray[np.uint64]
+    run_ids: UInt64Array
     flags: npt.NDArray[np.uint8]
 
     @classmethod

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from seed.config.schema import ConfigError, InferenceConfig
 from seed.inference.admission import Admission
@@ -21,18 +20,17 @@ from seed.inference.forward import GroupRows
 from seed.inference.session_table import NoRoom, Refused, Session, SessionTable
 from seed.store.fleet import tell_missing_evaluation
 from seed.wire import codec, messages
+from seed.wire.arrays import BoolArray, Int64Array
 from seed.wire.errors import WireError
 from seed.wire.limits import MOST_FRAMES
 from seed.wire.spaces import SpaceSpec
 
-Int64Array = npt.NDArray[np.int64]
 # A connection's identity, and what it is told.
 Reply: TypeAlias = tuple[bytes, messages.Message]
 
 # Silence that is long enough to test a connection while somebody else wants its room.
 _SHORTEST_LEASE_S = 1.0
 _SMALLEST_FRAME_LIMIT_BYTES = 65_536
-
 
 @dataclass(frozen=True)
 class Offer:
@@ -85,7 +83,7 @@ class Sessions:
         offer: Offer,
         admission: Admission,
         batcher: Batcher,
-        evaluation: npt.NDArray[np.bool_],
+        evaluation: BoolArray,
         *,
         drop: Callable[[Int64Array], None],
         set_connected: Callable[[Int64Array], None],

@@ -26,6 +26,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from seed.learner.state_form import find_fault
+from seed.process.exit_codes import EXIT_FAILED, EXIT_NO_CHECKPOINT, CommandError
 from seed.process.plain_files import digest, read_plain, sync, write_file
 
 log = logging.getLogger(__name__)
@@ -46,8 +47,10 @@ _MOST_NAMED = 5
 SaveReplay = Callable[[Path, Callable[[], None]], None]
 
 
-class CheckpointError(Exception):
+class CheckpointError(CommandError):
     """No checkpoint can be loaded; the text says from where and why."""
+
+    exit_code = EXIT_NO_CHECKPOINT
 
 
 # What reading files of any content raises; MemoryError and RecursionError by odd JSON.
@@ -56,8 +59,10 @@ _UNREADABLE = (
 )  # fmt: skip
 
 
-class SaveFailed(Exception):
+class SaveFailed(CommandError):
     """A checkpoint could not be written; those from before are as they were."""
+
+    exit_code = EXIT_FAILED
 
 
 class Checkpoint(NamedTuple):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import nn
 
+from seed.process.exit_codes import EXIT_DIVERGED, CommandError
 from seed.process.rates import RateLimit
 
 log = logging.getLogger(__name__)
@@ -19,8 +20,10 @@ _LOG_INTERVAL_S = 10.0
 _MOST_NAMED = 4
 
 
-class Diverged(Exception):
+class Diverged(CommandError):
     """The training has left the numbers; the checkpoints are all from before."""
+
+    exit_code = EXIT_DIVERGED
 
 
 class UpdateGuard:

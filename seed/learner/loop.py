@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from seed.config.schema import Config
-from seed.contract import Algorithm, optional_update_target
+from seed.contract import Algorithm
+from seed.contract.loading import optional_update_target
 from seed.device.graphs import can_capture
 from seed.device.names import prepare_thread
 from seed.learner import checkpoint
@@ -92,7 +93,7 @@ class Learner:
         progress: Callable[[], Progress],
         kept_state: dict[str, Any],
         save_replay: SaveReplay | None = None,
-        hold: Callable[[], object] = lambda: None,
+        hold: Callable[[], bool] = lambda: False,
         server_of: Callable[[int], str] = lambda env_id: "",
     ) -> None:
         """The agent is this object's own from here on, on the learner's device.
@@ -103,11 +104,12 @@ class Learner:
             agent: The network to train.
             source: Where batches come from.
             slot: Where new weights go.
-            progress: Steps and time so far, of this and earlier processes; thread-safe.
+            progress: Steps and time so far, of this and earlier processes; thread-safe. The
+                updates in it are ignored.
             kept_state: Written into every checkpoint as it is.
             save_replay: Writes the replay into a folder of every checkpoint.
-            hold: Called before each checkpoint; raises where the run's folder is no longer this
-                process's own, OSError where it cannot tell.
+            hold: Called before each checkpoint; returns whether the run's folder had to be made
+                anew. Raises where it is no longer this process's own, OSError where it cannot tell.
             server_of: Names the environment server of an env_id, for messages; thread-safe.
         """
         self.learner_steps = 0
@@ -273,7 +275,7 @@ class Learner:
             modules["target"] = self._target
         check_weights(modules)
         check_optimizer(self._optimizer)
-        progress = self._progress()
+        progress = dataclasses.replace(self._progress(), learner_steps=self.learner_steps)
         try:
             self._hold_folder()
             self._newest = self._write(checkpoint.pack(modules, self._optimizer), progress)
@@ -287,12 +289,14 @@ class Learner:
 
     def _hold_folder(self) -> None:
         try:
-            self._hold()
+            made_anew = self._hold()
         except OSError as error:
             raise SaveFailed(
                 f"{self._checkpoints}: nothing is written, as the run's lock cannot be seen or had "
                 f"({error})"
             ) from error
+        if made_anew:
+            self.forget_checkpoints()
 
     def _write(self, packed: dict[str, Tensor], progress: Progress) -> Path:
         """Writes these tensors with everything else that belongs to this moment."""
@@ -300,7 +304,6 @@ class Learner:
         state = {
             **self._kept_state,
             **dataclasses.asdict(progress),
-            "learner_steps": self.learner_steps,
             "optimizer": self._config.optimizer.kind,
             "env_frames": env_frames,
         }

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -40,9 +39,7 @@ from seed.store.layout import StoreLayout
 from seed.store.pages import PageLinks
 from seed.store.rows import Unroll
 from seed.store.unrolls import UnrollStore
-
-Int64Array = npt.NDArray[np.int64]
-Float32Array = npt.NDArray[np.float32]
+from seed.wire.arrays import Float32Array, Int64Array
 
 _LINKS, _PRIORITIES, _NUMBERS = "links.npy", "priorities.npy", "numbers.json"
 # Inserted at a time, which bounds the memory of looking at what acting kept of them.

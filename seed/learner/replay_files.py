@@ -21,8 +21,7 @@ from seed.process.plain_files import open_plain
 from seed.store.layout import SPARE_ROWS
 from seed.store.pages import NO_PAGE
 from seed.store.unrolls import UnrollStore
-
-Int64Array = npt.NDArray[np.int64]
+from seed.wire.arrays import Int64Array
 
 _PIECE_BYTES = 64 * 2**20
 # What waits in memory for a slow disk, at most: waiting for all of it at the end could take longer

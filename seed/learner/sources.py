@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from seed.store.pages import PageLinks
 from seed.store.rows import Unroll
 from seed.store.unrolls import UnrollStore
-
-Int64Array = npt.NDArray[np.int64]
+from seed.wire.arrays import Int64Array
 
 
 class Batch(NamedTuple):

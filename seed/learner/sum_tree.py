@@ -13,10 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Int64Array = npt.NDArray[np.int64]
-Float32Array = npt.NDArray[np.float32]
+from seed.wire.arrays import BoolArray, Float32Array, Int64Array
+
 Float64Array = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 
 # Smaller priorities count as this one, so that an item without any error can be sampled again.
 PRIORITY_FLOOR = 1e-6

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from seed.config.schema import Config, ConfigError
-from seed.contract import Algorithm, optional_update_target
+from seed.contract import Algorithm
+from seed.contract.loading import optional_update_target
 from seed.device.graphs import can_capture
 from seed.learner.optimizers import make_optimizer
 from seed.learner.update import Update

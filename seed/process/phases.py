@@ -18,7 +18,6 @@ class Phases:
     """
 
     def __init__(self) -> None:
-        """In no phase yet."""
         self._lock = threading.Lock()
         self._seconds: dict[str, float] = {}
         self.name: str | None = None

@@ -10,9 +10,9 @@ import signal
 import time
 from types import FrameType
 
+from seed.process.exit_codes import EXIT_INTERRUPTED, EXIT_PREEMPTED
 from seed.wire.terminal import print_at_once
 
-EXIT_PREEMPTED, EXIT_INTERRUPTED = 75, 130
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 # Process managers signal a process and its group, which is one request that arrives twice.
 _SAME_REQUEST_S = 1.0

@@ -23,7 +23,6 @@ class ThreadGroup:
     """
 
     def __init__(self) -> None:
-        """No threads yet."""
         self.stop = threading.Event()
         self._failure: BaseException | None = None
         self._threads: list[threading.Thread] = []

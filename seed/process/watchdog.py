@@ -16,10 +16,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
+from seed.process.exit_codes import EXIT_FAILED
 from seed.process.phases import Phases
 from seed.wire.terminal import open_at_once, print_at_once
 
-EXIT_STALLED = 1
 _STANDARD_ERROR = 2
 _WIND_UP_S = 1.0
 # A process that was stopped and goes on has missed calls of `check`, which are nobody's silence.
@@ -98,4 +98,4 @@ def exit_with_stacks(reason: str, clean_up: Callable[[], None]) -> None:
     try:
         clean_up()
     finally:
-        os._exit(EXIT_STALLED)
+        os._exit(EXIT_FAILED)

@@ -1,123 +1,154 @@
-"""From a configuration, and a checkpoint, to the parts of a run; or to words about them."""
+"""From a plan to the parts of a run: memory is taken, the socket is bound, and nothing moves."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-import shlex
-from functools import partial
+import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
-from seed.config.addresses import candidates
-from seed.config.checks import check_source
-from seed.config.loading import to_toml
-from seed.config.schema import Config
-from seed.contract import Algorithm, load_algorithm, optional_initial_priorities
-from seed.device.names import resolve_device
+from seed.config.addresses import AUTO, USUAL
+from seed.config.schema import Config, InferenceConfig
+from seed.contract.loading import optional_initial_priorities
+from seed.inference.forward import ForwardPass
+from seed.inference.loop import Inference
+from seed.inference.sessions import Offer
 from seed.learner import checkpoint
-from seed.learner.checkpoint import Checkpoint, CheckpointError
+from seed.learner.checkpoint import CheckpointError
 from seed.learner.loop import Learner, Progress
 from seed.learner.replay import Replay
 from seed.learner.replay_files import UnfitReplay
 from seed.learner.sources import BatchSource, QueueSource
-from seed.learner.trial import update_bytes
-from seed.run.description import describe
-from seed.run.local_servers import server_command, server_count
-from seed.run.parts import Run
+from seed.networks.body import Body
+from seed.run.folder import RunFolder
+from seed.run.plan import Plan, describe_bodies, has_replay, make_agent, queue_limit
 from seed.run.provenance import provenance
-from seed.run.resume import environment_of, find_checkpoint, restore
-from seed.run.serving import (
-    describe_bodies,
-    make_agent,
-    make_inference,
-    make_store,
-    plan_store,
-    queue_limit,
-)
-from seed.run.spaces import Spaces
+from seed.run.resume import environment_of, restore
+from seed.store.layout import StoreLayout
 from seed.store.unrolls import UnrollStore
 from seed.store.weights import WeightSlot
-from seed.transport.authentication import make_authentication
+from seed.transport.authentication import Authentication, make_authentication
 
 log = logging.getLogger(__name__)
 
 
-def assemble(config: Config, loaded: Checkpoint | None) -> Run:
-    """Everything but threads and processes; the socket is bound."""
-    algorithm = _load_algorithm(config)
-    spaces = _spaces(config, loaded)
-    acting_device = resolve_device(config.inference.device, "inference.device")
-    learning_device = resolve_device(config.learner.device, "learner.device")
-    agent = make_agent(algorithm, config, spaces, learning_device)
-    acting = make_agent(algorithm, config, spaces, acting_device)
-    store = make_store(
-        algorithm, config, spaces, agent, _store_device(algorithm, config, acting_device),
-        replay=_has_replay(algorithm),
-        try_update=partial(update_bytes, algorithm, config, agent),
-    )  # fmt: skip
+class ProgressCounter:
+    """Counts the steps and the time of this process and those before it; thread-safe."""
+
+    def __init__(self, start: Progress, inference: Inference) -> None:
+        """From where a checkpoint has left the run, on with the steps of this inference."""
+        self._start = start
+        self._inference = inference
+        self._started_s = time.monotonic()
+
+    def read(self) -> Progress:
+        """Steps and time so far. Updates are the learner's to count: here they are 0."""
+        return Progress(
+            env_steps=self._start.env_steps + self._inference.env_steps,
+            time_s=self._start.time_s + time.monotonic() - self._started_s,
+        )
+
+
+@dataclasses.dataclass
+class Run:
+    """The parts of a run that is about to start, and its hold on its folder."""
+
+    config: Config
+    store: UnrollStore
+    inference: Inference
+    learner: Learner
+    counter: ProgressCounter
+    folder: RunFolder
+
+    def progress(self) -> Progress:
+        """Steps, updates and time of this process and those before it; thread-safe."""
+        return dataclasses.replace(self.counter.read(), learner_steps=self.learner.learner_steps)
+
+    def env_frames(self) -> int:
+        """Frames so far, over all processes of the run."""
+        return self.counter.read().env_steps * self.config.environment.frames_per_env_step
+
+    def hold_folder(self) -> None:
+        """Sees to it that the run's folder is there and this process's own; thread-safe.
+
+        Raises:
+            RunTaken: where another learner works there by now.
+            OSError: where that cannot be told.
+        """
+        if self.folder.hold():
+            self.learner.forget_checkpoints()
+
+
+def build_run(plan: Plan, folder: RunFolder) -> Run:
+    """Everything but threads and processes; the socket is bound.
+
+    Raises:
+        ConfigError: where the address cannot be bound.
+        CheckpointError: where the plan's checkpoint does not fit its network.
+    """
+    config = plan.config
+    acting = make_agent(plan.algorithm, config, plan.spaces, plan.acting_device)
+    store = make_store(plan.layout, plan.store_device, plan.learning_device)
     slot = WeightSlot()
+    authentication = make_authentication(config.inference)
+    inference = make_inference(plan, store, acting, slot, authentication=authentication)
     start = Progress()
-    if loaded is not None:
-        start = Progress(loaded.state["env_steps"], 0, loaded.state["time_s"])
-    seed = (config.seed, start.env_steps)
-    inference = make_inference(
-        algorithm, config, spaces, store, acting, slot, store.publish, seed=seed,
-        authentication=make_authentication(config.inference),
-    )  # fmt: skip
-    run: Run
-    source = _make_source(algorithm, config, store, np.random.default_rng(seed))
+    if plan.loaded is not None:
+        start = Progress(plan.loaded.state["env_steps"], time_s=plan.loaded.state["time_s"])
+    counter = ProgressCounter(start, inference)
+    source = _make_source(plan, store)
     kept = source if isinstance(source, Replay) and config.replay.in_checkpoint else None
     learner = Learner(
-        config, algorithm, agent, source, slot, lambda: run.progress(),
-        {"spaces": spaces.to_map(), "environment": environment_of(config), **provenance(config)},
-        kept.save if kept is not None else None, lambda: run.hold_folder(), inference.server_of,
+        config, plan.algorithm, plan.agent, source, slot, counter.read, _kept_state(plan),
+        kept.save if kept is not None else None, folder.hold, inference.server_of,
     )  # fmt: skip
-    if loaded is not None:
-        restore(learner, loaded, config)
-        if kept is not None and loaded.path is not None:
-            _load_replay(kept, loaded.path)
-    for line in describe_bodies(agent):
+    if plan.loaded is not None:
+        restore(learner, plan.loaded, config)
+        if kept is not None and plan.loaded.path is not None:
+            _load_replay(kept, plan.loaded.path)
+    for line in describe_bodies(plan.agent):
         log.info("%s", line)
     learner.publish()
     # What is sampled from here on is not what an earlier process of this run has sampled.
-    torch.manual_seed(sum(seed))
-    run = Run(config, store, inference, learner, start)
-    return run
+    torch.manual_seed(sum(plan.seed))
+    return Run(config, store, inference, learner, counter, folder)
 
 
-def _load_algorithm(config: Config) -> Algorithm:
-    algorithm = load_algorithm(config.algorithm_name)
-    check_source(config, algorithm.DATA_SOURCE)
-    return algorithm
+def _kept_state(plan: Plan) -> dict[str, object]:
+    """What every checkpoint says of the run."""
+    return {
+        "spaces": plan.spaces.to_map(),
+        "environment": environment_of(plan.config),
+        **provenance(plan.config),
+    }
 
 
-def _has_replay(algorithm: Algorithm) -> bool:
-    return algorithm.DATA_SOURCE == "replay"
+def make_store(
+    layout: StoreLayout, device: torch.device, learning_device: torch.device
+) -> UnrollStore:
+    """A store with its memory on the device.
+
+    Where that is host memory and learning is on a GPU, batches are gathered for that GPU.
+    """
+    to_gpu = device.type == "cpu" and learning_device.type == "cuda"
+    return UnrollStore(layout, device, pinned=to_gpu)
 
 
-def _store_device(
-    algorithm: Algorithm, config: Config, acting_device: torch.device
-) -> torch.device:
-    """Where the store is: on inference's device, or on replay's where that is another."""
-    if _has_replay(algorithm) and config.replay.device != "auto":
-        return resolve_device(config.replay.device, "replay.device")
-    return acting_device
-
-
-def _make_source(
-    algorithm: Algorithm, config: Config, store: UnrollStore, rng: np.random.Generator
-) -> BatchSource:
-    if not _has_replay(algorithm):
-        return QueueSource(store, config.learner.batch_size)
-    initial = optional_initial_priorities(algorithm)
+def _make_source(plan: Plan, store: UnrollStore) -> BatchSource:
+    batch_size = plan.config.learner.batch_size
+    if not has_replay(plan.algorithm):
+        return QueueSource(store, batch_size)
+    initial = optional_initial_priorities(plan.algorithm)
     return Replay(
         store,
-        config.learner.batch_size,
-        config.replay,
-        rng,
-        initial and (lambda unroll: initial(unroll, config.algorithm)),
+        batch_size,
+        plan.config.replay,
+        np.random.default_rng(plan.seed),
+        initial and (lambda unroll: initial(unroll, plan.config.algorithm)),
     )
 
 
@@ -132,41 +163,44 @@ def _load_replay(replay: Replay, path: Path) -> None:
         log.warning("replay starts empty: %s", error)
 
 
-def _spaces(config: Config, loaded: Checkpoint | None) -> Spaces:
-    """The environment's spaces; with a checkpoint, its own if they are no others.
+def make_inference(
+    plan: Plan,
+    store: UnrollStore,
+    agent: nn.Module,
+    slot: WeightSlot,
+    *,
+    greedy: bool = False,
+    authentication: Authentication | None = None,
+) -> Inference:
+    """Inference that acts with this agent, which is its own from here on; binds the socket.
 
-    What was learned fits the scale of observations that was in use then.
+    Raises:
+        ConfigError: where the address cannot be bound.
     """
-    spaces = describe(config)
-    kept = loaded.state.get("spaces") if loaded else None
-    trained = Spaces.from_map(kept) if kept else spaces
-    return trained if trained == spaces else spaces
+    config, spaces = plan.config, plan.spaces
+    prepare_to_act(agent)
+    forward = ForwardPass(
+        plan.algorithm, config.algorithm, agent, store, config.inference.max_batch,
+        greedy=greedy, cuda_graphs=config.inference.cuda_graphs,
+    )  # fmt: skip
+    environment = dataclasses.asdict(config.environment)
+    offer = Offer(environment, spaces.observation, spaces.action, plan.seed)
+    return Inference(
+        _with_known_address(config), offer, forward, store, slot,
+        queue_limit=queue_limit(config), publish=store.publish, authentication=authentication,
+    )  # fmt: skip
 
 
-def dry_run(config: Config) -> str:
-    """The resolved configuration, then as TOML comments what a run would start."""
-    loaded = find_checkpoint(config)
-    spaces = _spaces(config, loaded)
-    acting = resolve_device(config.inference.device, "inference.device")
-    learning = resolve_device(config.learner.device, "learner.device")
-    algorithm = _load_algorithm(config)
-    agent = make_agent(algorithm, config, spaces, torch.device("cpu"))
-    weights = sum(parameter.numel() for parameter in agent.parameters())
-    storing, replay = _store_device(algorithm, config, acting), _has_replay(algorithm)
-    store = plan_store(algorithm, config, spaces, agent, storing, replay=replay)
-    endpoint = candidates(config.inference.address)[0]
-    command = server_command(config.local, endpoint, module_folders=config.module_folders)
-    lines = [
-        f"observations: {spaces.observation}",
-        f"actions: {spaces.action}",
-        f"agent: {type(agent).__name__} with {weights:,} weights",
-        *describe_bodies(agent),
-        f"acting on {acting}, learning on {learning}",
-        f"from {loaded.state['env_frames']:,} frames on" if loaded else "from the first frame on",
-        f"a queue of {queue_limit(config)} unrolls of {config.learner.unroll_length} steps",
-        f"a store of {store.nbytes / 2**30:.3g} GiB on {storing}"
-        + (f", for a replay of {store.replay_unrolls:,} unrolls" if replay else ""),
-        f"{server_count(config)} local environment servers: "
-        + shlex.join(command),
-    ]
-    return to_toml(config) + "\n# would start:\n" + "\n".join(f"# {line}" for line in lines)
+def _with_known_address(config: Config) -> InferenceConfig:
+    """With the usual address for "auto" where environment servers must know it beforehand."""
+    inference = config.inference
+    if inference.address == AUTO and (config.local_envservers == 0 or inference.secret_key):
+        return dataclasses.replace(inference, address=USUAL)
+    return inference
+
+
+def prepare_to_act(agent: nn.Module) -> None:
+    """Makes this agent one that only acts: in evaluation mode, its torso's weights rounded."""
+    for module in agent.eval().modules():
+        if isinstance(module, Body):
+            module.round_weights()

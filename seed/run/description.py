@@ -9,11 +9,13 @@ import logging
 import os
 import select
 import subprocess
+from dataclasses import dataclass
 from typing import Any
 
 from seed.config.schema import Config
+from seed.process.exit_codes import CommandError
 from seed.process.module_folders import python_command
-from seed.run.spaces import Spaces
+from seed.wire.spaces import SpaceSpec
 from seed.wire.terminal import printable
 
 log = logging.getLogger(__name__)
@@ -21,8 +23,27 @@ log = logging.getLogger(__name__)
 _SILENT_S = 1.0
 
 
-class UnusableEnvironment(Exception):
+class UnusableEnvironment(CommandError):
     """An environment that cannot be trained in; its text says why, to whoever configured it."""
+
+
+@dataclass(frozen=True)
+class Spaces:
+    """The forms of observations and actions on the wire, as a run's checkpoints keep them."""
+
+    observation: SpaceSpec
+    action: SpaceSpec
+
+    def to_map(self) -> dict[str, Any]:
+        """A form for JSON, read back by `from_map`."""
+        return {"observation": self.observation.to_map(), "action": self.action.to_map()}
+
+    @staticmethod
+    def from_map(spaces: dict[str, Any]) -> Spaces:
+        """Reads what `to_map` wrote."""
+        return Spaces(
+            SpaceSpec.from_map(spaces["observation"]), SpaceSpec.from_map(spaces["action"])
+        )
 
 
 def describe(config: Config) -> Spaces:

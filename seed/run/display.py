@@ -7,8 +7,10 @@ from collections import deque
 from typing import NamedTuple
 
 from rich.console import Console
+from rich.logging import RichHandler
 from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
+from seed.process.logs import PlainFormatter
 from seed.run.metrics import Line
 
 log = logging.getLogger(__name__)
@@ -17,6 +19,17 @@ log = logging.getLogger(__name__)
 CONSOLE = Console(stderr=True)
 # How far back a return is compared.
 _A_WHILE_S = 600.0
+
+
+def log_handler() -> logging.Handler:
+    """A handler for the log; in a terminal one that leaves the progress line in its place."""
+    if CONSOLE.is_terminal:
+        rich = RichHandler(console=CONSOLE, show_path=False)
+        rich.setFormatter(PlainFormatter())
+        return rich
+    handler = logging.StreamHandler()
+    handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(message)s"))
+    return handler
 
 
 def tell(text: str) -> None:

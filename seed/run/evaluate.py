@@ -20,16 +20,18 @@ from seed import __version__
 from seed.config.checks import check
 from seed.config.loading import from_tables, read_toml, search_module_folders
 from seed.config.schema import Config, ConfigError
-from seed.contract import load_algorithm, load_algorithm_config
+from seed.contract.loading import load_algorithm, load_algorithm_config
 from seed.device.names import resolve_device
 from seed.inference.loop import EpisodeRecord, Inference
 from seed.learner import checkpoint
 from seed.learner.checkpoint import Checkpoint, CheckpointError
+from seed.process.exit_codes import EXIT_DONE, CommandError
 from seed.process.logs import PlainFormatter
 from seed.process.threads import ThreadGroup
+from seed.run.build import make_inference, make_store
+from seed.run.description import Spaces
 from seed.run.local_servers import LocalServerError, LocalServers, server_command
-from seed.run.serving import make_agent, make_inference, make_store
-from seed.run.spaces import Spaces
+from seed.run.plan import Plan, make_agent, plan_store
 from seed.store.weights import WeightSlot
 from seed.wire.errors import WireError
 from seed.wire.terminal import printable
@@ -70,12 +72,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with contextlib.redirect_stdout(sys.stderr):
             result = evaluate(arguments.run, arguments.episodes, arguments.envs, arguments.greedy)
-    except (ConfigError, LocalServerError) as error:
+    except CommandError as error:
         print(f"seed-eval: {printable(str(error), lines=True)}", file=sys.stderr)
-        return 2
-    except CheckpointError as error:
-        print(f"seed-eval: {printable(str(error), lines=True)}", file=sys.stderr)
-        return 78
+        return error.exit_code
     if arguments.json:
         print(json.dumps(dataclasses.asdict(result)))
     else:
@@ -85,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
             f"episodes of {result.length_steps_mean:.0f} steps; "
             f"checkpoint of {result.env_frames:,} frames"
         )
-    return 0
+    return EXIT_DONE
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
@@ -136,7 +135,7 @@ def evaluate(path: Path, episodes: int, envs: int, greedy: bool) -> Result:
     search_module_folders(tables, None)
     config = _adapt(from_tables(tables, load_algorithm_config), min(envs, episodes))
     check(config)
-    inference = _make_player(config, loaded, greedy)
+    inference = _build(_plan(config, loaded), greedy)
     records = _play(config, inference, episodes)
     returns = [record.episode_return for record in records]
     return Result(
@@ -183,8 +182,8 @@ def _adapt(config: Config, envs: int) -> Config:
     )
 
 
-def _make_player(config: Config, loaded: Checkpoint, greedy: bool) -> Inference:
-    """Inference that acts with the checkpoint's weights, in evaluation environments only."""
+def _plan(config: Config, loaded: Checkpoint) -> Plan:
+    """Acting with the checkpoint's weights, in evaluation environments only."""
     algorithm = load_algorithm(config.algorithm_name)
     try:
         spaces = Spaces.from_map(loaded.state["spaces"])
@@ -193,14 +192,20 @@ def _make_player(config: Config, loaded: Checkpoint, greedy: bool) -> Inference:
     device = resolve_device(config.inference.device, "inference.device")
     agent = make_agent(algorithm, config, spaces, device)
     checkpoint.unpack_module(loaded.tensors, "agent", agent)
+    layout = plan_store(algorithm, config, spaces, agent, device)
+    return Plan(
+        config, loaded, algorithm, spaces, agent, device, device, device, layout, server_count=1,
+        # In training, the second number counts steps: these games are other ones.
+        seed=(config.seed, _EVALUATION_SEED),
+    )  # fmt: skip
+
+
+def _build(plan: Plan, greedy: bool) -> Inference:
+    assert plan.loaded is not None
     slot = WeightSlot()
-    slot.publish(loaded.state["learner_steps"], agent)
-    store = make_store(algorithm, config, spaces, agent, device)
-    # In training, the second number counts steps: these games are other ones.
-    seed = (config.seed, _EVALUATION_SEED)
-    return make_inference(
-        algorithm, config, spaces, store, agent, slot, store.publish, seed=seed, greedy=greedy
-    )
+    slot.publish(plan.loaded.state["learner_steps"], plan.agent)
+    store = make_store(plan.layout, plan.store_device, plan.learning_device)
+    return make_inference(plan, store, plan.agent, slot, greedy=greedy)
 
 
 def _play(config: Config, inference: Inference, episodes: int) -> list[EpisodeRecord]:
@@ -208,14 +213,15 @@ def _play(config: Config, inference: Inference, episodes: int) -> list[EpisodeRe
     envs = config.local.envs_per_server
     quotas = {env: episodes // envs + (env < episodes % envs) for env in range(envs)}
     played: list[EpisodeRecord] = []
-    crew = ThreadGroup()
-    crew.start("inference", lambda: inference.run(crew.stop, lambda: "the evaluation is over"))
+    threads = ThreadGroup()
+    farewell = "the evaluation is over"
+    threads.start("inference", lambda: inference.run(threads.stop, lambda: farewell))
     command = server_command(
         config.local, inference.endpoint, module_folders=config.module_folders
     )
     servers = LocalServers(command, 1)
     try:
-        while len(played) < episodes and not crew.stop.is_set():
+        while len(played) < episodes and not threads.stop.is_set():
             servers.check(connected=inference.num_envs > 0)
             if inference.faults.num_quarantined:
                 # Its share of the episodes will never be played.
@@ -228,7 +234,7 @@ def _play(config: Config, inference: Inference, episodes: int) -> list[EpisodeRe
                     played.append(record)
     finally:
         try:
-            crew.join()
+            threads.join()
         finally:
             servers.stop(timeout_s=5.0)
     return played

@@ -1,4 +1,4 @@
-"""A run's folder at the start: nothing odd in it, and of metrics only what belongs to the run.
+"""A run's folder: nothing odd in it, its configuration, and of metrics only what is the run's own.
 
 What a process has written after its last checkpoint is played again by the next one. Lines of
 `metrics.jsonl` from then would be mixed with those to come, so they are set aside first, into
@@ -7,21 +7,76 @@ What a process has written after its last checkpoint is played again by the next
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import errno
 import json
+import logging
 import os
 import stat
 from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
 
-from seed.config.schema import ConfigError
+from seed.config.loading import to_toml
+from seed.config.schema import Config, ConfigError
 from seed.process.plain_files import open_plain
+from seed.run.lock import RunLock
+
+log = logging.getLogger(__name__)
 
 _FILES, _FOLDERS = ("config.toml", "metrics.jsonl"), ("tensorboard", "earlier")
 METRICS = "metrics.jsonl"
 # No line of a run is as long; what is longer is taken in pieces, and is no line of metrics.
 _LONGEST_LINE_BYTES = 2**20
+
+
+class RunFolder:
+    """This process's hold on its run's folder. Thread-safe."""
+
+    def __init__(self, config: Config, lock: RunLock) -> None:
+        """Nothing is written yet; `lock` is of the folder that `config` names."""
+        self._config = config
+        self._lock = lock
+
+    def hold(self) -> bool:
+        """Sees to it that the folder is there and this process's own.
+
+        Returns:
+            Whether it was deleted or moved, and has been made anew with nothing in it but the
+            configuration.
+
+        Raises:
+            RunTaken: where another learner works there by now.
+            OSError: where that cannot be told.
+        """
+        if not self._lock.check():
+            return False
+        log.error("%s was deleted or moved; it is made anew", self._config.run_dir)
+        try:
+            self.write_config()
+        except ConfigError as error:
+            log.error("%s", error)
+        return True
+
+    def write_config(self) -> None:
+        """Leaves `config.toml` there; raises ConfigError where that cannot be."""
+        run_dir = Path(self._config.run_dir)
+        # A later start from this file goes on with the run, whatever this one started from.
+        text = to_toml(dataclasses.replace(self._config, resume="auto"))
+        temporary = run_dir / ".config.toml.tmp"
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            # What somebody has put there may be a pipe, or a link to a file of theirs.
+            temporary.unlink(missing_ok=True)
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(run_dir / "config.toml")
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise ConfigError(
+                f"run_dir = {self._config.run_dir!r}: cannot be written ({error.strerror})"
+            ) from error
 
 
 def check_entries(run_dir: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from seed.config.schema import Config, ConfigError, LocalConfig
 from seed.process.cores import usable_cores
+from seed.process.exit_codes import CommandError
 from seed.process.module_folders import python_command
 from seed.run.server_log import BoundedLog, ServerOutput
 from seed.wire.limits import STARTER_VARIABLE
@@ -42,7 +43,7 @@ _WAIT_INTERVAL_S = 0.01
 _END_PATIENCE_S = 2.0
 
 
-class LocalServerError(Exception):
+class LocalServerError(CommandError):
     """Local environment servers that cannot be run; their own output says why."""
 
 

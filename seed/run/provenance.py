@@ -18,8 +18,8 @@ def provenance(config: Config) -> dict[str, Any]:
     # How a process found its start and its modules is no property of what it has learned.
     tables = to_tables(dataclasses.replace(config, resume="auto"))
     del tables["module_folders"]
-    origin: dict[str, Any] = json.loads(json.dumps({"version": __version__, "config": tables}))
-    return origin
+    kept: dict[str, Any] = json.loads(json.dumps({"version": __version__, "config": tables}))
+    return kept
 
 
 def describe_changes(state: dict[str, Any], config: Config) -> str:

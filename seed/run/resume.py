@@ -76,17 +76,17 @@ def restore(learner: Learner, loaded: Checkpoint, config: Config) -> None:
     Raises:
         CheckpointError: where it does not fit, with the settings that differ.
     """
-    origin = describe_changes(loaded.state, config)
+    changes = describe_changes(loaded.state, config)
     try:
         learner.restore(loaded)
     except CheckpointError as error:
         remedy = "set them back, or choose another run_dir"
         raise CheckpointError(
-            f"{loaded.path}: {error}; {f'{origin}; {remedy}' if origin else remedy}"
+            f"{loaded.path}: {error}; {f'{changes}; {remedy}' if changes else remedy}"
         ) from None
     log.info("going on from %d frames, of %s", loaded.state["env_frames"], loaded.path)
-    if origin:
-        log.info("%s", origin)
+    if changes:
+        log.info("%s", changes)
 
 
 def prepare_folder(config: Config, loaded: Checkpoint | None) -> None:

@@ -16,12 +16,12 @@ from seed.process.phases import Phases
 from seed.process.signals import Signals
 from seed.process.threads import ThreadGroup
 from seed.process.watchdog import Watchdog, exit_with_stacks
+from seed.run.build import Run
 from seed.run.display import Display, tell
 from seed.run.hints import Beginning
 from seed.run.local_servers import LocalServers, server_count
 from seed.run.lock import RunTaken
 from seed.run.metrics import MetricsWindow, Writer
-from seed.run.parts import Run
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ _LOOK_EVERY_S = 1.0
 def supervise(run: Run, signals: Signals, servers: LocalServers) -> None:
     """Runs the threads until the learner is done or a signal comes; writes the metrics."""
     config = run.config
-    crew = ThreadGroup()
+    threads = ThreadGroup()
     window = MetricsWindow(config.environment.frames_per_env_step, run.progress())
     with contextlib.suppress(OSError):
         run.hold_folder()
@@ -55,7 +55,7 @@ def supervise(run: Run, signals: Signals, servers: LocalServers) -> None:
             log.error("a line of metrics is lost: %s", error)
         display.update(line)
 
-    learning, watched = _start_threads(run, crew, farewell)
+    learning, watched = _start_threads(run, threads, farewell)
     watchdog = Watchdog(
         config.watchdog_s,
         watched,
@@ -64,7 +64,7 @@ def supervise(run: Run, signals: Signals, servers: LocalServers) -> None:
     next_line_s = time.monotonic() + config.log_interval_s
     next_look_s = 0.0
     try:
-        while learning.is_alive() and not crew.stop.is_set() and not signals.stop_requested:
+        while learning.is_alive() and not threads.stop.is_set() and not signals.stop_requested:
             learning.join(_TICK_S)
             watchdog.check()
             servers.check(connected=run.inference.num_envs > 0)
@@ -81,7 +81,7 @@ def supervise(run: Run, signals: Signals, servers: LocalServers) -> None:
             log.info("stopping; a checkpoint is being written")
     finally:
         try:
-            crew.join(watchdog.check)
+            threads.join(watchdog.check)
         finally:
             watchdog.close()
             log_line(_last_progress(run, window))
@@ -91,16 +91,16 @@ def supervise(run: Run, signals: Signals, servers: LocalServers) -> None:
 
 
 def _start_threads(
-    run: Run, crew: ThreadGroup, farewell: Callable[[], str]
+    run: Run, threads: ThreadGroup, farewell: Callable[[], str]
 ) -> tuple[threading.Thread, dict[threading.Thread, Phases]]:
     """The learner's thread, and what each thread that was started is at."""
     watched = {}
     authentication = run.inference.authentication
     if authentication is not None:
-        thread = crew.start("authentication", lambda: authentication.run(crew.stop))
+        thread = threads.start("authentication", lambda: authentication.run(threads.stop))
         watched[thread] = authentication.phases
-    acting = crew.start("inference", lambda: run.inference.run(crew.stop, farewell))
-    learning = crew.start("learner", lambda: run.learner.run(crew.stop))
+    acting = threads.start("inference", lambda: run.inference.run(threads.stop, farewell))
+    learning = threads.start("learner", lambda: run.learner.run(threads.stop))
     return learning, watched | {acting: run.inference.phases, learning: run.learner.phases}
 
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 import logging
 
 import numpy as np
-import numpy.typing as npt
+
+from seed.wire.arrays import BoolArray, Float32Array, Int64Array
 
 log = logging.getLogger(__name__)
-
-Int64Array = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
-Float32Array = npt.NDArray[np.float32]
 
 
 def evaluation_environments(max_envs: int, share: float) -> BoolArray:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
+
+from seed.wire.arrays import Int64Array
 
 # At the end of every column, after the pages: one of zeros, and one for what nobody reads.
 SPARE_ROWS = 2
@@ -66,7 +67,7 @@ class StoreLayout:
         return self.burn_in + max(1, self.frame_stack - 1)
 
     @property
-    def first_offsets(self) -> npt.NDArray[np.int64]:
+    def first_offsets(self) -> Int64Array:
         """Row of its first page at which a history of each environment begins. `[max_envs] int64`
 
         Environments that are stepped together would end all their unrolls together, and the

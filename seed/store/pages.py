@@ -11,12 +11,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from seed.wire.arrays import BoolArray, Int64Array, UInt64Array
 from seed.wire.messages import NO_HISTORY
 
-Int64Array = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 NO_PAGE = -1
 NO_ENVIRONMENT = -1
 MAX_AGE = 255
@@ -109,20 +107,20 @@ class PageTable:
         """Pages that nothing needs."""
         return len(self._free)
 
-    def pages_needed(self, env_ids: Int64Array, run_ids: npt.NDArray[np.uint64]) -> int:
+    def pages_needed(self, env_ids: Int64Array, run_ids: UInt64Array) -> int:
         """Free pages that `advance` with the same arguments may take."""
         begins = self._pages[env_ids] == NO_PAGE
         begins |= self._lengths[env_ids] == self.unroll_length
         begins |= self._breaks(env_ids, run_ids)
         return int(begins.sum())
 
-    def _breaks(self, env_ids: Int64Array, run_ids: npt.NDArray[np.uint64]) -> BoolArray:
+    def _breaks(self, env_ids: Int64Array, run_ids: UInt64Array) -> BoolArray:
         """Whether these rows do not go on with what their environments sent before."""
         breaks: BoolArray = (self._run_ids[env_ids] != run_ids) | (run_ids == NO_HISTORY)
         return breaks
 
     def advance(
-        self, env_ids: Int64Array, run_ids: npt.NDArray[np.uint64], first: BoolArray
+        self, env_ids: Int64Array, run_ids: UInt64Array, first: BoolArray
     ) -> PageSlots:
         """Gives one new row of each environment its place; the environments are all different.
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
 from seed.store.layout import StoreLayout
 from seed.store.pages import PageSlots
+from seed.wire.arrays import Int64Array
 
-Int64Array = npt.NDArray[np.int64]
 Numbers = TypeVar("Numbers", Int64Array, Tensor)
 
 

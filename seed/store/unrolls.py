@@ -19,7 +19,6 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
@@ -29,9 +28,7 @@ from seed.store.layout import SPARE_ROWS, Column, StoreLayout
 from seed.store.pages import Links, PageLinks, PageTable
 from seed.store.row_index import RowIndex, fill_row_index
 from seed.store.rows import Arrivals, Rows, Unroll
-
-Int64Array = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
+from seed.wire.arrays import BoolArray, Int64Array, UInt64Array
 
 
 class UnrollStore:
@@ -109,7 +106,7 @@ class UnrollStore:
 
     # --- the inference thread's side -------------------------------------------------------------
 
-    def has_room(self, env_ids: Int64Array, run_ids: npt.NDArray[np.uint64]) -> bool:
+    def has_room(self, env_ids: Int64Array, run_ids: UInt64Array) -> bool:
         """Whether a new row of each of these environments can be stored now."""
         self._consume_released()
         if len(env_ids) <= self._table.num_free:
@@ -135,7 +132,7 @@ class UnrollStore:
     def allocate_rows(
         self,
         env_ids: Int64Array,
-        run_ids: npt.NDArray[np.uint64],
+        run_ids: UInt64Array,
         first: BoolArray,
         row_index: RowIndex[Int64Array],
     ) -> list[PageLinks]:

@@ -22,12 +22,3 @@ def test_dry_run_prints_the_resolved_configuration_and_starts_nothing(
     assert "(84, 84)" in command.text
     assert "local environment servers" in command.text
     assert not run_dir.exists()
-
-
-def test_help_gives_units(start: Start) -> None:
-    command = start("seed-learner", "--help")
-    assert command.wait() == 0
-    text = " ".join(command.text.replace("│", " ").split())
-    assert "Seconds between checkpoints" in text
-    assert "Frames (action repeat counted)" in text
-    assert "in microseconds" in text

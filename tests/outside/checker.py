@@ -11,10 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from seed.config.schema import NetworkConfig
-from seed.contract import ActOutput, Fleet, LossResult
-from seed.store.rows import Rows, Unroll
-from seed.wire.spaces import SpaceSpec
+from seed.contract import ActOutput, Fleet, LossResult, NetworkConfig, Rows, SpaceSpec, Unroll
 from tools.chaos.checking import find_wrong
 
 DATA_SOURCE: Literal["queue"] = "queue"

@@ -8,12 +8,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from seed.config.schema import NetworkConfig
-from seed.contract import ActOutput, Fleet, LossResult
+from seed.contract import ActOutput, Fleet, LossResult, NetworkConfig, Rows, SpaceSpec, Unroll
 from seed.networks.body import Body
 from seed.networks.policy import make_policy
-from seed.store.rows import Rows, Unroll
-from seed.wire.spaces import SpaceSpec
 
 DATA_SOURCE: Literal["queue"] = "queue"
 

@@ -8,8 +8,7 @@ import torch
 
 from seed.algorithms import vtrace
 from seed.algorithms.vtrace import DATA_SOURCE, ActorCritic, Config, act, make_agent
-from seed.contract import LossResult
-from seed.store.rows import Unroll
+from seed.contract import LossResult, Unroll
 
 __all__ = ["DATA_SOURCE", "Config", "act", "loss", "make_agent"]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -22,9 +21,9 @@ from seed.store.layout import Column, StoreLayout
 from seed.store.rows import Unroll
 from seed.store.unrolls import UnrollStore
 from seed.wire import messages
+from seed.wire.arrays import Int64Array
 from tests.seed.acting import Shown, acting
 
-Int64Array = npt.NDArray[np.int64]
 CPU = torch.device("cpu")
 LENGTH, BURN_IN, ENVS = 6, 4, 3
 LAYOUT = StoreLayout(

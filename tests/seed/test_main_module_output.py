@@ -1,4 +1,4 @@
-"""Entry points whose output goes nowhere end as they would: a matrix of endings and of outputs.
+"""Entry points whose output goes nowhere end as they would: endings and outputs.
 
 What the commands import takes seconds, so a program stands for it: what is tested is all around.
 """
@@ -63,6 +63,12 @@ ENDINGS = [
     ("evaluation", "return 78", 78),
     ("evaluation", "raise KeyboardInterrupt", 130),
 ]
+# One of each kind: a code, two exceptions, a request while it starts and one while it trains.
+EVERYWHERE = {
+    "return 2", "raise OSError('a crash')", "raise ModuleNotFoundError('torch', name='torch')",
+    "signal.raise_signal(signal.SIGTERM)", "return wait_for_signal(signals)",
+    "raise KeyboardInterrupt",
+}  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -94,10 +100,17 @@ def closed() -> Iterator[tuple[int, int]]:
     yield -1, -1
 
 
+OUTPUTS = (full_device, pipe_without_reader, held_terminal, closed)
+
+
+# Every ending where nobody reads, and each kind of ending everywhere.
 @pytest.mark.parametrize(
-    "output", [full_device, pipe_without_reader, held_terminal, closed], ids=lambda f: f.__name__
-)
-@pytest.mark.parametrize(("entry", "ending", "code"), ENDINGS)
+    ("entry", "ending", "code", "output"),
+    [
+        (*ending, output) for ending in ENDINGS for output in OUTPUTS
+        if output is held_terminal or ending[1] in EVERYWHERE
+    ],
+)  # fmt: skip
 def test_what_cannot_be_printed_changes_no_exit_code(
     entry: str, ending: str, code: int,
     output: Callable[[], contextlib.AbstractContextManager[tuple[int, int]]],

@@ -24,11 +24,13 @@ from envservers.environments.factory import describe, make_group
 from envservers.main import group_sizes
 from seed.config.loading import parse_command_line
 from seed.config.schema import Config
-from seed.contract import Fleet, load_algorithm, load_algorithm_config, optional_update_target
+from seed.contract import Fleet
+from seed.contract.loading import load_algorithm, load_algorithm_config, optional_update_target
 from seed.device.names import keep_freed_memory, resolve_device
 from seed.learner.optimizers import make_optimizer
-from seed.run.serving import make_agent, prepare_to_act
-from seed.run.spaces import Spaces
+from seed.run.build import prepare_to_act
+from seed.run.description import Spaces
+from seed.run.plan import make_agent
 from seed.store.rows import Rows, Unroll
 from seed.wire.spaces import SpaceSpec
 

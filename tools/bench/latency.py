@@ -25,7 +25,7 @@ import torch
 
 from seed.config.loading import from_tables
 from seed.config.schema import Config
-from seed.contract import load_algorithm_config
+from seed.contract.loading import load_algorithm_config
 from seed.device.names import keep_freed_memory
 from tools.bench.bare_work import make_acting
 from tools.bench.fake_servers import start_clients

@@ -30,12 +30,13 @@ from envservers.environments.factory import describe
 from seed.config.checks import check_source
 from seed.config.loading import parse_command_line
 from seed.config.schema import Config, ConfigError
-from seed.contract import load_algorithm, load_algorithm_config
+from seed.contract.loading import load_algorithm, load_algorithm_config
 from seed.device.names import keep_freed_memory, resolve_device
 from seed.learner.replay import Replay, count_unrolls
 from seed.learner.sum_tree import Priorities
-from seed.run.serving import make_agent, make_store, plan_store
-from seed.run.spaces import Spaces
+from seed.run.build import make_store
+from seed.run.description import Spaces
+from seed.run.plan import make_agent, plan_store
 from seed.store.layout import Column, StoreLayout
 from seed.store.pages import Links, PageLinks
 from seed.store.row_index import row_index_size, split_row_index
@@ -98,7 +99,8 @@ def build_store(config: Config, spaces: Spaces, device: torch.device) -> UnrollS
     """Returns a store as `seed-learner` makes it."""
     algorithm = load_algorithm(config.algorithm_name)
     agent = make_agent(algorithm, config, spaces, device)
-    return make_store(algorithm, config, spaces, agent, device, replay=True)
+    layout = plan_store(algorithm, config, spaces, agent, device, replay=True)
+    return make_store(layout, device, device)
 
 
 def fill(store: UnrollStore, replay: Replay) -> list[PageLinks]:

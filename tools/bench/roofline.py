@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 from envservers.environments.factory import describe
 from seed.config.loading import parse_command_line
 from seed.config.schema import Config, ConfigError
-from seed.contract import load_algorithm_config
+from seed.contract.loading import load_algorithm_config
 from seed.device.names import resolve_device
 from seed.run.local_servers import server_count
 from tools.bench.bare_work import Kind, Task

@@ -16,10 +16,7 @@ from torch import Tensor
 
 from seed.algorithms import vtrace
 from seed.algorithms.vtrace import DATA_SOURCE, ActorCritic, Config, Output, act
-from seed.config.schema import NetworkConfig
-from seed.contract import LossResult
-from seed.store.rows import Rows, Unroll
-from seed.wire.spaces import SpaceSpec
+from seed.contract import LossResult, NetworkConfig, Rows, SpaceSpec, Unroll
 from tools.chaos.checking import Ends, find_wrong
 from tools.chaos.marks import (
     ENV_SHIFT,

@@ -20,14 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from seed.config.schema import Config, LearnerConfig, NetworkConfig, OptimizerConfig
-from seed.contract import load_algorithm
+from seed.contract.loading import load_algorithm
 from seed.device.graphs import CapturedCall, can_capture
 from seed.device.names import prepare_thread
 from seed.learner.optimizers import make_optimizer
 from seed.learner.trial import zero_unroll
 from seed.learner.update import Update
-from seed.run.serving import make_agent, plan_store
-from seed.run.spaces import Spaces
+from seed.run.description import Spaces
+from seed.run.plan import make_agent, plan_store
 from seed.store.layout import StoreLayout
 from seed.store.weights import WeightSlot, load_tensors
 from seed.wire.spaces import SpaceSpec

@@ -6,8 +6,7 @@ from typing import Literal
 
 from seed.algorithms import vtrace
 from seed.algorithms.vtrace import ActorCritic, Config, act, make_agent
-from seed.contract import LossResult
-from seed.store.rows import Unroll
+from seed.contract import LossResult, Unroll
 
 __all__ = ["DATA_SOURCE", "Config", "act", "loss", "make_agent"]
 

@@ -7,7 +7,6 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from operator import attrgetter
 from typing import Any
 
@@ -15,10 +14,9 @@ import pytest
 
 from seed.algorithms import r2d2, vtrace
 from seed.config.checks import check, check_source
-from seed.config.loading import from_tables
 from seed.config.ranges import RANGES
 from seed.config.schema import Config, ConfigError
-from seed.contract import load_algorithm_config
+from tests.seed.configs import change
 
 HUGE = (10**18, 1e300, math.inf, -math.inf, math.nan, 10**400, -(10**400))
 # Any finite number is taken.
@@ -38,11 +36,6 @@ def numbers(table: Any, path: str = "") -> Iterator[str]:
             yield from numbers(value, f"{path}{field.name}.")
         elif type(value) in (int, float):
             yield path + field.name
-
-
-def change(config: Any, path: str, value: Any) -> Any:
-    name, _, rest = path.partition(".")
-    return replace(config, **{name: change(getattr(config, name), rest, value) if rest else value})
 
 
 def refusal(config: Config, source: Any) -> str:
@@ -93,29 +86,3 @@ def test_both_ends_are_in_the_range(name: str, end: int) -> None:
     beyond = value + (1 if end else -1) * max(1, abs(value)) * 1e-3
     said = refusal(change(Config(), name, beyond), "queue")
     assert re.match(f"{name} = .*: expected at (least|most) ", said)
-
-
-@pytest.mark.parametrize(
-    ("path", "value"),
-    [("learner.threads", 10**6), ("inference.threads", 10**6), ("inference.max_wait_us", 10**18),
-     ("local_envservers", 10**6), ("network.hidden_sizes", (64, 10**9)),
-     ("network.hidden_sizes", (1,) * 10_000), ("local.groups_per_server", 65)],
-)  # fmt: skip
-def test_refuses_what_would_break_the_process(path: str, value: Any) -> None:
-    with pytest.raises(ConfigError, match=rf"^{path}.*: .*expected at (most|least)|at most"):
-        check(change(Config(), path, value))
-
-
-@pytest.mark.parametrize("table", ["optimizer", "algorithm"])
-def test_an_integer_that_is_no_float_is_refused(table: str) -> None:
-    name = {"optimizer": "learning_rate", "algorithm": "discount"}[table]
-    with pytest.raises(ConfigError, match=rf"^{table}.{name} = 10+\.\.\.: expected a smaller"):
-        from_tables({table: {name: 10**400}}, load_algorithm_config)
-
-
-@pytest.mark.parametrize("value", [-(2**63) - 1, 2**64, 10**400])
-def test_an_integer_that_no_message_holds_is_refused(value: int) -> None:
-    for good in (-(2**63), 2**64 - 1):
-        check(change(Config(), "environment.kwargs", {"a": good}))
-    with pytest.raises(ConfigError, match=r"^environment.kwargs.a: expected an integer of 64 bits"):
-        check(change(Config(), "environment.kwargs", {"a": value}))

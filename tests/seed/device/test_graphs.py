@@ -204,12 +204,12 @@ def test_a_failed_capture_is_the_end_for_those_who_wait_and_those_who_come() -> 
     assert failures == ["another thread's capture has failed"] * 2
 
 
-def test_the_reason_of_a_failed_capture_is_what_a_crew_raises(
+def test_the_reason_of_a_failed_capture_is_what_a_thread_group_raises(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The learner's capture fails while inference waits for it; inference may be heard first."""
     record_on_cpu(monkeypatch)
-    value, waits, crew = torch.ones(()), threading.Event(), ThreadGroup()
+    value, waits, threads = torch.ones(()), threading.Event(), ThreadGroup()
     failing = CapturedCall(
         lambda: value * value.item(), CPU, capture=True, field="learner.cuda_graphs"
     )
@@ -228,10 +228,10 @@ def test_the_reason_of_a_failed_capture_is_what_a_crew_raises(
         waits.wait()
         other()
 
-    acting = crew.start("inference", act)
-    crew.start("learner", learn)
+    acting = threads.start("inference", act)
+    threads.start("learner", learn)
     with pytest.raises(ConfigError, match=r"^learner.cuda_graphs = true: "):
-        crew.join()
+        threads.join()
 
 
 def test_calls_hold_the_lock_of_all_graphs(device: torch.device) -> None:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from seed.config.schema import Config, InferenceConfig, LearnerConfig, NetworkConfig
-from seed.contract import load_algorithm
+from seed.contract.loading import load_algorithm
 from seed.device.names import move
 from seed.inference.forward import ForwardPass, GroupRows, InferenceBatch
-from seed.run.serving import make_agent, make_store
-from seed.run.spaces import Spaces
+from seed.run.description import Spaces
+from seed.run.plan import make_agent, plan_store
 from seed.store.rows import Unroll
 from seed.store.unrolls import UnrollStore
 from seed.store.weights import WeightSlot
@@ -236,7 +236,7 @@ def test_learning_sees_what_acting_saw(network: NetworkConfig, action: SpaceSpec
     agent: Any = make_agent(vtrace, config, spaces, CPU)
     # Larger than at the start of a run, where every row would have nearly the same policy.
     nn.init.normal_(agent.policy_head.weight)
-    store = make_store(vtrace, config, spaces, agent, CPU)
+    store = UnrollStore(plan_store(vtrace, config, spaces, agent, CPU), CPU)
     forward = ForwardPass(vtrace, config.algorithm, agent, store, 4)
     rng, ended = np.random.default_rng(3), dict.fromkeys(range(4), True)
     unrolls = 0

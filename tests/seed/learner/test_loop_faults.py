@@ -172,8 +172,8 @@ def test_nothing_is_saved_into_a_folder_that_is_not_held(tmp_path: Path) -> None
     stop = threading.Event()
     stop.set()
 
-    def fail(error: Exception) -> Callable[[], None]:
-        def hold() -> None:
+    def fail(error: Exception) -> Callable[[], bool]:
+        def hold() -> bool:
             raise error
 
         return hold

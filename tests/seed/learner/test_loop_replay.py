@@ -21,9 +21,9 @@ from seed.learner.checkpoint import CheckpointError
 from seed.learner.divergence import Diverged
 from seed.learner.loop import Learner, Progress, UpdateRecord
 from seed.learner.sources import Batch
-from seed.learner.sum_tree import Int64Array
 from seed.store.rows import Rows, Unroll
 from seed.store.weights import WeightSlot
+from seed.wire.arrays import Int64Array
 
 CONFIG = Config(
     total_env_frames=30,

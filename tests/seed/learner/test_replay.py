@@ -17,10 +17,10 @@ from torch import Tensor
 
 from seed.config.schema import ReplayConfig
 from seed.learner.sources import Batch
-from seed.learner.sum_tree import Int64Array
 from seed.store.layout import StoreLayout
 from seed.store.pages import PageLinks
 from seed.store.rows import Unroll
+from seed.wire.arrays import Int64Array
 from tests.seed.counting import BURN_IN, ENVS, LAYOUT, LENGTH, Setup, check, check_all
 
 CHANCES = {"breaks": 0.02, "ends": 0.07}

@@ -15,9 +15,9 @@ import torch
 
 from seed.config.schema import ReplayConfig
 from seed.learner.replay_files import UnfitReplay, count_pages
-from seed.learner.sum_tree import Float32Array, Int64Array
 from seed.store.layout import Column, StoreLayout
 from seed.store.rows import Unroll
+from seed.wire.arrays import Float32Array, Int64Array
 from tests.seed.comparing import assert_same
 from tests.seed.counting import BURN_IN, LAYOUT, LENGTH, Setup, check_all
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from seed.config.schema import ReplayConfig
 from seed.learner.replay import Replay
 from seed.learner.sources import Batch
-from seed.learner.sum_tree import PRIORITY_FLOOR, Int64Array
+from seed.learner.sum_tree import PRIORITY_FLOOR
 from seed.store.rows import Unroll
+from seed.wire.arrays import Int64Array
 from tests.seed.store_model import LAYOUT, Model, Row
 
 NAN = math.nan

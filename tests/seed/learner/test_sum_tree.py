@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from seed.learner.sum_tree import PRIORITY_FLOOR, Float32Array, Float64Array, Priorities
+from seed.learner.sum_tree import PRIORITY_FLOOR, Float64Array, Priorities
+from seed.wire.arrays import Float32Array
 
 NAN, INF = math.nan, math.inf
 UNUSABLE = [NAN, INF, -INF, -1.0, -(2.0**-100)]

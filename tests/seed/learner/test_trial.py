@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from seed.config.schema import Config, ConfigError, InferenceConfig, LearnerConfig, NetworkConfig
-from seed.contract import load_algorithm
+from seed.contract.loading import load_algorithm
 from seed.device import names as devices
 from seed.learner.trial import peak_bytes, update_bytes, zero_unroll
-from seed.run.serving import make_agent, make_store, plan_store
-from seed.run.spaces import Spaces
+from seed.run.description import Spaces
+from seed.run.plan import make_agent, plan_store
 from seed.store.layout import StoreLayout
 from seed.wire.spaces import SpaceSpec
 from tests.seed.recording import record_on_cpu
@@ -95,9 +95,9 @@ def test_a_store_that_leaves_no_room_for_updates_is_refused(
     agent = make_agent(algorithm, config, SPACES, CPU)
     layout = plan_store(algorithm, config, SPACES, agent, CPU)
     free = layout.nbytes + 5 * GIB
-    monkeypatch.setattr("seed.run.serving.available_bytes", lambda device: free)
-    make = partial(make_store, algorithm, config, SPACES, agent, CPU)
-    assert make(try_update=lambda layout: 5 * GIB).layout == layout
+    monkeypatch.setattr("seed.run.plan.available_bytes", lambda device: free)
+    plan = partial(plan_store, algorithm, config, SPACES, agent, CPU)
+    assert plan(try_update=lambda layout: 5 * GIB) == layout
     tried: list[StoreLayout] = []
 
     def try_update(layout: StoreLayout) -> int:
@@ -105,7 +105,7 @@ def test_a_store_that_leaves_no_room_for_updates_is_refused(
         return 5 * GIB + 1
 
     with pytest.raises(ConfigError, match=r"GiB, updates 5\.0 GiB, and cpu has 5\.0 GiB free"):
-        make(try_update=try_update)
+        plan(try_update=try_update)
     assert tried == [layout]
 
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from seed.config.schema import Config, ConfigError, LearnerConfig, NetworkConfig, OptimizerConfig
-from seed.contract import Algorithm, LossResult, load_algorithm
+from seed.contract import Algorithm, LossResult
+from seed.contract.loading import load_algorithm
 from seed.device.names import move
 from seed.learner import checkpoint
 from seed.learner.optimizers import make_optimizer

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from seed.process.logs import PlainFormatter, tell_thread_end
-from seed.run import main
+from seed.run import display
 
 ODD = "\x1b]0;title\x07 \x9b2J \u202e\u200b \udcff"
 ESCAPED = r"\x1b]0;title\x07 \x9b2J \u202e\u200b \udcff"
@@ -30,9 +30,9 @@ def test_a_line_is_escaped_and_keeps_its_ends() -> None:
 def test_the_learners_log_is_escaped(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
     written = StringIO()
     console = Console(file=written, force_terminal=terminal, width=200, no_color=True)
-    monkeypatch.setattr(main, "CONSOLE", console)
+    monkeypatch.setattr(display, "CONSOLE", console)
     monkeypatch.setattr("sys.stderr", written)
-    main._log_handler().emit(record(ODD))
+    display.log_handler().emit(record(ODD))
     # What remains without the colours that rich adds.
     assert ESCAPED in re.sub(r"\x1b\[[0-9;]*m", "", written.getvalue())
 

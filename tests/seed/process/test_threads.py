@@ -10,7 +10,7 @@ from typing import cast
 
 import pytest
 
-from seed.process.threads import ThreadGroup
+from seed.process.threads import Consequence, ThreadGroup
 
 DEADLINE_S = 300.0
 
@@ -20,91 +20,69 @@ def fail_loudly() -> None:
 
 
 def test_a_failure_stops_the_others_and_is_raised_with_its_traceback() -> None:
-    crew = ThreadGroup()
-    ended = threading.Event()
-
-    def wait() -> None:
-        crew.stop.wait(DEADLINE_S)
-        ended.set()
-
-    waiting = crew.start("waits", wait)
-    failing = crew.start("fails", fail_loudly)
-    failing.join(DEADLINE_S)
-    assert crew.stop.is_set()
+    threads = ThreadGroup()
+    waiting = threads.start("waits", lambda: cast(None, threads.stop.wait(DEADLINE_S)))
+    threads.start("fails", fail_loudly).join(DEADLINE_S)
+    assert threads.stop.is_set()
     waiting.join(DEADLINE_S)
-    assert ended.is_set()
-    for ask in (crew.check, crew.join):
+    assert not waiting.is_alive()
+    for ask in (threads.check, threads.join):
         with pytest.raises(ValueError, match="from the depth") as raised:
             ask()
         assert "fail_loudly" in [frame.name for frame in traceback.extract_tb(raised.tb)]
 
 
-def test_nothing_is_raised_where_nothing_failed() -> None:
-    crew = ThreadGroup()
-    thread = crew.start("quick", lambda: None)
-    thread.join(DEADLINE_S)
-    assert thread.name == "quick"
-    crew.check()
-    assert not crew.stop.is_set()
-    crew.join()
-    assert crew.stop.is_set()
+def test_join_stops_and_awaits_every_thread_and_ticks_meanwhile() -> None:
+    threads, ticked = ThreadGroup(), threading.Event()
+    quick = threads.start("quick", lambda: None)
+    quick.join(DEADLINE_S)
+    assert quick.name == "quick"
+    threads.check()
+    assert not threads.stop.is_set()
+    started = [
+        threads.start("stops", lambda: cast(None, threads.stop.wait(DEADLINE_S))),
+        threads.start("waits", lambda: cast(None, ticked.wait(DEADLINE_S))),
+    ]
+    threads.join(ticked.set)
+    assert threads.stop.is_set()
+    assert not any(thread.is_alive() for thread in started)
 
 
-def test_join_stops_and_awaits_every_thread() -> None:
-    crew = ThreadGroup()
+# Later failures follow from the first, as a rule; where that is known, the cause comes first.
+@pytest.mark.parametrize(
+    ("first", "second", "raised"),
+    [
+        (ValueError("first"), KeyError("second"), ValueError),
+        (Consequence("first"), ValueError("second"), ValueError),
+        (ValueError("first"), Consequence("second"), ValueError),
+        (SystemExit(), ValueError("second"), SystemExit),
+        (KeyboardInterrupt(), ValueError("second"), KeyboardInterrupt),
+    ],
+    ids=lambda value: repr(value),
+)
+def test_the_first_failure_that_is_no_consequence_is_raised(
+    first: BaseException, second: Exception, raised: type[BaseException]
+) -> None:
+    threads = ThreadGroup()
 
-    def wait() -> None:
-        crew.stop.wait(DEADLINE_S)
+    def fail(error: BaseException) -> None:
+        raise error
 
-    threads = [crew.start(name, wait) for name in ("a", "b")]
-    assert all(thread.is_alive() for thread in threads)
-    crew.join()
-    assert not any(thread.is_alive() for thread in threads)
-
-
-# Later failures follow from the first, as a rule.
-def test_the_first_failure_is_the_one_that_is_raised() -> None:
-    crew = ThreadGroup()
-
-    def fail_after_the_other() -> None:
-        crew.stop.wait(DEADLINE_S)
-        raise KeyError("a consequence")
-
-    crew.start("second", fail_after_the_other)
-    crew.start("first", fail_loudly).join(DEADLINE_S)
-    with pytest.raises(ValueError, match="from the depth"):
-        crew.join()
-
-
-@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
-def test_what_is_no_exception_stops_the_others_too(kind: type[BaseException]) -> None:
-    crew = ThreadGroup()
-
-    def leave() -> None:
-        raise kind
-
-    crew.start("leaves", leave).join(DEADLINE_S)
-    assert crew.stop.is_set()
-    with pytest.raises(kind):
-        crew.check()
+    for error in (first, second):
+        threads.start("fails", lambda error=error: fail(error)).join(DEADLINE_S)  # type: ignore[misc]
+        assert threads.stop.is_set()
+    with pytest.raises(raised):
+        threads.join()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a thread name itself")
 def test_the_system_knows_a_threads_name() -> None:
-    crew = ThreadGroup()
+    threads = ThreadGroup()
     names: list[str] = []
 
     def read_name() -> None:
         names.append(Path("/proc/thread-self/comm").read_text())
 
-    crew.start("a name of more than 15 bytes", read_name).join(DEADLINE_S)
-    crew.join()
+    threads.start("a name of more than 15 bytes", read_name)
+    threads.join()
     assert names == ["a name of more \n"]
-
-
-def test_join_ticks_while_it_waits() -> None:
-    crew = ThreadGroup()
-    ticked = threading.Event()
-    crew.start("waits", lambda: cast(None, ticked.wait(DEADLINE_S)))
-    crew.join(ticked.set)
-    assert ticked.is_set()

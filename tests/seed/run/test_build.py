@@ -1,106 +1,345 @@
-"""What is put together from a configuration and a checkpoint, and what does not fit."""
+"""What is built from a plan, and how a run goes on from a checkpoint and its replay."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
+import torch
 
-from seed.config.loading import parse_command_line
-from seed.contract import load_algorithm_config
-from seed.learner import checkpoint
+from seed.config.schema import Config, ConfigError
+from seed.inference.forward import GroupRows, InferenceBatch
+from seed.inference.loop import Inference
 from seed.learner.checkpoint import CheckpointError
-from seed.run import build
-from seed.run.lock import RunTaken
+from seed.learner.loop import Progress
+from seed.learner.replay import Replay
+from seed.learner.sources import QueueSource
+from seed.process.threads import ThreadGroup
+from seed.run import build as run_build
+from seed.run.build import ProgressCounter, Run, make_inference, make_store
+from seed.run.lock import RunTaken, hold_run
+from seed.run.plan import make_agent, plan_run
 from seed.run.resume import find_checkpoint, restore
+from seed.store.weights import WeightSlot
+from seed.wire import messages
+from tests.seed.central import Dealer
+from tests.seed.configs import make_config
+from tests.seed.conftest import Build
 
 pytestmark = pytest.mark.usefixtures("describes_here")
-
-FILE = """
-local_envservers = 1
-[environment]
-kind = "function"
-id = "envservers.tasks.catch:make"
-[network]
-hidden_sizes = [4]
-[inference]
-address = "tcp://127.0.0.1:*"
-"""
+R2D2: dict[str, Any] = {
+    "local_envservers": 0,
+    "network": {"lstm_size": 3},
+    "inference": {"max_envs": 4, "evaluation_share": 0.25},
+    "learner": {"unroll_length": 5, "batch_size": 2},
+    "replay": {"capacity_rows": 60, "burn_in": 2, "min_rows": 10, "in_checkpoint": True},
+    "algorithm": {"name": "r2d2", "dueling_size": 4},
+}
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "run.toml"
-    path.write_text(FILE)
-    return path
+def config(tmp_path: Path) -> Config:
+    return make_config(run_dir=str(tmp_path / "run"))
+
+
+@pytest.fixture
+def r2d2(tmp_path: Path) -> Config:
+    return make_config(run_dir=str(tmp_path / "run"), **R2D2)
+
+
+def with_replay(config: Config, **settings: Any) -> Config:
+    return replace(config, replay=replace(config.replay, **settings))
+
+
+def replay_of(run: Run) -> Replay:
+    return cast(Replay, run.learner._source)
+
+
+def play(run: Run, rows: int = 16) -> None:
+    """So many rows of every environment, stored as inference stores them."""
+    column = run.store.layout.observation
+    envs = np.arange(4)
+    for row in range(rows):
+        arrays = messages.StepArrays(
+            np.ones(4, np.uint64), np.full((4, *column.shape), row / rows, np.float32),
+            np.zeros(4, np.float32), np.full(4, messages.FIRST * (row == 0), np.uint8),
+            np.empty(0, messages.EPISODE_DTYPE),
+        )  # fmt: skip
+        _, complete = run.inference._forward.run(InferenceBatch.of([GroupRows(envs, arrays)]))
+        run.store.publish(complete)
+
+
+def learn(run: Run) -> None:
+    """Inserts some unrolls, makes an update, and leaves a checkpoint."""
+    play(run)
+    assert replay_of(run).wait(0.0)
+    run.learner._learn_once()
+    run.learner._save()
+
+
+def go_on(build: Build, config: Config) -> Run:
+    return build(config, find_checkpoint(config))
+
+
+def test_the_counter_goes_on_where_a_checkpoint_has_left_off(
+    build: Build, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = build(config)
+    monkeypatch.setattr("time.monotonic", lambda: 100.0)
+    counter = ProgressCounter(Progress(5, 7, 60.0), run.inference)
+    run.inference.env_steps = 20
+    monkeypatch.setattr("time.monotonic", lambda: 103.0)
+    assert counter.read() == Progress(25, 0, 63.0)
+    run.learner.learner_steps = 9
+    run.counter = counter
+    assert (run.progress(), run.env_frames()) == (Progress(25, 9, 63.0), 25)
+    # The checkpoint has all three, of one moment.
+    run.learner._progress = counter.read
+    run.learner._save()
+    loaded = find_checkpoint(config)
+    assert loaded is not None
+    assert (loaded.state["env_steps"], loaded.state["learner_steps"]) == (25, 9)
+    again = build(config, loaded)
+    assert again.progress() == Progress(25, 9, 63.0)
+    # What is sampled is not what the first process has sampled, and weights are there to act.
+    assert torch.initial_seed() == config.seed + 25
+    weights = again.learner._slot.take()
+    assert weights is not None
+    assert weights.version == 9
 
 
 def test_says_what_differs_from_the_run_that_it_goes_on_with(
-    file: Path, assembled: None, caplog: pytest.LogCaptureFixture
+    build: Build, config: Config, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    words = [str(file), "--run-dir", str(file.parent / "run")]
-    config = parse_command_line(words, load_algorithm_config).config
-    first = build.assemble(config, None)
+    first = build(config)
     assert first.learner._server_of == first.inference.server_of
     first.learner._save()
-    loaded = checkpoint.load_newest(file.parent / "run" / "checkpoints")
+    loaded = find_checkpoint(config)
     assert loaded is not None
-    build.assemble(replace(config, seed=9), loaded)
+    build(replace(config, seed=9), loaded)
     # The version is this one, of which nothing needs to be said.
     assert "written by version" not in caplog.text
     assert caplog.text.count("settings that differ: seed = 9 (it was 1)\n") == 1
     # As checkpoints were before they said it.
     for name in ("version", "config"):
         del loaded.state[name]
-    build.assemble(replace(config, seed=9), loaded)
+    build(replace(config, seed=9), loaded)
     assert caplog.text.count("going on from 0 frames") == 2
     assert caplog.text.count("settings that differ") == 1
 
 
 # The main thread looks too, but not just before a checkpoint.
 def test_a_checkpoint_is_written_only_into_a_folder_that_is_held(
-    file: Path, assembled: None
+    build: Build, config: Config, tmp_path: Path
 ) -> None:
-    words = [str(file), "--run-dir", str(file.parent / "run")]
-    run = build.assemble(parse_command_line(words, load_algorithm_config).config, None)
+    run = build(config)
+    with hold_run(tmp_path / "other"):
+        (tmp_path / "other" / "lock").replace(Path(config.run_dir) / "lock")
+        with pytest.raises(RunTaken):
+            run.learner._save()
+    assert not (Path(config.run_dir) / "checkpoints").exists()
 
-    def check() -> bool:
-        raise RunTaken("another learner works there")
 
-    lock: Any = SimpleNamespace(check=check)
-    run.lock = lock
-    with pytest.raises(RunTaken):
+def test_checkpoints_of_a_folder_that_is_gone_are_forgotten(build: Build, config: Config) -> None:
+    run = build(config)
+    run.learner._save()
+    for look in (run.hold_folder, run.learner._hold_folder):
+        assert run.learner._newest is not None
+        (Path(config.run_dir) / "lock").unlink()
+        look()
+        assert run.learner._newest is None
+        assert (Path(config.run_dir) / "config.toml").exists()
         run.learner._save()
-    assert not (file.parent / "run" / "checkpoints").exists()
 
 
 # Instead of every tensor that does not fit.
 @pytest.mark.parametrize(
-    ("words", "setting"),
+    ("changes", "setting"),
     [
-        (("--network.hidden-sizes", "5"), "network.hidden_sizes = [5] (it was [4])"),
-        (("--network.lstm-size", "2"), "network.lstm_size = 2 (it was 0)"),
-        (("--optimizer.kind", "rmsprop_tf"), 'optimizer.kind = "rmsprop_tf" (it was "adam")'),
+        ({"network": {"hidden_sizes": [5]}}, "network.hidden_sizes = [5] (it was [4])"),
+        ({"network": {"lstm_size": 2}}, "network.lstm_size = 2 (it was 0)"),
+        ({"optimizer": {"kind": "rmsprop_tf"}}, 'optimizer.kind = "rmsprop_tf" (it was "adam")'),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_names_the_settings_that_differ(
-    file: Path, assembled: None, words: tuple[str, ...], setting: str
+    build: Build, config: Config, changes: dict[str, Any], setting: str
 ) -> None:
-    arguments = [str(file), "--run-dir", str(file.parent / "run")]
-    config = parse_command_line(arguments, load_algorithm_config).config
-    build.assemble(config, None).learner._save()
-    changed = parse_command_line([*arguments, *words], load_algorithm_config).config
+    build(config).learner._save()
+    changed = make_config(run_dir=config.run_dir, **changes)
     loaded = find_checkpoint(changed)
     assert loaded is not None
     with pytest.raises(CheckpointError) as refused:
-        restore(build.assemble(changed, None).learner, loaded, changed)
+        restore(build(changed).learner, loaded, changed)
     said = str(refused.value)
     assert said.startswith(f"{loaded.path}: the checkpoint")
     assert said.endswith(
         f"; settings that differ: {setting}; set them back, or choose another run_dir"
     )
     assert said.count("weight") <= 1
+
+
+def test_batches_come_from_where_the_algorithm_says(
+    build: Build, config: Config, r2d2: Config
+) -> None:
+    run = build(r2d2)
+    assert isinstance(run.learner._source, Replay)
+    assert run.store.layout.replay_unrolls == 12
+    run = build(config)
+    assert isinstance(run.learner._source, QueueSource)
+    assert run.store.layout.replay_unrolls == 0
+    assert run.learner._save_replay is None
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_initial_priorities_are_the_algorithms_or_all_alike(
+    build: Build, r2d2: Config, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    asked: list[Any] = []
+
+    def note(unroll: Any, config: Any) -> Any:
+        asked.append(config)
+        return unroll.rows.rewards.sum(dim=0) + 2.5
+
+    if known:
+        monkeypatch.setattr("seed.algorithms.r2d2.initial_priorities", note)
+    else:
+        monkeypatch.delattr("seed.algorithms.r2d2.initial_priorities")
+    run = build(r2d2)
+    play(run)
+    assert replay_of(run).wait(0.0)
+    assert set(replay_of(run)._priorities.priorities().tolist()) == {2.5 if known else 1.0}
+    assert set(asked) == ({run.config.algorithm} if known else set())
+
+
+def test_batches_are_drawn_by_seed_and_progress(build: Build, r2d2: Config) -> None:
+    def draw(run: Run) -> float:
+        return replay_of(run)._priorities._rng.random()
+
+    run = build(r2d2)
+    drawn = draw(run)
+    assert draw(build(r2d2)) == drawn
+    assert draw(build(replace(r2d2, seed=r2d2.seed + 1))) != drawn
+    run.inference.env_steps = 1
+    learn(run)
+    assert draw(go_on(build, r2d2)) != drawn
+
+
+def test_a_run_goes_on_with_its_replay(build: Build, r2d2: Config) -> None:
+    run = build(r2d2)
+    learn(run)
+    other = go_on(build, r2d2)
+    assert len(replay_of(other)) == len(replay_of(run)) > 2
+    assert replay_of(other).scalars() == replay_of(run).scalars()
+    assert (
+        replay_of(other)._priorities.priorities().tolist()
+        == replay_of(run)._priorities.priorities().tolist()
+    )
+    play(other)
+    assert replay_of(other).wait(0.0)
+    other.learner._learn_once()
+    assert other.learner.learner_steps == 2
+    # What is in a checkpoint may be left there.
+    other = go_on(build, with_replay(r2d2, in_checkpoint=False))
+    assert (other.learner.learner_steps, len(replay_of(other))) == (1, 0)
+
+
+def test_without_replay_in_the_checkpoint_it_starts_empty(
+    build: Build, r2d2: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    run = build(with_replay(r2d2, in_checkpoint=False))
+    learn(run)
+    assert list(run.learner._checkpoints.glob("*/replay")) == []
+    other = go_on(build, r2d2)
+    assert (other.learner.learner_steps, len(replay_of(other))) == (1, 0)
+    assert "replay holds" not in caplog.text
+    assert "replay starts" not in caplog.text
+
+
+@pytest.mark.parametrize("reason", ["torn", "of another form"])
+def test_a_replay_that_cannot_be_used_is_left_with_a_warning(
+    build: Build, r2d2: Config, caplog: pytest.LogCaptureFixture, reason: str
+) -> None:
+    run = build(r2d2)
+    learn(run)
+    if reason == "torn":
+        (rows,) = run.learner._checkpoints.glob("*/replay/rewards.npy")
+        rows.write_bytes(rows.read_bytes()[:-1])
+    else:
+        r2d2 = with_replay(r2d2, burn_in=1)
+    other = go_on(build, r2d2)
+    assert (other.learner.learner_steps, len(replay_of(other))) == (1, 0)
+    (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert warning.getMessage().startswith("replay starts empty: ")
+    learn(other)
+
+
+def serve(config: Config, seed: tuple[int, int] = (1, 0), favourite: int = 0) -> Inference:
+    """Inference alone, whose agent has a favourite action."""
+    plan = replace(plan_run(config, None), seed=seed)
+    agent: Any = make_agent(plan.algorithm, config, plan.spaces, plan.acting_device)
+    with torch.no_grad():
+        agent.policy_head.bias[favourite] = 100.0
+    store = make_store(plan.layout, plan.store_device, plan.learning_device)
+    inference = make_inference(plan, store, agent, WeightSlot(), greedy=True)
+    assert not agent.training
+    return inference
+
+
+def connect(inference: Inference) -> tuple[list[int], list[int]]:
+    """The seeds that two environments get and their first actions, from zeros."""
+    threads = ThreadGroup()
+    threads.start("inference", lambda: inference.run(threads.stop, lambda: "the end"))
+    dealer = Dealer(inference.endpoint)
+    try:
+        seeds = dealer.hello(2).seeds.tolist()
+        dealer.step_arrays(0, np.zeros((2, 10, 5), np.float32))
+        return seeds, dealer.actions(0)
+    finally:
+        dealer.socket.close()
+        threads.join()
+
+
+def test_the_given_agent_acts_and_environments_get_seeds_of_both_parts(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("seed.inference.loop._FAREWELL_MS", 5)
+    cases = [((1, 0), 0), ((1, 0), 1), ((1, 7), 2), ((2, 0), 0)]
+    answers = [connect(serve(config, seed, favourite)) for seed, favourite in cases]
+    assert [actions for _, actions in answers] == [[favourite] * 2 for _, favourite in cases]
+    first, again, *others = [seeds for seeds, _ in answers]
+    assert first == again
+    assert len({*first, *others[0], *others[1]}) == 6
+
+
+def test_only_acting_copies_have_rounded_weights(build: Build) -> None:
+    run = build(make_config(network={"precision": "bfloat16"}))
+    agents = (run.learner._agent, run.inference._forward._agent)
+    dtypes = [{parameter.dtype for parameter in agent.parameters()} for agent in agents]
+    assert dtypes == [{torch.float32}, {torch.float32, torch.bfloat16}]
+
+
+def test_an_address_in_use_is_refused(build: Build, config: Config, tmp_path: Path) -> None:
+    taken = build(config).inference.endpoint
+    other = make_config(run_dir=str(tmp_path / "other"), inference={"address": taken})
+    with pytest.raises(ConfigError, match=rf"{taken}.* in use"):
+        build(other)
+
+
+@pytest.mark.parametrize(
+    ("local_envservers", "keys", "address"),
+    [("auto", {}, "auto"), (2, {}, "auto"), (0, {}, "tcp://127.0.0.1:5555"),
+     (2, {"secret_key": "a.key", "allowed_keys": "keys"}, "tcp://127.0.0.1:5555")],
+)  # fmt: skip
+def test_only_local_servers_are_told_any_port(
+    local_envservers: Any, keys: dict[str, str], address: str
+) -> None:
+    config = make_config(
+        local_envservers=local_envservers, inference={"address": "auto", **keys}
+    )
+    assert run_build._with_known_address(config).address == address

@@ -22,8 +22,7 @@ import torch
 
 from seed.config.schema import Config, EnvironmentConfig, LocalConfig
 from seed.run import description
-from seed.run.description import UnusableEnvironment, describe
-from seed.run.spaces import Spaces
+from seed.run.description import Spaces, UnusableEnvironment, describe
 from seed.wire.spaces import SpaceSpec
 from tests.waiting import DEADLINE_S, is_running, wait_for
 

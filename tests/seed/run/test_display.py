@@ -105,27 +105,38 @@ def test_the_line_has_every_figure(terminal: Screen) -> None:
     ]  # fmt: skip
 
 
-def test_the_return_of_evaluation_environments_takes_the_place_of_lag_and_batch(
-    terminal: Screen,
-) -> None:
-    shown = Display(1000, 0)
-    for evaluation in (None, 3.0, 18.7):
-        shown.update({**LINE, "evaluation_return_mean": evaluation})
-    shown.close()
-    assert terminal.last_line().rstrip().endswith("return -20.25  evaluation 3.00 → 18.70")
+def at(minute: float, value: float) -> dict[str, float]:
+    return {"time_s": 60.0 * minute, "episode_return_mean": value}
 
 
 @pytest.mark.parametrize(
-    ("minutes", "before"), [([0, 1], "0.00"), ([0, 9, 10], "0.00"), ([0, 5, 9, 16], "5.00")]
-)
-def test_a_return_is_shown_with_the_one_of_ten_minutes_before(
-    terminal: Screen, minutes: list[int], before: str
-) -> None:
-    shown = Display(1000, 0)
-    for minute in minutes:
-        shown.update({**LINE, "time_s": 60.0 * minute, "episode_return_mean": float(minute)})
-    shown.close()
-    assert f"return {before} → {minutes[-1]:.2f}" in terminal.last_line()
+    ("changes", "shown"),
+    [
+        # Evaluation's return takes the place of lag and batch.
+        ([{"evaluation_return_mean": value} for value in (None, 3.0, 18.7)],
+         "return -20.25  evaluation 3.00 → 18.70"),
+        # A return is shown with the one of ten minutes before, or the first one.
+        ([at(0, 0.0), at(1, 1.0)], "return 0.00 → 1.00  lag 1.3  batch 32"),
+        ([at(0, 0.0), at(9, 9.0), at(10, 10.0)], "return 0.00 → 10.00  lag 1.3  batch 32"),
+        ([at(0, 0.0), at(5, 5.0), at(9, 9.0), at(16, 16.0)],
+         "return 5.00 → 16.00  lag 1.3  batch 32"),
+        # Large ones are whole numbers.
+        *(([{"episode_return_mean": value}], f"return {text}  lag 1.3  batch 32")
+          for value, text in ((-999.994, "-999.99"), (999.0, "999.00"), (-1000.5, "-1000"),
+                              (21_000.7, "21001"))),
+        # What is not yet known is a dash.
+        ([UNKNOWN], "– fps  return –  lag –  batch –"),
+        ([], "waiting"),
+    ],
+)  # fmt: skip
+def test_the_line_ends_with(terminal: Screen, changes: list[Line], shown: str) -> None:
+    display_ = Display(1000, 400)
+    for change in changes:
+        display_.update({**LINE, **change})
+    display_.close()
+    assert terminal.last_line().rstrip().endswith(shown)
+    # It begins where a resumed run does.
+    assert changes or terminal.last_line().split()[0] == "40%"
 
 
 # Lines as long as they get: nothing may be cut off or wrapped.
@@ -145,30 +156,6 @@ def test_the_longest_lines_fit(terminal: Screen, evaluation: float | None, end: 
     assert len(terminal.last_line().rstrip()) <= 80
     assert terminal.last_line().rstrip().endswith(end)
     assert terminal.last_line().lstrip().startswith("0% 27:46:38 left")
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(-999.994, "-999.99"), (999.0, "999.00"), (-1000.5, "-1000"), (21_000.7, "21001")],
-)
-def test_large_returns_are_whole_numbers(terminal: Screen, value: float, text: str) -> None:
-    shown = Display(1000, 0)
-    shown.update({**LINE, "episode_return_mean": value})
-    shown.close()
-    assert f"return {text}  lag" in terminal.last_line()
-
-
-def test_what_is_not_yet_known_is_a_dash(terminal: Screen) -> None:
-    shown = Display(1000, 0)
-    shown.update(UNKNOWN)
-    shown.close()
-    assert "– fps  return –  lag –  batch –" in terminal.last_line()
-
-
-def test_waits_where_a_resumed_run_begins(terminal: Screen) -> None:
-    Display(1000, 400).close()
-    assert terminal.last_line().split()[0] == "40%"
-    assert terminal.last_line().rstrip().endswith("waiting")
 
 
 # The default of 30 s would forget a line before the next one comes.

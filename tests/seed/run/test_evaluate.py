@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
 import queue
+import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,34 +16,28 @@ import pytest
 import torch
 
 from seed.config.checks import check
-from seed.config.schema import Config, InferenceConfig, LearnerConfig, LocalConfig, NetworkConfig
-from seed.contract import load_algorithm
+from seed.config.schema import Config, InferenceConfig, LocalConfig
+from seed.contract.loading import load_algorithm
 from seed.inference.fault_log import FaultLog
 from seed.inference.loop import BatchRecord, EpisodeRecord
 from seed.learner import checkpoint
 from seed.learner.checkpoint import Checkpoint
 from seed.process.threads import ThreadGroup
 from seed.run import evaluate
+from seed.run.description import Spaces
 from seed.run.evaluate import Result, main
-from seed.run.local_servers import LocalServerError
-from seed.run.serving import make_agent
-from seed.run.spaces import Spaces
+from seed.run.local_servers import LocalServerError, LocalServers
+from seed.run.plan import make_agent
 from seed.transport.authentication import make_authentication
 from seed.wire.spaces import SpaceSpec
 from tests.seed.central import Dealer, drain
 from tests.seed.checkpoints import state_of
+from tests.seed.configs import make_config
 
 RESULT = Result(4, 1.5, 0.5, 1.0, 2.0, 7.25, 123_456)
 
 
-@pytest.fixture(autouse=True)
-def root_handlers() -> Iterator[None]:
-    """Gives the root logger its handlers and level back."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
+pytestmark = pytest.mark.usefixtures("process_state")
 
 
 def episode(env_id: int, episode_return: float, length_steps: int = 1) -> EpisodeRecord:
@@ -67,30 +60,27 @@ class PlayedInference:
         stop.wait(300)
 
 
-class NoServers:
+class NoServers(LocalServers):
     """Local servers that are none, and remember what was asked of them."""
 
-    started: list[tuple[list[str], int]]
+    done: list[object]
 
     def __init__(self, command: list[str], count: int) -> None:
-        self.started.append((command, count))
-
-    def check(self, *, connected: bool) -> None:
-        assert connected
+        super().__init__(command, 0)
+        self.done += [command, count]
 
     def stop(self, timeout_s: float) -> None:
-        self.started.append((["stopped"], 0))
+        self.done.append("stopped")
 
 
 def play(
     monkeypatch: pytest.MonkeyPatch, envs: int, episodes: int, records: list[Any]
 ) -> list[EpisodeRecord]:
-    NoServers.started = []
+    NoServers.done = []
     monkeypatch.setattr(evaluate, "LocalServers", NoServers)
     monkeypatch.setattr(evaluate, "_TICK_S", 0.001)
-    config = evaluate._adapt(Config(), envs)
     inference: Any = PlayedInference(records)
-    return evaluate._play(config, inference, episodes)
+    return evaluate._play(evaluate._adapt(Config(), envs), inference, episodes)
 
 
 # Else an evaluation would consist of the episodes that end early.
@@ -101,55 +91,40 @@ def test_short_episodes_are_not_preferred_to_long_ones(monkeypatch: pytest.Monke
     assert [record.episode_return for record in played] == [0.0, 1.0, 100.0, 101.0]
 
 
-def test_what_does_not_divide_goes_to_the_first_environments(
+def test_one_server_plays_and_what_does_not_divide_goes_to_its_first_environments(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     records = [episode(env_id, 0.0) for _ in range(5) for env_id in (2, 1, 0)]
     played = play(monkeypatch, 3, 7, records)
     counts = [sum(record.env_id == env_id for record in played) for env_id in range(3)]
     assert counts == [3, 2, 2]
+    command, *others = NoServers.done
+    assert others == [1, "stopped"]
+    assert isinstance(command, list)
+    for option, value in {"--connect": "tcp://127.0.0.1:1", "--num-envs": "3"}.items():
+        assert command[command.index(option) + 1] == value
 
 
 def test_an_environment_in_quarantine_ends_the_evaluation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(PlayedInference, "faults", SimpleNamespace(num_quarantined=1))
+    monkeypatch.setattr(PlayedInference, "faults", FaultLog())
+    PlayedInference.faults.num_quarantined = 1
     with pytest.raises(LocalServerError, match="failed too often"):
         play(monkeypatch, 2, 4, [episode(0, 0.0)])
-    assert NoServers.started[-1] == (["stopped"], 0)
+    assert NoServers.done[-1] == "stopped"
 
 
-def test_one_server_is_started_and_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    play(monkeypatch, 3, 1, [episode(0, 0.0)])
-    (command, count), stopped = NoServers.started
-    assert (count, stopped) == (1, (["stopped"], 0))
-    for option, value in {"--connect": "tcp://127.0.0.1:1", "--num-envs": "3"}.items():
-        assert command[command.index(option) + 1] == value
-
-
-@pytest.fixture
-def failing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes inference fail at once."""
-
+def test_a_failure_of_inference_is_the_evaluations_and_leaves_no_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def fail(self: PlayedInference, stop: threading.Event, farewell: Callable[[], str]) -> None:
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(PlayedInference, "run", fail)
-
-
-def test_a_failure_of_inference_is_the_evaluations(
-    monkeypatch: pytest.MonkeyPatch, failing: None
-) -> None:
     with pytest.raises(RuntimeError, match="out of memory"):
         play(monkeypatch, 1, 1, [])
-
-
-def test_a_failure_of_inference_leaves_no_server(
-    monkeypatch: pytest.MonkeyPatch, failing: None
-) -> None:
-    with pytest.raises(RuntimeError):
-        play(monkeypatch, 1, 1, [])
-    assert NoServers.started[-1] == (["stopped"], 0)
+    assert NoServers.done[-1] == "stopped"
 
 
 @pytest.mark.parametrize("envs", [1, 3, 400])
@@ -181,17 +156,14 @@ def test_any_runs_configuration_can_be_played(envs: int) -> None:
 # With epsilon-greedy acting they would else explore, and nobody would take their pages away.
 def test_all_environments_are_evaluation_environments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("seed.inference.loop._FAREWELL_MS", 5)
-    vtrace = load_algorithm("vtrace")
-    run = Config(algorithm=vtrace.Config(), network=NetworkConfig(torso="mlp"),
-                 learner=LearnerConfig(unroll_length=1, batch_size=1))  # fmt: skip
-    config = evaluate._adapt(run, 2)
+    config = evaluate._adapt(make_config(learner={"unroll_length": 1, "batch_size": 1}), 2)
     spaces = Spaces(SpaceSpec("float32", (3,)), SpaceSpec("int64", (), 2))
-    agent = make_agent(vtrace, config, spaces, torch.device("cpu"))
+    agent = make_agent(load_algorithm("vtrace"), config, spaces, torch.device("cpu"))
     tensors = {f"agent.{name}": value for name, value in agent.state_dict().items()}
     kept = Checkpoint(tensors, {"spaces": spaces.to_map(), "learner_steps": 3})
-    inference = evaluate._make_player(config, kept, greedy=False)
-    crew = ThreadGroup()
-    crew.start("inference", lambda: inference.run(crew.stop, lambda: "the end"))
+    inference = evaluate._build(evaluate._plan(config, kept), greedy=False)
+    threads = ThreadGroup()
+    threads.start("inference", lambda: inference.run(threads.stop, lambda: "the end"))
     dealer = Dealer(inference.endpoint)
     try:
         dealer.hello(2)
@@ -201,7 +173,7 @@ def test_all_environments_are_evaluation_environments(monkeypatch: pytest.Monkey
             dealer.actions(seq)
     finally:
         dealer.socket.close()
-        crew.join()
+        threads.join()
     episodes = [r for r in drain(inference.records) if isinstance(r, EpisodeRecord)]
     assert episodes == [EpisodeRecord(1, 2.5, 7, evaluation=True)] * 20
 
@@ -210,48 +182,52 @@ NAME = checkpoint.name_of(5, 0)
 
 
 def write_run(run_dir: Path, **state: Any) -> Path:
-    """A run's folder; with a checkpoint if there is a state for it."""
+    """A run's folder with a checkpoint."""
     run_dir.mkdir()
     (run_dir / "config.toml").write_text('[algorithm]\nname = "vtrace"\n')
-    if state:
-        kept = Checkpoint({"agent.weight": torch.zeros(1)}, state_of(**state))
-        checkpoint.save(run_dir / "checkpoints", NAME, kept, keep=1)
+    kept = Checkpoint({"agent.weight": torch.zeros(1)}, state_of(**state))
+    checkpoint.save(run_dir / "checkpoints", NAME, kept, keep=1)
     return run_dir
 
 
-def failure(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
-    """The exit code of a command that fails, and its only line of output."""
-    code = main([str(argument) for argument in arguments])
+def damage(run_dir: Path) -> None:
+    (run_dir / "checkpoints" / NAME / checkpoint.STATE).write_text("{}")
+
+
+def rewrite(text: str) -> Callable[[Path], object]:
+    return lambda run_dir: (run_dir / "config.toml").write_text(text.format(here=run_dir.parent))
+
+
+@pytest.mark.parametrize(
+    ("path", "change", "code", "words"),
+    [
+        ("nothing", None, 2, "expected the folder of a run or one of its checkpoints"),
+        ("run", lambda run_dir: shutil.rmtree(run_dir / "checkpoints"), 78, "no checkpoint yet"),
+        ("run", damage, 78, "not as it was written"),
+        (f"run/checkpoints/{NAME}", damage, 78, "not as it was written"),
+        ("run", rewrite("[learner]\nbatch_size = 0"), 2, "learner.batch_size = 0"),
+        # An algorithm is found where the run has found it.
+        ("run", rewrite('module_folders = ["{here}"]\nalgorithm.name = "algorithm_beside_it"'), 2,
+         "algorithm_beside_it lacks"),
+        # Of a checkpoint that says nothing of its spaces.
+        ("run", None, 78, "spaces of another form"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_played_is_told_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], path: str,
+    change: Callable[[Path], object] | None, code: int, words: str,
+) -> None:  # fmt: skip
+    (tmp_path / "algorithm_beside_it.py").write_text("")
+    run_dir = write_run(tmp_path / "run", env_frames=5)
+    if change is not None:
+        change(run_dir)
+    assert main([str(tmp_path / path)]) == code
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err.startswith("seed-eval: ")
-    assert printed.err.count("\n") == 1
-    return code, printed.err
-
-
-def test_refuses_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, message = failure(capsys, tmp_path / "nothing")
-    assert code == 2
-    assert "expected the folder of a run or one of its checkpoints" in message
-
-
-def test_a_run_may_have_no_checkpoint_yet(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code, message = failure(capsys, write_run(tmp_path / "run"))
-    assert code == 78
-    assert "no checkpoint yet" in message
-
-
-@pytest.mark.parametrize("whole", [False, True])
-def test_a_damaged_checkpoint_is_not_played(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], whole: bool
-) -> None:
-    run_dir = write_run(tmp_path / "run", env_frames=5)
-    (run_dir / "checkpoints" / NAME / checkpoint.STATE).write_text("{}")
-    code = main([str(run_dir if whole else run_dir / "checkpoints" / NAME)])
-    assert code == 78
-    assert "not as it was written" in capsys.readouterr().err
+    *warnings, said = printed.err.splitlines()
+    assert len(warnings) == (path == "run" and change is damage)
+    assert said.startswith("seed-eval: ")
+    assert words in printed.err
 
 
 def test_a_checkpoint_is_found_by_its_run_or_by_its_own_path(tmp_path: Path) -> None:
@@ -260,27 +236,6 @@ def test_a_checkpoint_is_found_by_its_run_or_by_its_own_path(tmp_path: Path) -> 
         found, loaded = evaluate._load(path)
         assert found == run_dir
         assert loaded.state == state_of(5)
-
-
-def test_a_runs_broken_configuration_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run_dir = write_run(tmp_path / "run", env_frames=5)
-    (run_dir / "config.toml").write_text("[learner]\nbatch_size = 0")
-    code, message = failure(capsys, run_dir)
-    assert code == 2
-    assert "learner.batch_size = 0" in message
-
-
-def test_an_algorithm_is_found_where_the_run_has_found_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "algorithm_beside_it.py").write_text("")
-    run_dir = write_run(tmp_path / "run", env_frames=5)
-    (run_dir / "config.toml").write_text(
-        f'module_folders = ["{tmp_path}"]\n[algorithm]\nname = "algorithm_beside_it"\n'
-    )
-    assert "algorithm_beside_it lacks" in failure(capsys, run_dir)[1]
 
 
 @pytest.mark.parametrize("option", ["--episodes", "--envs"])
@@ -307,19 +262,15 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     return calls
 
 
-def test_prints_one_line(asked: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_prints_one_line_or_json(asked: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["some/run"]) == 0
-    assert asked == [(Path("some/run"), 20, 8, False)]
     assert capsys.readouterr().out == (
         "return 1.50 ± 0.50 (from 1 to 2) over 4 episodes of 7 steps; "
         "checkpoint of 123,456 frames\n"
     )
-
-
-def test_prints_json(asked: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["some/run", "--json", "--greedy", "--episodes", "3", "--envs", "2"]) == 0
-    assert asked == [(Path("some/run"), 3, 2, True)]
     assert json.loads(capsys.readouterr().out) == vars(RESULT)
+    assert asked == [(Path("some/run"), 20, 8, False), (Path("some/run"), 3, 2, True)]
 
 
 def test_plays_no_more_environments_than_episodes(
@@ -334,7 +285,8 @@ def test_plays_no_more_environments_than_episodes(
     def played(config: Config, inference: None, episodes: int) -> list[EpisodeRecord]:
         return [episode(0, float(number), 2 * number) for number in range(episodes)]
 
-    monkeypatch.setattr(evaluate, "_make_player", note)
+    monkeypatch.setattr(evaluate, "_plan", note)
+    monkeypatch.setattr(evaluate, "_build", lambda *_: None)
     monkeypatch.setattr(evaluate, "_play", played)
     result = evaluate.evaluate(run_dir, 3, 8, greedy=False)
     assert configs[0].local.envs_per_server == 3

@@ -1,17 +1,24 @@
-"""A run's folder at the start: odd entries are refused, figures of lost work are set aside."""
+"""A run's folder: odd entries are refused, figures of lost work set aside, its file is whole."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import shutil
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from seed.config.schema import ConfigError
 from seed.run import folder as run_folder
-from seed.run.folder import check_entries, set_aside
+from seed.run.folder import RunFolder, check_entries, set_aside
+from seed.run.lock import hold_run
+from tests.seed.configs import make_config
 
 
 def fill(run_dir: Path, *frames: int) -> Path:
@@ -157,3 +164,62 @@ def test_a_disk_that_gets_full_meanwhile_keeps_nothing_half_done(
     assert frames_of(tmp_path) == [10, 20]
     assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "earlier", *before])
     assert not any((tmp_path / "earlier").iterdir())
+
+
+@contextlib.contextmanager
+def held(run_dir: Path, **changes: Any) -> Iterator[RunFolder]:
+    with hold_run(run_dir) as lock:
+        yield RunFolder(make_config(run_dir=str(run_dir), **changes), lock)
+
+
+# Were it "never" or a path, the same file could not go on with its own run.
+def test_the_written_configuration_goes_on_with_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("io.text_encoding", lambda encoding, *_: encoding or "ascii")
+    for note in ("klein", "größer"):
+        with held(tmp_path / "run", resume="never", note=note) as folder:
+            folder.write_config()
+        tables = tomllib.loads((tmp_path / "run" / "config.toml").read_bytes().decode())
+        assert (tables["resume"], tables["note"]) == ("auto", note)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.toml"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "folder"])
+def test_what_is_in_the_place_of_the_unfinished_configuration_stays_as_it_is(
+    tmp_path: Path, kind: str
+) -> None:
+    run_dir, mine = tmp_path / "run", tmp_path / "mine"
+    run_dir.mkdir()
+    mine.write_text("mine")
+    place = run_dir / ".config.toml.tmp"
+    match kind:
+        case "folder":
+            place.mkdir()
+        case "pipe":
+            os.mkfifo(place)
+        case "link":
+            place.symlink_to(mine)
+    unwritten = contextlib.suppress(ConfigError) if kind == "folder" else contextlib.nullcontext()
+    with held(run_dir) as folder, unwritten:
+        folder.write_config()
+    assert mine.read_text() == "mine"
+    assert (run_dir / "config.toml").exists() == (kind != "folder")
+
+
+def test_a_configuration_that_cannot_be_written_leaves_no_half_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fill(path: Path, *_: object, **__: object) -> None:
+        path.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", fill)
+    with held(tmp_path / "run") as folder:
+        with pytest.raises(ConfigError, match="No space left on device"):
+            folder.write_config()
+        # One that is made anew goes on without.
+        shutil.rmtree(tmp_path / "run")
+        assert folder.hold()
+        assert [path.name for path in (tmp_path / "run").iterdir()] == ["lock"]
+    assert "cannot be written (No space left on device)" in caplog.text

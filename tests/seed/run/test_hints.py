@@ -43,23 +43,23 @@ def test_local_servers_have_some_time_to_connect(
     assert len(said) == 1
 
 
-def test_until_the_first_rows_come_environments_are_being_made(
-    said: list[str], caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.parametrize(
+    ("seen", "words"),
+    [
+        # Environments are being made until the first rows come.
+        ([(0, 0), (8, 0), (16, 0), (16, 16), (0, 16)], ["making environments"]),
+        # Of those that come back after their rows nothing is said.
+        ([(8, 8), (0, 8), (8, 8), (0, 8)], []),
+    ],
+)
+def test_what_connects_is_being_made_until_its_first_rows(
+    said: list[str], caplog: pytest.LogCaptureFixture, seen: list[tuple[int, int]],
+    words: list[str],
+) -> None:  # fmt: skip
     beginning = Beginning(CONFIG, LOCAL, 1, said.append)
-    for num_envs, env_steps in ((0, 0), (8, 0), (16, 0), (16, 16), (0, 16)):
+    for num_envs, env_steps in seen:
         beginning.check(num_envs, env_steps)
-    assert (caplog.messages, said) == (["making environments"], [])
-
-
-def test_nothing_is_said_where_rows_are_there_already(
-    said: list[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    beginning = Beginning(CONFIG, LOCAL, 0, said.append)
-    for _ in range(2):
-        beginning.check(8, 8)
-        beginning.check(0, 8)
-    assert (caplog.messages, said) == ([], [])
+    assert (caplog.messages, said) == (words, [])
 
 
 @pytest.mark.parametrize(
@@ -91,25 +91,23 @@ def arguments(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ["configs/a b.toml", "--seed", "3"]
 
 
-def test_a_run_that_was_stopped_goes_on_with_the_same_command(arguments: list[str]) -> None:
-    assert what_comes_next(replace(CONFIG, run_dir="runs/x"), arguments, complete=False) == [
-        "to go on: seed-learner 'configs/a b.toml' --seed 3", "to see it play: seed-eval runs/x"
-    ]  # fmt: skip
-
-
-def test_a_complete_run_can_be_seen(arguments: list[str]) -> None:
-    (line,) = what_comes_next(replace(CONFIG, run_dir="runs/x"), arguments, complete=True)
-    assert line == "to see it play: seed-eval runs/x"
-
-
-# The next start would refuse the older checkpoint.
-@pytest.mark.parametrize("resume", ["never", "runs/y/checkpoints/frames-1-updates-1"])
-def test_a_run_with_a_start_of_its_own_goes_on_from_its_folder(
-    arguments: list[str], resume: str
+@pytest.mark.parametrize(
+    ("resume", "complete", "going_on"),
+    [
+        ("auto", True, None),
+        ("auto", False, "'configs/a b.toml' --seed 3"),
+        # With a start of its own, the next one would refuse the older checkpoint.
+        ("never", False, "runs/x/config.toml"),
+        ("runs/y/checkpoints/frames-1-updates-1", False, "runs/x/config.toml"),
+    ],
+)
+def test_a_run_can_be_gone_on_with_until_it_is_complete_and_seen(
+    arguments: list[str], resume: str, complete: bool, going_on: str | None
 ) -> None:
     config = replace(CONFIG, run_dir="runs/x", resume=resume)
-    going_on, _ = what_comes_next(config, arguments, complete=False)
-    assert going_on == "to go on: seed-learner runs/x/config.toml"
+    lines = what_comes_next(config, arguments, complete=complete)
+    assert lines[-1] == "to see it play: seed-eval runs/x"
+    assert lines[:-1] == ([] if going_on is None else [f"to go on: seed-learner {going_on}"])
 
 
 def test_paths_are_as_short_as_the_working_directory_lets_them_be(

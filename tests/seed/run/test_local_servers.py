@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
+from unittest.mock import Mock
 
 import pytest
 
-from seed.config.schema import Config, ConfigError, InferenceConfig, LocalConfig
+from seed.config.schema import Config, InferenceConfig, LocalConfig
 from seed.run.local_servers import LocalServerError, LocalServers, server_command, server_count
 from seed.run.server_log import ServerOutput
 from seed.wire.terminal import printable
@@ -108,152 +109,117 @@ def test_a_server_that_was_killed_is_started_again(tmp_path: Path) -> None:
     assert not any(is_running(pid) for pid in pids(log))
 
 
+class Scripted(LocalServers):
+    """Servers on a clock that a test moves; each start has its length and its end in a script."""
+
+    # Seconds until it ends, None for never, and its status; or why it cannot be started. What has
+    # ended is seen half a second later.
+    Life = tuple[float | None, int] | OSError
+
+    def __init__(self, patch: pytest.MonkeyPatch, lives: Iterator[Life], count: int = 1) -> None:
+        self.now_s = 1000.0
+        self.started_s: list[float] = []
+        self._lives = lives
+        patch.setattr(time, "monotonic", lambda: self.now_s)
+        patch.setattr("seed.run.local_servers._yield_to_learner", lambda pid: None)
+        super().__init__([], count)
+
+    def _popen(self, output: ServerOutput | None) -> subprocess.Popen[bytes]:
+        self.started_s.append(self.now_s - 1000.0)
+        life = next(self._lives)
+        if isinstance(life, OSError):
+            raise life
+        begun_s, (length_s, status) = self.now_s, life
+        process = Mock(spec=subprocess.Popen, pid=0)
+        process.poll = lambda: (
+            None if length_s is None or self.now_s < begun_s + length_s else status
+        )
+        return process
+
+    def live(self, seconds: float, *, connected: bool = False) -> str:
+        """So much time passes, in half seconds; returns what it has ended with."""
+        for _ in range(int(2 * seconds)):
+            try:
+                self.check(connected=connected)
+            except LocalServerError as error:
+                return str(error)
+            self.now_s += 0.5
+        return ""
+
+
+NO_FILE = OSError(errno.EMFILE, "Too many open files")
+LEFT = "no local environment server is left, and no other one is connected: its reason is above"
+REFUSED = "a local environment server ended with exit code 2: its reason is above"
+
+
+@pytest.mark.parametrize(
+    ("lives", "connected", "starts_s", "error"),
+    [
+        # It keeps ending, or says that it is over; nobody for a moment is no error.
+        ([(0.0, 3)] * 5, False, [0, 0, 1.5, 4, 8.5], LEFT),
+        ([(0.0, 1)], False, [0], LEFT),
+        ([(0.0, 3)] * 5, True, [0, 0, 1.5, 4, 8.5], ""),
+        ([(0.0, 1)], True, [0], ""),
+        # A server is connected from HELLO on, before it finds out that it has no environment.
+        ([(0.5, 2)], False, [0], REFUSED),
+        ([(9.0, 2)], True, [0], REFUSED),
+        # Environments that have run may be refused later.
+        ([(11.0, 2)], True, [0], ""),
+        # Whoever is killed from outside, or ran for long, is started again for ever.
+        ([(0.0, -9)] * 9, False, [0, 0, 1.5, 4, 8.5, 13, 17.5, 22], ""),
+        ([(0.0, -15)] * 9, False, [0, 0, 1.5, 4, 8.5, 13, 17.5, 22], ""),
+        ([(0.0, -11)] * 5, False, [0, 0, 1.5, 4, 8.5], LEFT),
+        ([(6.0, 3)] * 5, False, [0, 6, 13, 21], ""),
+        ([(30.0, 3)] * 2, False, [0], ""),
+        # A system without room for a process is asked again.
+        ([NO_FILE, NO_FILE, (None, 0)], False, [0, 0, 1], ""),
+        ([NO_FILE] * 5, False, [0, 0, 1, 3, 7], LEFT),
+    ],
+)
+def test_a_server_that_ends_is_started_again_or_given_up(
+    monkeypatch: pytest.MonkeyPatch, lives: list[Scripted.Life], connected: bool,
+    starts_s: list[float], error: str,
+) -> None:  # fmt: skip
+    servers = Scripted(monkeypatch, iter(lives))
+    assert servers.live(25.5, connected=connected) == error
+    assert servers.started_s == starts_s
+    if not error and len(lives) == len(starts_s) and lives[-1] in ((0.0, 3), (0.0, 1), (11.0, 2)):
+        # Those of others were enough, until they left.
+        assert servers.live(9.5) == ""
+        assert servers.live(1) == LEFT
+
+
+def test_one_that_ran_for_long_ends_for_the_first_time_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    servers = Scripted(monkeypatch, iter([(30.0, 3)] * 9))
+    assert servers.live(200) == ""
+    assert servers.started_s == [0, 30, 60, 90, 120, 150, 180]
+
+
+def test_one_local_server_that_is_left_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    servers = Scripted(monkeypatch, iter([(0.0, 1), (None, 0)]), count=2)
+    assert servers.live(100) == ""
+    assert servers.started_s == [0, 0]
+
+
+def test_ends_and_restarts_are_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    Scripted(monkeypatch, iter([(0.0, -15), NO_FILE, (0.0, 3), (0.0, 1)])).live(25)
+    one = "a local environment server"
+    assert caplog.messages == [
+        f"{one} ended by SIGTERM; restarting",
+        f"{one} cannot be started: [Errno 24] Too many open files; restarting in 1 s",
+        f"{one} ended with exit code 3; restarting in 2 s",
+        f"{one} ended with exit code 1 and is not started again: its reason is above",
+    ]
+
+
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("seed.run.local_servers._NOBODY_S", 0.0)
     monkeypatch.setattr("seed.run.local_servers._DELAYS_S", (0.0,) * 4)
-
-
-@pytest.mark.parametrize(("code", "starts"), [("3", 5), ("1", 1)])
-@pytest.mark.usefixtures("impatient")
-def test_a_server_that_keeps_ending_or_says_so_is_given_up(
-    tmp_path: Path, code: str, starts: int
-) -> None:
-    log = tmp_path / "log"
-    servers = start(log, code)
-    with pytest.raises(LocalServerError, match="no local environment server is left"):
-        check_until(servers, lambda: False)
-    servers.stop(timeout_s=DEADLINE_S)
-    assert len(pids(log)) == starts
-
-
-@pytest.mark.usefixtures("impatient")
-def test_without_local_servers_others_are_enough(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    log = tmp_path / "log"
-    servers = start(log, "1", count=2)
-    check_until(servers, lambda: len(caplog.messages) == 2, connected=True)
-    assert caplog.messages == 2 * [
-        "a local environment server ended with exit code 1 and is not started again: "
-        "its reason is above"
-    ]
-    servers.check(connected=True)
-    with pytest.raises(LocalServerError, match="no other one is connected: its reason is above"):
-        check_until(servers, lambda: False)
-    servers.stop(timeout_s=DEADLINE_S)
-
-
-@pytest.mark.usefixtures("impatient")
-def test_one_local_server_that_is_left_is_enough(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    program = (
-        "import os, sys\ntry: os.mkdir(sys.argv[1] + '.d')\nexcept OSError: sys.exit(1)\n" + PROGRAM
-    )
-    log.touch()
-    servers = LocalServers([sys.executable, "-c", program, str(log), "sleep"], 2)
-    check_until(servers, lambda: sum(server.given_up for server in servers._servers) == 1)
-    for _ in range(3):
-        servers.check(connected=False)
-    servers.stop(timeout_s=0.3)
-
-
-def test_nobody_for_a_moment_is_no_error(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    servers = start(log, "1")
-    check_until(servers, lambda: servers._servers[0].given_up)
-    servers.check(connected=False)
-    servers.stop(timeout_s=0.3)
-
-
-# A server is connected from HELLO on, before it finds out that it has no such environment.
-@pytest.mark.parametrize("connected", [False, True])
-def test_a_refused_environment_is_given_up_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, connected: bool
-) -> None:
-    monkeypatch.setattr("seed.run.local_servers._PROVEN_S", DEADLINE_S)
-    log = tmp_path / "log"
-    servers = start(log, "2")
-    with pytest.raises(LocalServerError, match="exit code 2"):
-        check_until(servers, lambda: False, connected=connected)
-    servers.stop(timeout_s=DEADLINE_S)
-    assert len(pids(log)) == 1
-
-
-@pytest.mark.usefixtures("impatient")
-def test_an_environment_that_has_run_may_be_refused_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("seed.run.local_servers._PROVEN_S", 0.0)
-    servers = start(tmp_path / "log", "2")
-    check_until(servers, lambda: servers._servers[0].given_up, connected=True)
-    assert "exit code 2 and is not started again" in caplog.text
-    with pytest.raises(LocalServerError, match="no local environment server is left"):
-        check_until(servers, lambda: False)
-    servers.stop(timeout_s=DEADLINE_S)
-
-
-def test_restarts_come_later_and_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("seed.run.local_servers._DELAYS_S", (0.0, 1e6))
-    log = tmp_path / "log"
-    servers = start(log, "3")
-    check_until(servers, lambda: len(caplog.messages) == 2)
-    assert [message.split("; ")[1] for message in caplog.messages] == [
-        "restarting", "restarting in 1e+06 s"
-    ]  # fmt: skip
-    for _ in range(3):
-        servers.check(connected=False)
-    assert servers._servers[0].process is None
-    servers._servers[0].due_s = time.monotonic()
-    check_until(servers, lambda: servers._servers[0].given_up)
-    servers.stop(timeout_s=DEADLINE_S)
-    assert len(pids(log)) == 3
-
-
-@pytest.mark.usefixtures("impatient")
-def test_a_system_without_room_for_a_process_is_asked_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    log = tmp_path / "log"
-    servers = start(log, "sleep")
-    try:
-        wait_for(lambda: len(pids(log)) == 1)
-        popen, full = servers._popen, iter(2 * [True])
-
-        def popen_later(output: ServerOutput | None) -> subprocess.Popen[bytes]:
-            if next(full, False):
-                raise OSError(errno.EMFILE, "Too many open files")
-            return popen(output)
-
-        monkeypatch.setattr(servers, "_popen", popen_later)
-        os.kill(pids(log)[0], signal.SIGKILL)
-        check_until(servers, lambda: len(pids(log)) == 2)
-    finally:
-        servers.stop(timeout_s=0.3)
-    assert caplog.text.count("cannot be started: [Errno 24] Too many open files; restarting") == 2
-
-
-@pytest.mark.usefixtures("impatient")
-def test_what_can_never_be_started_is_given_up(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    servers = LocalServers([str(tmp_path / "no such program")], 1, tmp_path / "log")
-    with pytest.raises(LocalServerError, match="no local environment server is left"):
-        check_until(servers, lambda: False)
-    servers.stop(timeout_s=0.3)
-    assert caplog.text.count("cannot be started: [Errno 2] No such file") == 5
-
-
-def test_a_server_that_ran_for_long_may_end_again_and_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("seed.run.local_servers._QUICK_S", 0.0)
-    log = tmp_path / "log"
-    servers = start(log, "3")
-    check_until(servers, lambda: len(pids(log)) >= 7)
-    servers.stop(timeout_s=DEADLINE_S)
 
 
 def print_and_refuse(text: str, log_file: Path) -> LocalServers:
@@ -301,20 +267,6 @@ def test_of_several_servers_the_one_that_ended_is_quoted(
     finally:
         servers.stop(timeout_s=0.3)
     assert f"not started again: its own reason (more in {log_file})" in caplog.text
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-@pytest.mark.usefixtures("impatient")
-def test_who_is_killed_from_outside_is_started_again_for_ever(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, number: int
-) -> None:
-    log = tmp_path / "log"
-    command = [sys.executable, "-c", f"import os; os.kill(os.getpid(), {number})"]
-    servers = LocalServers(command, 1, log)
-    check_until(servers, lambda: len(caplog.messages) >= 8)
-    assert not servers._servers[0].given_up
-    servers.stop(timeout_s=DEADLINE_S)
-    assert f"ended by {signal.Signals(number).name}; restarting" in caplog.text
 
 
 def test_a_log_that_cannot_be_written_stops_nobody(tmp_path: Path) -> None:
@@ -372,33 +324,21 @@ def test_without_a_log_nothing_is_printed_on_standard_output(
     assert (output, "from a server" in errors) == ("", True)
 
 
-def fleet(count: int | Literal["auto"], max_envs: int) -> Config:
-    return Config(
+@pytest.mark.parametrize(
+    ("count", "cores", "max_envs", "expected"),
+    [(3, 1, 24, 3), (0, 1, 1, 0), ("auto", 1, 64, 1), ("auto", 5, 64, 5), ("auto", 8, 64, 8),
+     ("auto", 9, 24, 3)],
+)  # fmt: skip
+def test_the_count_is_what_was_asked_for_or_one_for_each_core(
+    monkeypatch: pytest.MonkeyPatch, count: int | Literal["auto"], cores: int, max_envs: int,
+    expected: int,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("seed.run.local_servers.usable_cores", lambda: cores)
+    config = Config(
         local_envservers=count, local=LocalConfig(envs_per_server=8),
         inference=InferenceConfig(max_envs=max_envs),
     )  # fmt: skip
-
-
-def test_count_is_what_was_asked_for() -> None:
-    assert server_count(fleet(3, max_envs=24)) == 3
-    assert server_count(fleet(0, max_envs=1)) == 0
-
-
-def test_more_environments_than_may_connect_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"local_envservers = 3 .*max_envs = 23"):
-        server_count(fleet(3, max_envs=23))
-    with pytest.raises(ConfigError, match=r"max_envs = 7"):
-        server_count(fleet("auto", max_envs=7))
-
-
-@pytest.mark.parametrize(
-    ("cores", "max_envs", "expected"), [(1, 64, 1), (2, 64, 2), (5, 64, 5), (8, 64, 8), (9, 24, 3)]
-)
-def test_automatic_count_has_a_server_for_each_core(
-    monkeypatch: pytest.MonkeyPatch, cores: int, max_envs: int, expected: int
-) -> None:
-    monkeypatch.setattr("seed.run.local_servers.usable_cores", lambda: cores)
-    assert server_count(fleet("auto", max_envs)) == expected
+    assert server_count(config) == expected
 
 
 def test_command_names_the_address_and_the_environments() -> None:

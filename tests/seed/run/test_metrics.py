@@ -6,12 +6,11 @@ import errno
 import json
 import math
 import os
-import queue
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
@@ -19,43 +18,50 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
 )
 
 from seed.config.schema import ConfigError
-from seed.inference.loop import BatchRecord, EpisodeRecord
+from seed.inference.loop import BatchRecord, EpisodeRecord, Inference
 from seed.learner.loop import Progress, UpdateRecord
+from seed.run.build import Run
 from seed.run.metrics import EVALUATION_WINDOW, RETURN_WINDOW, Line, MetricsWindow, Writer
+from tests.seed.configs import make_config
+from tests.seed.conftest import Build
+
+START = Progress()
 
 
-def put(records: list[Any]) -> queue.SimpleQueue[Any]:
-    filled: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    for record in records:
-        filled.put(record)
-    return filled
+class Lines:
+    """A window of a run's own parts, whose threads' records and counts a test gives."""
+
+    def __init__(self, run: Run, frames_per_step: int = 1, start: Progress = START) -> None:
+        self.run = run
+        self._window = MetricsWindow(frames_per_step, start)
+
+    def close(
+        self,
+        progress: Progress = START,
+        *records: BatchRecord | EpisodeRecord | UpdateRecord,
+        paused_s: float = 0.0,
+        acting: Mapping[str, float] = MappingProxyType({}),
+        learning: Mapping[str, float] = MappingProxyType({}),
+    ) -> Line:
+        """The line after these records."""
+        inference, learner = self.run.inference, self.run.learner
+        for record in records:
+            if isinstance(record, UpdateRecord):
+                learner.records.put(record)
+            else:
+                inference.records.put(record)
+        inference.paused_s = paused_s
+        inference.phases._seconds, learner.phases._seconds = dict(acting), dict(learning)
+        return self._window.close(progress, inference, learner, self.run.store)
 
 
-def close(
-    window: MetricsWindow,
-    progress: Progress,
-    acted: list[BatchRecord | EpisodeRecord] | None = None,
-    learned: list[UpdateRecord] | None = None,
-    paused_s: float = 0.0,
-    acting: dict[str, float] | None = None,
-    learning: dict[str, float] | None = None,
-) -> Line:
-    """The line after these records, from stand-ins for the threads' objects."""
-    inference: Any = SimpleNamespace(
-        records=put(acted or []), num_envs=7, messages_refused=2, messages_dropped=6,
-        paused_s=paused_s, phases=SimpleNamespace(seconds=acting or {}),
-        faults=SimpleNamespace(total=4, num_quarantined=1),
-    )  # fmt: skip
-    learner: Any = SimpleNamespace(
-        records=put(learned or []), phases=SimpleNamespace(seconds=learning or {}),
-        updates_skipped=4, checkpoints_failed=1,
-    )  # fmt: skip
-    store: Any = SimpleNamespace(num_ready=5, rows_dropped=3)
-    return window.close(progress, inference, learner, store)
+@pytest.fixture
+def run(build: Build, tmp_path: Path) -> Run:
+    return build(make_config(run_dir=str(tmp_path / "run")))
 
 
-def test_a_line_of_nothing_has_every_promised_name() -> None:
-    line = close(MetricsWindow(4, Progress()), Progress())
+def test_a_line_of_nothing_has_every_promised_name(run: Run) -> None:
+    line = Lines(run).close()
     for name in ("time_s", "env_frames", "env_steps", "learner_steps", "fps",
                  "episode_return_count", "evaluation_return_count", "inference_paused_share",
                  ):  # fmt: skip
@@ -65,80 +71,72 @@ def test_a_line_of_nothing_has_every_promised_name() -> None:
         assert line[name] is None, name
 
 
-def test_frames_are_steps_times_action_repeat() -> None:
-    window = MetricsWindow(4, Progress(env_steps=100, time_s=10.0))
-    first = close(window, Progress(env_steps=150, learner_steps=6, time_s=15.0))
+def test_frames_are_steps_times_action_repeat(run: Run) -> None:
+    lines = Lines(run, 4, Progress(env_steps=100, time_s=10.0))
+    first = lines.close(Progress(env_steps=150, learner_steps=6, time_s=15.0))
     assert (first["env_steps"], first["env_frames"], first["learner_steps"]) == (150, 600, 6)
     assert first["time_s"] == 15.0
     assert first["fps"] == pytest.approx(40.0)
-    second = close(window, Progress(env_steps=151, learner_steps=6, time_s=17.0))
-    assert second["fps"] == pytest.approx(2.0)
+    assert lines.close(Progress(151, 6, 17.0))["fps"] == pytest.approx(2.0)
+    # Within no time.
+    assert math.isfinite(lines.close(Progress(152, 6, 17.0))["fps"] or 0)
 
 
-def test_a_line_within_no_time_is_finite() -> None:
-    line = close(MetricsWindow(1, Progress()), Progress(env_steps=1))
-    assert math.isfinite(line["fps"] or 0)
-
-
-def test_batches_are_of_this_line_only() -> None:
-    window = MetricsWindow(1, Progress())
-    line = close(window, Progress(), [BatchRecord(10, 0.001), BatchRecord(20, 0.003)])
+def test_batches_are_of_this_line_only(run: Run) -> None:
+    lines = Lines(run)
+    line = lines.close(START, BatchRecord(10, 0.001), BatchRecord(20, 0.003))
     assert line["inference_batch_mean"] == 15
     assert line["inference_latency_p50_ms"] == pytest.approx(2.0)
     assert line["inference_latency_p99_ms"] == pytest.approx(2.98)
-    assert close(window, Progress())["inference_batch_mean"] is None
+    assert lines.close()["inference_batch_mean"] is None
 
 
 @pytest.mark.parametrize(
     ("evaluation", "name", "newest"),
     [(False, "episode", RETURN_WINDOW), (True, "evaluation", EVALUATION_WINDOW)],
 )
-def test_returns_are_of_the_newest_episodes(evaluation: bool, name: str, newest: int) -> None:
-    def played(*returns: float) -> list[BatchRecord | EpisodeRecord]:
+def test_returns_are_of_the_newest_episodes(
+    run: Run, evaluation: bool, name: str, newest: int
+) -> None:
+    def played(*returns: float) -> list[EpisodeRecord]:
         return [EpisodeRecord(0, value, 1, evaluation) for value in returns]
 
-    window = MetricsWindow(1, Progress())
-    line = close(window, Progress(), played(2.0, 4.0))
-    assert line[f"{name}_return_mean"] == 3.0
-    assert line[f"{name}_return_count"] == 2
+    lines = Lines(run)
+    line = lines.close(START, *played(2.0, 4.0))
+    assert (line[f"{name}_return_mean"], line[f"{name}_return_count"]) == (3.0, 2)
     # Without new episodes, the old ones stand.
-    assert close(window, Progress())[f"{name}_return_mean"] == 3.0
-    line = close(window, Progress(), played(*[8.0] * (newest - 1)))
+    assert lines.close()[f"{name}_return_mean"] == 3.0
+    line = lines.close(START, *played(*[8.0] * (newest - 1)))
     assert line[f"{name}_return_mean"] == pytest.approx(8.0 - 4.0 / newest)
     assert line[f"{name}_return_count"] == newest + 1
 
 
-def test_evaluation_environments_count_apart() -> None:
-    window = MetricsWindow(1, Progress())
+def test_evaluation_environments_count_apart(run: Run) -> None:
     episodes = [EpisodeRecord(0, 2.0, 10, False), EpisodeRecord(1, 9.0, 500, True),
                 EpisodeRecord(2, 4.0, 30, False)]  # fmt: skip
-    line = close(window, Progress(), [*episodes, BatchRecord(3, 0.1)])
+    line = Lines(run).close(START, *episodes, BatchRecord(3, 0.1))
     assert (line["episode_return_mean"], line["episode_return_count"]) == (3.0, 2)
     assert line["episode_length_steps_mean"] == 20.0
     assert (line["evaluation_return_mean"], line["evaluation_return_count"]) == (9.0, 1)
 
 
-def test_pauses_are_a_share_of_the_lines_time() -> None:
-    window = MetricsWindow(1, Progress(time_s=100.0))
+def test_pauses_are_a_share_of_the_lines_time(run: Run) -> None:
+    lines = Lines(run, start=Progress(time_s=100.0))
     shares = [
-        close(window, Progress(time_s=time_s), paused_s=paused_s)["inference_paused_share"]
+        lines.close(Progress(time_s=time_s), paused_s=paused_s)["inference_paused_share"]
         for time_s, paused_s in ((110.0, 4.0), (120.0, 4.0), (140.0, 24.0), (140.001, 24.02))
     ]
     # A pause may have begun before the line's time.
     assert shares == pytest.approx([0.4, 0.0, 1.0, 1.0])
 
 
-def test_phases_are_shares_of_the_lines_time() -> None:
-    window = MetricsWindow(1, Progress(time_s=100.0))
-    line = close(
-        window, Progress(time_s=110.0), acting={"waiting": 4.0, "forward": 6.0},
-        learning={"waiting": 1.0},
-    )  # fmt: skip
-    assert line["inference_share_waiting"] == pytest.approx(0.4)
-    assert line["inference_share_forward"] == pytest.approx(0.6)
-    assert line["learner_share_waiting"] == pytest.approx(0.1)
-    line = close(
-        window, Progress(time_s=130.0), acting={"waiting": 14.0, "forward": 6.0, "paused": 10.0},
+def test_phases_are_shares_of_the_lines_time(run: Run) -> None:
+    lines = Lines(run, start=Progress(time_s=100.0))
+    lines.close(
+        Progress(time_s=110.0), acting={"waiting": 4.0, "forward": 6.0}, learning={"waiting": 1.0}
+    )
+    line = lines.close(
+        Progress(time_s=130.0), acting={"waiting": 14.0, "forward": 6.0, "paused": 10.0},
         learning={"waiting": 2.0, "loss": 19.0},
     )  # fmt: skip
     shares = {name: share for name, share in line.items() if "_share_" in name}
@@ -148,34 +146,34 @@ def test_phases_are_shares_of_the_lines_time() -> None:
     })  # fmt: skip
 
 
-def test_update_scalars_are_means_over_the_updates() -> None:
-    window = MetricsWindow(1, Progress())
-    updates = [
+def test_update_scalars_are_means_over_the_updates_that_have_them(run: Run) -> None:
+    lines = Lines(run)
+    line = lines.close(
+        START,
         UpdateRecord({}, 3.0, 0.0),
         UpdateRecord({"loss": 1.0, "policy_lag_mean": 2.0}, 0.0, 0.5),
-        UpdateRecord({"loss": 3.0, "policy_lag_mean": 3.0}, 0.0, 0.5),
-    ]
-    line = close(window, Progress(), learned=updates)
-    assert (line["loss"], line["policy_lag_mean"]) == (2.0, 2.5)
+        UpdateRecord({"loss": 3.0, "policy_lag_mean": 3.0, "seldom": 8.0}, 0.0, 0.5),
+    )
+    assert (line["loss"], line["policy_lag_mean"], line["seldom"]) == (2.0, 2.5, 8.0)
     assert line["learner_utilisation"] == pytest.approx(0.25)
-    assert close(window, Progress())["policy_lag_mean"] is None
+    assert lines.close()["policy_lag_mean"] is None
 
 
-def test_every_scalar_has_a_mean_of_its_own() -> None:
-    updates = [
-        UpdateRecord({"loss": 1.0}, 0.0, 0.5),
-        UpdateRecord({"loss": 2.0, "seldom": 8.0}, 0.0, 0.5),
-    ]
-    line = close(MetricsWindow(1, Progress()), Progress(), learned=updates)
-    assert (line["loss"], line["seldom"]) == (1.5, 8.0)
-
-
-def test_says_how_the_threads_are() -> None:
-    line = close(MetricsWindow(1, Progress()), Progress())
-    assert (line["num_envs"], line["queue_length"]) == (6, 5)
-    assert (line["rows_dropped"], line["messages_refused"]) == (3, 2)
-    assert line["messages_dropped"] == 6
-    assert (line["env_faults"], line["envs_quarantined"]) == (4, 1)
+def test_says_how_the_threads_are(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Inference, "num_envs", 7)
+    monkeypatch.setattr(type(run.store), "num_ready", 5)
+    monkeypatch.setattr(type(run.store), "rows_dropped", 3)
+    monkeypatch.setattr(Inference, "messages_refused", 2)
+    monkeypatch.setattr(Inference, "messages_dropped", 6)
+    run.inference.faults.total, run.inference.faults.num_quarantined = 4, 1
+    run.learner.checkpoints_failed, run.learner._guard.skipped = 1, 8
+    said = {
+        "num_envs": 6, "queue_length": 5, "rows_dropped": 3, "messages_refused": 2,
+        "messages_dropped": 6, "env_faults": 4, "envs_quarantined": 1, "checkpoints_failed": 1,
+        "updates_skipped": 8,
+    }  # fmt: skip
+    line = Lines(run).close()
+    assert {name: line[name] for name in said} == said
 
 
 def read(run_dir: Path) -> list[Line]:
@@ -193,24 +191,14 @@ def test_lines_are_appended_over_restarts(tmp_path: Path) -> None:
     assert any((tmp_path / "tensorboard").iterdir())
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None])
-def test_what_is_no_number_becomes_null(tmp_path: Path, value: float | None) -> None:
+def test_what_is_no_number_becomes_null_and_is_not_shown(tmp_path: Path) -> None:
     writer = Writer(tmp_path)
-    writer.write({"env_frames": 1, "loss": value})
+    for at, value in enumerate((0.5, math.nan, math.inf, -math.inf, None, 0.25)):
+        writer.write({"env_frames": 40 * at, "loss": value})
     writer.close()
-    assert (tmp_path / "metrics.jsonl").read_text() == '{"env_frames": 1, "loss": null}\n'
-
-
-def test_tensorboard_counts_frames(tmp_path: Path) -> None:
-    writer = Writer(tmp_path)
-    writer.write({"env_frames": 40, "loss": 0.5, "lag": None})
-    writer.write({"env_frames": 80, "loss": 0.25, "lag": math.nan})
-    writer.close()
-    events: Any = EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
-    losses = [(event.step, event.value) for event in events.Scalars("loss")]
-    assert losses == [(40, 0.5), (80, 0.25)]
-    assert "lag" not in events.Tags()["scalars"]
+    assert [line["loss"] for line in read(tmp_path)] == [0.5, None, None, None, None, 0.25]
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
+    assert shown(tmp_path) == [(0, 0.5), (200, 0.25)]
 
 
 class Full:
@@ -248,7 +236,7 @@ def test_a_full_disk_costs_whole_lines_and_not_the_run(
 
 
 def test_without_tensorboard_the_lines_go_on(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     writer = Writer(tmp_path)
 
@@ -256,9 +244,10 @@ def test_without_tensorboard_the_lines_go_on(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     board: Any = writer._board
-    writer._board = cast(Any, SimpleNamespace(add_scalar=board.add_scalar, flush=fail))
+    monkeypatch.setattr(board, "flush", fail)
     writer.write({"env_frames": 1, "loss": 1.0})
     writer.write({"env_frames": 2, "loss": 1.0})
+    monkeypatch.undo()
     board.close()
     writer.close()
     assert [line["env_frames"] for line in read(tmp_path)] == [1, 2]

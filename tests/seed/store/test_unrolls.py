@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seed.config.schema import Config, InferenceConfig, LearnerConfig, NetworkConfig
-from seed.contract import load_algorithm
-from seed.run.serving import make_agent, make_store, queue_limit
-from seed.run.spaces import Spaces
+from seed.contract.loading import load_algorithm
+from seed.run.description import Spaces
+from seed.run.plan import make_agent, plan_store, queue_limit
 from seed.store.layout import Column
 from seed.store.pages import PageLinks
 from seed.store.rows import Arrivals
@@ -300,7 +300,7 @@ def make_served_store(config: Config) -> UnrollStore:
     spaces = Spaces(SpaceSpec("float32", (1,)), SpaceSpec("int64", (), 2))
     algorithm = load_algorithm("vtrace")
     agent = make_agent(algorithm, config, spaces, CPU)
-    return make_store(algorithm, config, spaces, agent, CPU)
+    return UnrollStore(plan_store(algorithm, config, spaces, agent, CPU), CPU)
 
 
 @settings(max_examples=60, deadline=None)
@@ -336,9 +336,3 @@ def write_blank_rows(store: UnrollStore, envs: Any, run_ids: Any) -> None:
     version = torch.zeros((), dtype=torch.int32)
     store.write_actions(row_index, actions, behaviour, torch.zeros(n, 0), version)
     store.publish(complete)
-
-
-@pytest.mark.parametrize(("batches", "limit"), [(1.0, 3), (1.5, 5), (4.0, 12)])
-def test_queue_limit_rounds_up(batches: float, limit: int) -> None:
-    learner = replace(CONFIG.learner, batch_size=3, queue_batches=batches)
-    assert queue_limit(replace(CONFIG, learner=learner)) == limit

@@ -12,8 +12,8 @@ import torch
 from envservers.environments.atari import AtariGroup
 from seed.config.loading import parse_command_line
 from seed.config.schema import Config
-from seed.contract import load_algorithm, load_algorithm_config
-from seed.run.serving import make_agent
+from seed.contract.loading import load_algorithm, load_algorithm_config
+from seed.run.plan import make_agent
 from tools.bench import bare_work
 from tools.bench.bare_work import (
     describe_spaces,

@@ -6,7 +6,7 @@ import pytest
 
 from seed.config.checks import check, check_source
 from seed.config.loading import from_tables
-from seed.contract import load_algorithm, load_algorithm_config
+from seed.contract.loading import load_algorithm, load_algorithm_config
 from seed.store.fleet import evaluation_environments
 from seed.wire.limits import MAX_ENVS_PER_SERVER, MAX_GROUPS
 from tools.bench.scaling import SMALL, split

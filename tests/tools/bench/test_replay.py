@@ -11,9 +11,9 @@ import torch
 from envservers.environments.factory import describe
 from seed.config.loading import parse_command_line
 from seed.config.schema import Config
-from seed.contract import load_algorithm_config
+from seed.contract.loading import load_algorithm_config
 from seed.learner.replay import Replay
-from seed.run.spaces import Spaces
+from seed.run.description import Spaces
 from seed.store.unrolls import UnrollStore
 from tests.tools.bench.test_commands import ATARI, ROW_NBYTES, STATE_NBYTES
 from tools.bench.replay import build_store, count_bytes, fill, scaled_config, whole_layout

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from seed.config.loading import parse_command_line
-from seed.contract import load_algorithm_config
+from seed.contract.loading import load_algorithm_config
 from tools.bench import latency, synthetic
 from tools.gpu_check import asserts
 from tools.gpu_check.__main__ import Step, main, make_steps, run_step

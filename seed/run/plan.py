@@ -1,40 +1,144 @@
-"""Puts the acting side together: agent, store, forward pass, inference.
+"""What a process is going to run: sizes, devices, the store's form, the network; nothing starts.
 
-Training and evaluation both act through it.
+A run is built from its plan, an evaluation from one with no learning in it, and a dry run prints
+one.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import shlex
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from seed.config.addresses import AUTO, USUAL
-from seed.config.schema import Config, ConfigError, InferenceConfig
+from seed.config.addresses import candidates
+from seed.config.checks import check_source
+from seed.config.loading import to_toml
+from seed.config.schema import Config, ConfigError
 from seed.contract import ActOutput, Algorithm, Fleet
 from seed.contract.answers import check_acted, check_agent
-from seed.device.names import available_bytes, resolve_precision
-from seed.inference.forward import ForwardPass
-from seed.inference.loop import Inference
-from seed.inference.sessions import Offer
+from seed.contract.loading import load_algorithm
+from seed.device.names import available_bytes, resolve_device, resolve_precision
+from seed.learner.checkpoint import Checkpoint
 from seed.learner.replay import count_unrolls
+from seed.learner.trial import update_bytes
 from seed.networks.body import Body
-from seed.run.spaces import Spaces
+from seed.run.description import Spaces, describe
+from seed.run.local_servers import server_command, server_count
 from seed.store.layout import Column, StoreLayout
-from seed.store.pages import PageLinks
 from seed.store.rows import Rows
-from seed.store.unrolls import UnrollStore
-from seed.store.weights import WeightSlot
-from seed.transport.authentication import Authentication
 from seed.wire.spaces import SpaceSpec
 
 # Bytes that updates with unrolls of a layout take of the agent's device.
 TryUpdate: TypeAlias = Callable[[StoreLayout], int]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One process, before any of its memory, sockets, files and processes are there.
+
+    Attributes:
+        config: All that was asked for.
+        loaded: The checkpoint that it goes on from, or plays; None for a start at the first frame.
+        algorithm: The module that `config` names.
+        spaces: Forms of observations and actions.
+        agent: The network with its first weights, on the learning device.
+        acting_device: Where inference is.
+        learning_device: Where the learner is; in an evaluation the acting device.
+        store_device: Where the rows are.
+        layout: The store's form and size.
+        server_count: Environment servers on this machine.
+        seed: Of environments and sampling; its second part differs from process to process.
+    """
+
+    config: Config
+    loaded: Checkpoint | None
+    algorithm: Algorithm
+    spaces: Spaces
+    agent: nn.Module
+    acting_device: torch.device
+    learning_device: torch.device
+    store_device: torch.device
+    layout: StoreLayout
+    server_count: int
+    seed: tuple[int, int]
+
+
+def plan_run(config: Config, loaded: Checkpoint | None) -> Plan:
+    """The plan of a run's next process.
+
+    Raises:
+        ConfigError: where fields do not fit each other, the machine or the environment.
+        UnusableEnvironment: where the environment cannot be made.
+    """
+    servers = server_count(config)
+    algorithm = load_algorithm(config.algorithm_name)
+    check_source(config, algorithm.DATA_SOURCE)
+    spaces = _spaces(config, loaded)
+    acting = resolve_device(config.inference.device, "inference.device")
+    learning = resolve_device(config.learner.device, "learner.device")
+    replay, storing = has_replay(algorithm), acting
+    if replay and config.replay.device != "auto":
+        storing = resolve_device(config.replay.device, "replay.device")
+    agent = make_agent(algorithm, config, spaces, learning)
+    layout = plan_store(
+        algorithm, config, spaces, agent, storing, replay=replay,
+        try_update=partial(update_bytes, algorithm, config, agent),
+    )  # fmt: skip
+    return Plan(
+        config, loaded, algorithm, spaces, agent, acting, learning, storing, layout, servers,
+        seed=(config.seed, loaded.state["env_steps"] if loaded is not None else 0),
+    )  # fmt: skip
+
+
+def has_replay(algorithm: Algorithm) -> bool:
+    """Whether an algorithm learns from replay instead of the queue."""
+    return algorithm.DATA_SOURCE == "replay"
+
+
+def _spaces(config: Config, loaded: Checkpoint | None) -> Spaces:
+    """The environment's spaces; with a checkpoint, its own if they are no others.
+
+    What was learned fits the scale of observations that was in use then.
+    """
+    spaces = describe(config)
+    kept = loaded.state.get("spaces") if loaded else None
+    trained = Spaces.from_map(kept) if kept else spaces
+    return trained if trained == spaces else spaces
+
+
+def describe_plan(plan: Plan) -> str:
+    """The resolved configuration, then as TOML comments what would start."""
+    config, loaded, layout = plan.config, plan.loaded, plan.layout
+    weights = sum(parameter.numel() for parameter in plan.agent.parameters())
+    endpoint = candidates(config.inference.address)[0]
+    command = server_command(config.local, endpoint, module_folders=config.module_folders)
+    replayed = f", for a replay of {layout.replay_unrolls:,} unrolls"
+    lines = [
+        f"observations: {plan.spaces.observation}",
+        f"actions: {plan.spaces.action}",
+        f"agent: {type(plan.agent).__name__} with {weights:,} weights",
+        *describe_bodies(plan.agent),
+        f"acting on {plan.acting_device}, learning on {plan.learning_device}",
+        f"from {loaded.state['env_frames']:,} frames on" if loaded else "from the first frame on",
+        f"a queue of {queue_limit(config)} unrolls of {config.learner.unroll_length} steps",
+        f"a store of {layout.nbytes / 2**30:.3g} GiB on {plan.store_device}"
+        + (replayed if has_replay(plan.algorithm) else ""),
+        f"{plan.server_count} local environment servers: {shlex.join(command)}",
+    ]
+    return to_toml(config) + "\n# would start:\n" + "\n".join(f"# {line}" for line in lines)
+
+
+def describe_bodies(agent: nn.Module) -> list[str]:
+    """A line for each body in the agent: its torso, and what becomes of observations."""
+    return [module.description for module in agent.modules() if isinstance(module, Body)]
 
 
 def make_agent(
@@ -98,27 +202,6 @@ def plan_store(
     return layout
 
 
-def make_store(
-    algorithm: Algorithm,
-    config: Config,
-    spaces: Spaces,
-    agent: nn.Module,
-    device: torch.device,
-    *,
-    replay: bool = False,
-    try_update: TryUpdate | None = None,
-) -> UnrollStore:
-    """The store that `plan_store` describes, with its memory on the device; same arguments.
-
-    Where it is in host memory and the agent is on a GPU, batches are gathered for that GPU.
-    """
-    layout = plan_store(
-        algorithm, config, spaces, agent, device, replay=replay, try_update=try_update
-    )
-    to_gpu = device.type == "cpu" and _device_of(agent, device).type == "cuda"
-    return UnrollStore(layout, device, pinned=to_gpu)
-
-
 def _describe_size(config: Config, replay: bool) -> str:
     if not replay:
         return f"inference.max_envs = {config.inference.max_envs}"
@@ -148,56 +231,6 @@ def _layout(
         evaluation_share=config.inference.evaluation_share,
         staggered=True,
     )
-
-
-def make_inference(
-    algorithm: Algorithm,
-    config: Config,
-    spaces: Spaces,
-    store: UnrollStore,
-    agent: nn.Module,
-    slot: WeightSlot,
-    publish: Callable[[list[PageLinks]], None],
-    *,
-    seed: tuple[int, ...],
-    greedy: bool = False,
-    authentication: Authentication | None = None,
-) -> Inference:
-    """Inference that acts with this agent, which is its own from here on; binds the socket.
-
-    Raises:
-        ConfigError: where the address cannot be bound.
-    """
-    prepare_to_act(agent)
-    forward = ForwardPass(
-        algorithm, config.algorithm, agent, store, config.inference.max_batch,
-        greedy=greedy, cuda_graphs=config.inference.cuda_graphs,
-    )  # fmt: skip
-    offer = Offer(dataclasses.asdict(config.environment), spaces.observation, spaces.action, seed)
-    return Inference(
-        _with_known_address(config), offer, forward, store, slot,
-        queue_limit=queue_limit(config), publish=publish, authentication=authentication,
-    )  # fmt: skip
-
-
-def _with_known_address(config: Config) -> InferenceConfig:
-    """With the usual address for "auto" where environment servers must know it beforehand."""
-    inference = config.inference
-    if inference.address == AUTO and (config.local_envservers == 0 or inference.secret_key):
-        return dataclasses.replace(inference, address=USUAL)
-    return inference
-
-
-def prepare_to_act(agent: nn.Module) -> None:
-    """Makes this agent one that only acts: in evaluation mode, its torso's weights rounded."""
-    for module in agent.eval().modules():
-        if isinstance(module, Body):
-            module.round_weights()
-
-
-def describe_bodies(agent: nn.Module) -> list[str]:
-    """A line for each body in the agent: its torso, and what becomes of observations."""
-    return [module.description for module in agent.modules() if isinstance(module, Body)]
 
 
 def queue_limit(config: Config) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
 import re
@@ -10,18 +11,18 @@ from typing import Any
 
 import pytest
 
-from seed.contract import ActOutput, Fleet, LossResult
+import seed.contract
+from seed.contract import ActOutput, Fleet, LossResult, Rows, SpaceSpec, Unroll
 from seed.contract.answers import RESERVED_METRICS
 from seed.networks.body import Body
 from seed.ops.transitions import Transitions, transitions
-from seed.store.rows import Rows, Unroll
-from seed.wire.spaces import SpaceSpec
 
-PAGE = (Path(__file__).parents[2] / "docs" / "writing_an_algorithm.md").read_text()
+ROOT = Path(__file__).parents[3]
+PAGE = (ROOT / "docs" / "writing_an_algorithm.md").read_text()
 CODE: dict[str, Any] = {
-    "Rows": Rows, "seed.store.rows.Unroll": Unroll, "seed.contract.Fleet": Fleet,
+    "Rows": Rows, "seed.contract.Unroll": Unroll, "seed.contract.Fleet": Fleet,
     "seed.contract.ActOutput": ActOutput, "seed.contract.LossResult": LossResult,
-    "seed.wire.spaces.SpaceSpec": SpaceSpec, "Body.forward": Body.forward,
+    "seed.contract.SpaceSpec": SpaceSpec, "Body.forward": Body.forward,
     "transitions": transitions,
 }  # fmt: skip
 
@@ -49,3 +50,24 @@ def test_sentences_name_what_there_is() -> None:
     assert f"returns `{first}`, `{second}` and `{third}`" in text
     first, second, third = RESERVED_METRICS
     assert f"`{first}`, `{second}` and `{third}` are taken" in text
+
+
+def test_the_page_uses_only_what_stays_stable() -> None:
+    used = set(re.findall(r"\bseed\.contract\.([A-Z]\w*)", PAGE))
+    assert used
+    assert used <= set(seed.contract.__all__)
+    assert all(hasattr(seed.contract, name) for name in seed.contract.__all__)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["tests/outside/reinforce.py", "tests/outside/checker.py", "tools/bench/null_algorithm.py"],
+)
+def test_an_authors_module_needs_no_more_of_seed(path: str) -> None:
+    imports = [
+        node for node in ast.walk(ast.parse((ROOT / path).read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("seed.")
+    ]  # fmt: skip
+    assert {str(node.module).split(".")[1] for node in imports} <= {"contract", "networks", "ops"}
+    taken = {name.name for node in imports if node.module == "seed.contract" for name in node.names}
+    assert taken <= set(seed.contract.__all__)

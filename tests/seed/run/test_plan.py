@@ -1,0 +1,202 @@
+"""What a plan has in it: the network, the store's form and size, and the words of a dry run.
+
+What no plan can be made of is in tests/seed/test_refusals.py.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from seed.config.schema import Config, ConfigError
+from seed.contract import ActOutput
+from seed.contract.loading import load_algorithm
+from seed.learner.checkpoint import Checkpoint
+from seed.run import plan as run_plan
+from seed.run.description import Spaces
+from seed.run.plan import describe_plan, make_agent, plan_run, plan_store, queue_limit
+from seed.store.layout import Column, StoreLayout
+from seed.wire.spaces import SpaceSpec
+from tests.seed.acting import Shown, acting
+from tests.seed.checkpoints import state_of
+from tests.seed.configs import make_config
+
+pytestmark = pytest.mark.usefixtures("describes_here")
+CPU = torch.device("cpu")
+SPACES = Spaces(SpaceSpec("float32", (4,)), SpaceSpec("int64", (), 3))
+VTRACE = load_algorithm("vtrace")
+CONFIG = make_config(
+    network={"torso": "mlp", "hidden_sizes": [8], "lstm_size": 5, "frame_stack": 2},
+    inference={"max_envs": 6, "max_batch": 6}, local_envservers=0,
+    learner={"unroll_length": 7, "batch_size": 3, "queue_batches": 1.5},
+)  # fmt: skip
+R2D2: dict[str, Any] = {"name": "r2d2", "dueling_size": 4}
+
+
+class Constant:
+    """An algorithm that always does the same, with an agent that has no memory."""
+
+    def __init__(self, action: Tensor) -> None:
+        self.action = action
+        self.agent = nn.Linear(1, 1)
+        cast(Any, self.agent).state_size = 0
+
+    def _choose(self, shown: Shown) -> ActOutput:
+        batch = shown.rows.rewards.shape[1]
+        return ActOutput(self.action.expand(batch, *self.action.shape), {}, shown.agent_state)
+
+    def plan_store(
+        self, config: Config, action: SpaceSpec = SPACES.action, *, replay: bool = False
+    ) -> StoreLayout:
+        spaces = Spaces(SPACES.observation, action)
+        return plan_store(acting(self._choose), config, spaces, self.agent, CPU, replay=replay)
+
+
+CONSTANT = Constant(torch.tensor(1))
+
+
+def test_agents_of_one_seed_are_equal() -> None:
+    first, second, other = (
+        list(make_agent(VTRACE, replace(CONFIG, seed=seed), SPACES, CPU).parameters())
+        for seed in (1, 1, 2)
+    )
+    assert all(map(torch.equal, first, second))
+    assert not all(map(torch.equal, first, other))
+    assert first[0] is not second[0]
+
+
+def test_the_store_holds_what_acting_leaves_behind() -> None:
+    layout = plan_store(VTRACE, CONFIG, SPACES, make_agent(VTRACE, CONFIG, SPACES, CPU), CPU)
+    # Of 3 * 6 environments, a queue of 5 and two batches.
+    assert (layout.num_pages, layout.replay_unrolls, layout.burn_in) == (18 + 2 * (5 + 3), 0, 0)
+    assert (layout.unroll_length, layout.max_envs, layout.frame_stack) == (7, 6, 2)
+    # An LSTM has a cell and an output for each unit.
+    assert layout.state_size == 10
+    assert layout.observation == Column((4,), torch.float32)
+    assert layout.action == Column((), torch.int64)
+    assert layout.behaviour == {"policy": Column((3,), torch.float32)}
+    # Unrolls of a run end one by one.
+    assert layout.first_offsets.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_replay_has_pages_of_its_own() -> None:
+    config = make_config(
+        algorithm=R2D2, inference={"evaluation_share": 0.5},
+        replay={"capacity_rows": 1000, "burn_in": 3}, learner={"unroll_length": 7},
+    )  # fmt: skip
+    plain, layout = CONSTANT.plan_store(config), CONSTANT.plan_store(config, replay=True)
+    assert (plain.replay_unrolls, plain.burn_in) == (0, 0)
+    assert (layout.replay_unrolls, layout.burn_in) == (1000 // 7, 3)
+    assert layout.num_pages == plain.num_pages + 1000 // 7
+    assert plain.evaluation_share == layout.evaluation_share == 0.5
+    assert plan_run(config, None).layout.replay_unrolls == 1000 // 7
+
+
+@pytest.mark.parametrize(
+    ("replay", "field"),
+    [
+        ({"capacity_rows": 1000}, "replay.capacity_rows = 1000"),
+        ({"capacity_gib": 0.25}, "replay.capacity_gib = 0.25"),
+        ({}, "inference.max_envs = 6"),
+    ],
+)
+def test_refuses_a_store_that_does_not_fit(
+    monkeypatch: pytest.MonkeyPatch, replay: dict[str, Any], field: str
+) -> None:
+    config = replace(CONFIG, replay=replace(CONFIG.replay, **replay))
+    # Nothing but a plan takes so much: the memory is not asked for.
+    needed = CONSTANT.plan_store(config, replay=bool(replay)).nbytes
+    asked: list[torch.device] = []
+    for free, refused in ((needed, False), (needed - 1, True)):
+
+        def available(device: torch.device, free: int = free) -> int:
+            asked.append(device)
+            return free
+
+        monkeypatch.setattr(run_plan, "available_bytes", available)
+        if refused:
+            with pytest.raises(ConfigError, match=rf"^{field}: the store's .* cpu has .* GiB free"):
+                CONSTANT.plan_store(config, replay=bool(replay))
+        else:
+            CONSTANT.plan_store(config, replay=bool(replay))
+    assert asked == [CPU, CPU]
+
+
+# How much they need is in tests/seed/learner/test_trial.py.
+def test_updates_must_fit_beside_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_plan, "update_bytes", lambda *_: 2**60)
+    with pytest.raises(ConfigError, match=r"GiB, updates 1073741824\.0 GiB, and cpu has"):
+        plan_run(make_config(inference={"device": "cpu"}, learner={"device": "cpu"}), None)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "queue_batches", "limit"), [(3, 1.0, 3), (3, 1.5, 5), (32, 1.01, 33), (1, 1, 1)]
+)
+def test_the_queue_limit_is_rounded_up(batch_size: int, queue_batches: float, limit: int) -> None:
+    learner = replace(CONFIG.learner, batch_size=batch_size, queue_batches=queue_batches)
+    assert queue_limit(replace(CONFIG, learner=learner)) == limit
+
+
+# All forms are in tests/seed/contract/test_answers.py.
+def test_actions_are_of_the_environments_form() -> None:
+    square = SpaceSpec("float32", (2, 2))
+    assert Constant(torch.zeros(2, 2)).plan_store(CONFIG, square).action == Column(
+        (2, 2), torch.float32
+    )
+    with pytest.raises(ConfigError, match=r"'vtrace': act gives actions: a tensor .*; expected a"):
+        CONSTANT.plan_store(CONFIG, square)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kept", "largest"),
+    [
+        ((10, 5), (4,), (4,)),
+        # Earlier versions kept no bounds, and divided all uint8 by 255.
+        ((10, 5), None, None),
+        # Other spaces than today's: the refusal to load them comes later.
+        ((9, 5), (4,), (1,)),
+    ],
+)
+def test_a_checkpoint_keeps_the_scale_that_it_was_learned_with(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int], kept: tuple[int, ...] | None,
+    largest: tuple[int, ...] | None,
+) -> None:  # fmt: skip
+    actions = SpaceSpec("int64", (), 3)
+    today = Spaces(SpaceSpec("uint8", (10, 5), largest=(1,)), actions)
+    monkeypatch.setattr(run_plan, "describe", lambda config: today)
+    trained = Spaces(SpaceSpec("uint8", shape, largest=kept), actions)
+    loaded = Checkpoint({}, state_of(900, spaces=trained.to_map()))
+    assert plan_run(make_config(), None).spaces.observation.largest == (1,)
+    assert plan_run(make_config(), loaded).spaces.observation.largest == largest
+
+
+def test_in_words_it_is_a_configuration_with_comments() -> None:
+    loaded = Checkpoint({}, state_of(12_000))
+    text = describe_plan(plan_run(make_config(learner={"queue_batches": 1.5}), loaded))
+    tables = tomllib.loads(text)
+    assert tables["network"]["hidden_sizes"] == [4]
+    assert tables["algorithm"]["name"] == "vtrace"
+    # 50 pixels to 4 units, then 3 logits and a value.
+    weights = 50 * 4 + 4 + 4 * 4 + 4
+    for line in ("# would start:", f"# agent: ActorCritic with {weights} weights",
+                 "# a queue of 48 unrolls of 20 steps", "# from 12,000 frames on"):  # fmt: skip
+        assert line in text.splitlines()
+    assert "\n# 1 local environment servers: " in text
+    assert "--connect 'tcp://127.0.0.1:*' " in text
+    assert "acting on " in text
+    assert "values taken as they are" in text
+
+
+def test_in_words_it_says_how_much_replay_holds() -> None:
+    config = make_config(
+        algorithm=R2D2, network={"lstm_size": 2}, replay={"capacity_rows": 60_000}
+    )
+    lines = describe_plan(plan_run(config, None)).splitlines()
+    assert "# from the first frame on" in lines
+    (line,) = [line for line in lines if line.startswith("# a store of ")]
+    assert line.endswith(", for a replay of 3,000 unrolls")
