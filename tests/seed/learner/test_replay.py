@@ -295,7 +295,7 @@ def test_initial_priorities_are_asked_for_in_batches(monkeypatch: pytest.MonkeyP
 
     setup = Setup(replace(CONFIG, min_rows=8 * LENGTH), batch_size=64, initial_priorities=note)
     setup.fill(8, ends=0.1)
-    ready = list(setup.store._ready)
+    ready = list(setup.store._queue._ready)
     assert not setup.replay.wait(0.0)
     assert [unroll.actions.shape for unroll in asked] == [(7, 3), (7, 3), (7, 2)]
     whole = setup.store.gather(ready).actions[BURN_IN:]
