@@ -14,7 +14,7 @@ from seed.config.schema import Config
 from seed.contract import Algorithm
 from seed.contract.answers import check_result
 from seed.device.graphs import CapturedCall
-from seed.device.names import move, overwrite
+from seed.device.transfer import move, overwrite
 from seed.learner.optimizers import set_learning_rate
 from seed.store.rows import Unroll
 

@@ -14,11 +14,11 @@ from rich.logging import RichHandler
 from seed.config.loading import parse_command_line
 from seed.config.schema import Config, ConfigError
 from seed.contract import load_algorithm_config
-from seed.device.names import freeze_gc, keep_freed_memory
 from seed.learner.checkpoint import CheckpointError, SaveFailed
 from seed.learner.divergence import Diverged
 from seed.process.logs import PlainFormatter, tell_thread_end
 from seed.process.signals import Signals
+from seed.process.tuning import freeze_gc, keep_freed_memory
 from seed.run.build import assemble, dry_run
 from seed.run.description import UnusableEnvironment
 from seed.run.display import CONSOLE, tell

@@ -18,7 +18,8 @@ from seed.config.addresses import AUTO, USUAL
 from seed.config.schema import Config, ConfigError, InferenceConfig
 from seed.contract import ActOutput, Algorithm, Fleet
 from seed.contract.answers import check_acted, check_agent
-from seed.device.names import available_bytes, resolve_precision
+from seed.device.memory import available_bytes
+from seed.device.names import resolve_precision
 from seed.inference.admission import Offer
 from seed.inference.forward import ForwardPass
 from seed.inference.loop import Inference

@@ -24,8 +24,9 @@ from envservers.main import group_sizes
 from seed.config.loading import parse_command_line
 from seed.config.schema import Config
 from seed.contract import Fleet, load_algorithm, load_algorithm_config, optional_update_target
-from seed.device.names import keep_freed_memory, resolve_device
+from seed.device.names import resolve_device
 from seed.learner.optimizers import make_optimizer
+from seed.process.tuning import keep_freed_memory
 from seed.run.serving import make_agent, prepare_to_act
 from seed.run.spaces import Spaces
 from seed.store.rows import Rows, Unroll

@@ -3,8 +3,8 @@
     python -m tools.bench.freed_memory
 
 Each repetition is a process of its own, in turns: R2D2's loss and gradient on the CPU, in a thread
-as the learner's, with `seed.device.names.keep_freed_memory` and without. CPU time is counted, which
-other loads of the machine disturb less than wall time. torch has one thread.
+as the learner's, with `keep_freed_memory` (`seed.process.tuning`) and without. CPU time is counted,
+which other loads of the machine disturb less than wall time. torch has one thread.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 
 from seed.algorithms import r2d2
 from seed.config.schema import NetworkConfig
-from seed.device.names import keep_freed_memory
+from seed.process.tuning import keep_freed_memory
 from seed.store.rows import Rows, Unroll
 from seed.wire.spaces import SpaceSpec
 from tools.bench.report import (

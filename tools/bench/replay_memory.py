@@ -27,10 +27,11 @@ from seed.config.checks import check, check_source
 from seed.config.loading import from_tables, read_toml
 from seed.config.schema import Config, ConfigError
 from seed.contract import Algorithm, load_algorithm, load_algorithm_config
-from seed.device.names import keep_freed_memory, resolve_device
+from seed.device.names import resolve_device
 from seed.learner.replay import Replay, count_unrolls
 from seed.learner.sum_tree import Priorities
 from seed.ops.importance import importance_weights
+from seed.process.tuning import keep_freed_memory
 from seed.run.serving import make_agent, make_store, plan_store
 from seed.run.spaces import Spaces
 from seed.store.layout import Column, StoreLayout

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from seed.device.names import keep_freed_memory
 from seed.networks.body import IMAGE_TORSOS
+from seed.process.tuning import keep_freed_memory
 from tools.bench.report import (
     Spread,
     describe_origin,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from seed.config.schema import Config, InferenceConfig, LearnerConfig, NetworkConfig
 from seed.contract import load_algorithm
-from seed.device.names import move
+from seed.device.transfer import move
 from seed.inference.forward import ForwardPass, GroupRows, InferenceBatch
 from seed.run.serving import make_agent, make_store
 from seed.run.spaces import Spaces

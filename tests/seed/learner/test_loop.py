@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from seed.algorithms import vtrace
-from seed.device.names import move
+from seed.device.transfer import move
 from seed.learner import checkpoint
 from seed.learner.checkpoint import CheckpointError
 from seed.learner.loop import Progress
