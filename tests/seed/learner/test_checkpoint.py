@@ -115,7 +115,7 @@ def test_what_was_saved_stays_where_the_others_cannot_be_listed(
 
     save(tmp_path, 1)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "names", refuse)
+        patch.setattr("seed.learner.checkpoint.writing.names", refuse)
         save(tmp_path, 2, keep=1)
     assert "no old checkpoint is deleted: cannot be read" in caplog.text
     assert loaded_frames(tmp_path) == 2

@@ -183,7 +183,7 @@ def test_what_arrives_on_the_disk_otherwise_is_not_believed(
     # The replay's digest is of what was written.
     for part in (checkpoint.TENSORS, checkpoint.STATE, checkpoint.MANIFEST):
         with monkeypatch.context() as patch:
-            patch.setattr("seed.learner.checkpoint.write_file", partial(garble, part))
+            patch.setattr("seed.learner.checkpoint.writing.write_file", partial(garble, part))
             with pytest.raises(SaveFailed, match=rf"{part}: not as it was written"):
                 save(tmp_path, 2)
         assert newest(tmp_path) == 1

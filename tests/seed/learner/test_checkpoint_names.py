@@ -10,6 +10,7 @@ import pytest
 
 from seed.learner import checkpoint
 from seed.learner.checkpoint import CheckpointError, SaveFailed
+from seed.learner.checkpoint.reading import _load_named
 from tests.seed.checkpoints import loaded_frames, name_of, sample, save
 
 
@@ -95,7 +96,7 @@ def test_a_renamed_one_is_passed_over(tmp_path: Path) -> None:
     (save(tmp_path, 5)).rename(tmp_path / name_of(9))
     assert loaded_frames(tmp_path) == 1
     with pytest.raises(CheckpointError, match=rf"holds what is to be named {name_of(5)}"):
-        checkpoint._load_named(tmp_path / name_of(9))
+        _load_named(tmp_path / name_of(9))
 
 
 def test_files_of_others_in_a_checkpoint_do_no_harm(tmp_path: Path) -> None:

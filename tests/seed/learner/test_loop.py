@@ -156,13 +156,13 @@ def test_leaves_a_checkpoint_when_it_is_stopped(tmp_path: Path) -> None:
 # A kill before the first one costs all; afterwards, or where a run goes on, an interval.
 def test_the_first_checkpoint_comes_early(tmp_path: Path) -> None:
     learner = Setup(tmp_path, replace(make_config(), checkpoint_interval_s=3600.0)).learner
-    folder = tmp_path / "checkpoints"
+    saver, folder = learner._saver, tmp_path / "checkpoints"
 
     def saves_after(seconds: float) -> bool:
         """Whether a checkpoint is due so long after the one before."""
-        learner._saved_s = time.monotonic() - seconds
+        saver._saved_s = time.monotonic() - seconds
         shutil.rmtree(folder, ignore_errors=True)
-        learner._save_if_due()
+        saver.save_if_due(lambda: learner._state(Progress()))
         return folder.exists()
 
     assert not saves_after(0.0)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from seed.learner import checkpoint
 from seed.learner.checkpoint import SaveFailed
 from seed.learner.divergence import Diverged
+from seed.learner.loop import Progress
 from seed.process.plain_files import write_file
 from seed.run.lock import RunTaken
 from tests.seed.learning import BATCH, Kind, Setup, make_config, run, total
@@ -126,7 +127,7 @@ def fail_to_save(monkeypatch: pytest.MonkeyPatch, fails: Callable[[], bool]) -> 
             raise OSError(28, "No space left on device")
         write_file(path, content)
 
-    monkeypatch.setattr("seed.learner.checkpoint.write_file", write_or_fail)
+    monkeypatch.setattr("seed.learner.checkpoint.writing.write_file", write_or_fail)
 
 
 def test_a_failed_save_is_counted_and_tried_again_after_an_interval(
@@ -150,9 +151,9 @@ def test_a_failed_save_does_not_come_again_before_the_interval(
 ) -> None:
     setup = Setup(tmp_path, replace(make_config(), checkpoint_interval_s=3600.0))
     fail_to_save(monkeypatch, lambda: True)
-    setup.learner._saved_s -= 3601.0
+    setup.learner._saver._saved_s -= 3601.0
     for _ in range(3):
-        setup.learner._save_if_due()
+        setup.learner._saver.save_if_due(lambda: setup.learner._state(Progress()))
     assert setup.learner.checkpoints_failed == 1
 
 
@@ -178,10 +179,10 @@ def test_nothing_is_saved_into_a_folder_that_is_not_held(tmp_path: Path) -> None
 
         return hold
 
-    setup.learner._hold = fail(RunTaken("another learner works there"))
+    setup.learner._saver._hold = fail(RunTaken("another learner works there"))
     with pytest.raises(RunTaken):
         setup.learner.run(stop)
-    setup.learner._hold = fail(OSError(5, "Input/output error"))
+    setup.learner._saver._hold = fail(OSError(5, "Input/output error"))
     with pytest.raises(SaveFailed, match=r"the run's lock cannot be seen or had \(.*Input/output"):
         setup.learner.run(stop)
     assert not setup.checkpoints.exists()

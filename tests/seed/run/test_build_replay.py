@@ -179,7 +179,7 @@ def test_without_replay_in_the_checkpoint_it_starts_empty(
     caplog.set_level(logging.INFO)
     run = assemble("--replay.no-in-checkpoint")
     learn(run)
-    assert list(run.learner._checkpoints.glob("*/replay")) == []
+    assert list(run.learner._saver.folder.glob("*/replay")) == []
     for word in ("--replay.in-checkpoint", "--replay.no-in-checkpoint"):
         other = assemble(word)
         assert other.learner.learner_steps == 1
@@ -201,7 +201,7 @@ def test_a_replay_that_cannot_be_used_is_left_with_a_warning(
 ) -> None:
     learn(assemble())
     if reason == "torn":
-        (rows,) = (assemble().learner._checkpoints).glob("*/replay/rewards.npy")
+        (rows,) = assemble().learner._saver.folder.glob("*/replay/rewards.npy")
         rows.write_bytes(rows.read_bytes()[:-1])
         other = assemble()
     else:
@@ -220,7 +220,7 @@ def test_queue_algorithms_have_no_replay(assemble: Assemble, file: Path) -> None
     assert isinstance(run.learner._source, QueueSource)
     assert run.store.layout.num_pages == 3 * 4 + 2 * (2 + 2)
     assert (run.store.layout.replay_unrolls, run.store.layout.burn_in) == (0, 0)
-    assert run.learner._save_replay is None
+    assert run.learner._saver._save_replay is None
 
 
 @pytest.mark.parametrize(
