@@ -48,16 +48,16 @@ class UpdateGuard:
         scalars: Mapping[str, float],
         find_extremes: Callable[[], Mapping[str, float]] = dict,
     ) -> bool:
-        """Whether "loss" and "grad_norm" are finite: else the update must leave no trace.
+        """Whether "loss" and "grad_norm" are finite; if not, skip the update without a trace.
 
         Args:
             update: The update's number, for messages.
-            scalars: What was measured.
-            find_extremes: Magnitudes in the batch that are extreme, by what they are and whose;
-                called only where the update is not made.
+            scalars: What `Update.backward` found.
+            find_extremes: Finds extreme magnitudes in the batch, by what they are and whose;
+                called only where the update is skipped.
 
         Raises:
-            Diverged: at the tenth that is not, with none between that is.
+            Diverged: at the tenth skipped in a row.
         """
         loss, norm = scalars["loss"], scalars["grad_norm"]
         if math.isfinite(loss) and math.isfinite(norm):
@@ -81,7 +81,7 @@ class UpdateGuard:
         return False
 
     def _blame(self) -> str:
-        """What was extreme in these batches, the largest first; an appendix to a sentence."""
+        """The end of a sentence: what was extreme in these batches, the largest first."""
         if not self._extremes:
             return ""
         ordered = sorted(self._extremes.items(), key=lambda item: item[1], reverse=True)
@@ -95,8 +95,8 @@ def find_extremes(
 ) -> dict[str, float]:
     """The magnitude of what is extreme, by what it is and whose: `reward of environment 3 ...`.
 
-    What acting left behind is looked at where the rows themselves are ordinary, as they may be long
-    after a row that was not. Waits for the device.
+    Where the rows themselves are ordinary, what acting left behind is looked at: it may still be
+    extreme long after a row was. Waits for the device.
 
     Args:
         unroll: A batch of B unrolls.
