@@ -242,7 +242,7 @@ def test_a_disk_that_takes_no_more(tmp_path: Path) -> None:
 def test_kills_at_random_tear_nothing_that_is_believed(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.seed.killed_saves", str(tmp_path / "c"), "30"]
     result = subprocess.run(
-        command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3]
+        command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[4]
     )
     figures = json.loads(result.stdout)
     assert (figures["believed"], figures["lost"]) == (0, 0)
