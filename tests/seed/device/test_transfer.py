@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from seed.device.transfer import overwrite
+from seed.device.transfer import move, overwrite
 
 
 @dataclass
@@ -26,6 +26,15 @@ class Outer:
 def make_outer(value: int, count: int = 3) -> Outer:
     named = {"a": torch.full((2,), value), "b": torch.full((), value + 1)}
     return Outer(Inner(named), count, torch.full((2, 2), float(value)))
+
+
+def test_moving_reaches_every_tensor_and_nothing_else() -> None:
+    moved: Outer = move(make_outer(1), torch.device("meta"))
+    tensors = [*moved.inner.named.values(), moved.values]
+    assert [(tensor.is_meta, tensor.shape) for tensor in tensors] == [
+        (True, (2,)), (True, ()), (True, (2, 2)),
+    ]  # fmt: skip
+    assert (list(moved.inner.named), moved.count) == (["a", "b"], 3)
 
 
 def test_overwriting_reaches_every_tensor_and_keeps_its_place() -> None:
