@@ -31,7 +31,7 @@ def make_batch(
     numbers: list[int] | None = None,
 ) -> Batch:  # fmt: skip
     """Unrolls whose rows, as many as there are versions, all have this observation."""
-    acted = torch.tensor(versions)[:, None].expand(-1, BATCH)
+    acted = torch.tensor(versions)[:, None].repeat(1, BATCH)
     flags, blank = torch.zeros_like(acted, dtype=torch.bool), torch.zeros_like(acted)
     observations = torch.full_like(acted, observation, dtype=torch.float32)
     rows = Rows(observations, blank, blank.float(), flags, flags, flags)
