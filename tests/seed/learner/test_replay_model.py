@@ -119,6 +119,8 @@ class Both:
         assert len(self.replay) == len(self.naive.items)
         assert self.model.store.num_ready == len(self.model.queue)
         assert self.replay.scalars() == self.naive.scalars()
+        priorities = np.array([item.priority for item in self.naive.items], np.float32)
+        assert np.array_equal(self.replay._priorities.priorities(), priorities)
         self.model.check_pages()
         return ready
 
