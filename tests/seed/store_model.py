@@ -90,11 +90,11 @@ class Whole(NamedTuple):
     """An unroll: its history, and how many rows that had with the unroll's last."""
 
     history: History
-    count: int
+    num_rows: int
 
     @property
     def rows(self) -> list[Row]:
-        return self.history.rows[: self.count]
+        return self.history.rows[: self.num_rows]
 
 
 class Model:
@@ -270,7 +270,7 @@ class Model:
         """The rows `[burn_in + T + 1, B]` of these unrolls."""
         length = self.layout.unroll_length
         return [
-            [(whole.history.rows, whole.count - 1 - length + t) for whole in unrolls]
+            [(whole.history.rows, whole.num_rows - 1 - length + t) for whole in unrolls]
             for t in range(-burn_in, length + 1)
         ]
 

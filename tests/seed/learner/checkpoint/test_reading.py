@@ -7,6 +7,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,15 @@ from tests.seed.checkpoints import flip, loaded_frames, sample, save, save_with_
 Damage = Callable[[Path], Any]
 
 
-def with_state(path: Path, content: bytes) -> None:
+def flipped(part: str, position: int, path: Path) -> None:
+    flip(path / part, position)
+
+
+def with_text(part: str, text: str, path: Path) -> None:
+    (path / part).write_text(text)
+
+
+def with_state(content: bytes, path: Path) -> None:
     """Another state, and the digest of that one."""
     (path / STATE).write_bytes(content)
     digests = json.loads((path / MANIFEST).read_text())
@@ -27,39 +36,44 @@ def with_state(path: Path, content: bytes) -> None:
     (path / MANIFEST).write_text(json.dumps(digests))
 
 
-def instead(part: str, make: Damage) -> Damage:
+def truncated(part: str, path: Path) -> None:
+    os.truncate(path / part, 5)
+
+
+def instead(part: str, make: Damage, path: Path) -> None:
     """Something else in the place of a file."""
+    (path / part).unlink()
+    make(path / part)
 
-    def damage(path: Path) -> None:
-        (path / part).unlink()
-        make(path / part)
 
-    return damage
+KINDS: dict[str, Damage] = {
+    "pipe": os.mkfifo, "folder": os.mkdir, "device": lambda path: path.symlink_to("/dev/zero"),
+}  # fmt: skip
+STATES = (
+    b"", b"[]", b"null", b"1", b'"x"', b"{}", b"\xff", b"[" * 100_000, b'{"a":' * 900 + b"1",
+    b'{"env_frames": ' + b"9" * 5_000 + b"}",
+)  # fmt: skip
+NO_COUNTS: tuple[Any, ...] = (None, -1, "1", True, [], 10**30, math.nan, math.inf)
 
 
 def damages() -> Iterator[tuple[str, Damage, str]]:
     """What happens to a checkpoint, and what is said of it."""
     for part in (TENSORS, STATE, MANIFEST):
         for position in (0, 20, -1):
-            yield f"flipped {part} {position}", lambda c, p=part, i=position: flip(c / p, i), ""
-        yield f"no {part}", instead(part, lambda path: None), "No such file"
-        yield f"truncated {part}", lambda c, p=part: os.truncate(c / p, 5), ""
-        for kind, make in {
-            "pipe": os.mkfifo, "folder": os.mkdir, "device": lambda p: p.symlink_to("/dev/zero"),
-        }.items():  # fmt: skip
-            yield f"{kind} {part}", instead(part, make), "Not a plain file"
+            yield f"flipped {part} {position}", partial(flipped, part, position), ""
+        yield f"no {part}", partial(instead, part, lambda path: None), "No such file"
+        yield f"truncated {part}", partial(truncated, part), ""
+        for kind, make in KINDS.items():
+            yield f"{kind} {part}", partial(instead, part, make), "Not a plain file"
     for text in ("[]", "{}", "null", "1", '{"state.json": 5}'):
-        yield f"manifest {text}", lambda c, t=text: (c / MANIFEST).write_text(t), ""
-    for content in (
-        b"", b"[]", b"null", b"1", b'"x"', b"{}", b"\xff", b"[" * 100_000, b'{"a":' * 900 + b"1",
-        b'{"env_frames": ' + b"9" * 5_000 + b"}",
-    ):  # fmt: skip
-        yield f"state {content[:9]!r}", lambda c, b=content: with_state(c, b), ""
+        yield f"manifest {text}", partial(with_text, MANIFEST, text), ""
+    for content in STATES:
+        yield f"state {content[:9]!r}", partial(with_state, content), ""
     for name in ("env_frames", "env_steps", "learner_steps", "time_s"):
-        for value in (None, -1, "1", True, [], 10**30, math.nan, math.inf):
+        for value in NO_COUNTS:
             state = json.dumps(sample(2).state | {name: value}).encode()
             reason = rf"state.json: of another form \({name} = "
-            yield f"{name} {value}", lambda c, s=state: with_state(c, s), reason
+            yield f"{name} {value}", partial(with_state, state), reason
 
 
 @pytest.mark.parametrize(
