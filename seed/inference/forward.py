@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from seed.contract import ActOutput, Algorithm, Fleet
 from seed.device.graphs import CapturedCall
-from seed.device.names import move, prepare_thread
+from seed.device.names import prepare_thread
+from seed.device.transfer import move
 from seed.inference.buffers import BatchBuffers, DeviceBatch, HostBatch
 from seed.process.phases import Phases
 from seed.store.fleet import fleet_positions

@@ -9,14 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from seed.wire import messages
+from seed.wire.arrays import Int64Array
 from seed.wire.errors import WireError
 from seed.wire.limits import PROTOCOL_VERSION
 from seed.wire.terminal import printable
-
-Int64Array = npt.NDArray[np.int64]
 
 
 class Refused(Exception):

@@ -1,27 +1,32 @@
-"""What becomes of updates whose numbers are no numbers: skipped, counted, and at last the end."""
+"""NaN and infinity: which updates are skipped, whose extreme values led there, when a run ends."""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from seed.process.exit_codes import EXIT_DIVERGED, CommandError
 from seed.process.rates import RateLimit
+from seed.store.pages import NO_ENVIRONMENT
+from seed.store.rows import Unroll
 
 log = logging.getLogger(__name__)
 
 MOST_SKIPPED_IN_A_ROW = 10
 _LOG_INTERVAL_S = 10.0
 _MOST_NAMED = 4
+# Squares of squares of larger numbers leave float32's range, summed over a network's units; nothing
+# that is learned from in earnest comes near.
+LARGEST_ORDINARY = 1e6
 
 
 class Diverged(CommandError):
-    """The training has left the numbers; the checkpoints are all from before."""
+    """Training diverged: values became NaN or infinite. All checkpoints predate this."""
 
     exit_code = EXIT_DIVERGED
 
@@ -36,7 +41,7 @@ class UpdateGuard:
         """Nothing skipped yet."""
         self.skipped = 0
         self._in_a_row = 0
-        # Of the batches in this row.
+        # Of the batches skipped in a row.
         self._extremes: dict[str, float] = {}
         self._log_limit = RateLimit(_LOG_INTERVAL_S)
 
@@ -46,16 +51,16 @@ class UpdateGuard:
         scalars: Mapping[str, float],
         find_extremes: Callable[[], Mapping[str, float]] = dict,
     ) -> bool:
-        """Whether "loss" and "grad_norm" are finite: else the update must leave no trace.
+        """Whether "loss" and "grad_norm" are finite; if not, skip the update without a trace.
 
         Args:
             update: The update's number, for messages.
-            scalars: What was measured.
-            find_extremes: Magnitudes in the batch that are extreme, by what they are and whose;
-                called only where the update is not made.
+            scalars: What `Update.backward` found.
+            find_extremes: Finds extreme magnitudes in the batch, by what they are and whose;
+                called only where the update is skipped.
 
         Raises:
-            Diverged: at the tenth that is not, with none between that is.
+            Diverged: at the tenth skipped in a row.
         """
         loss, norm = scalars["loss"], scalars["grad_norm"]
         if math.isfinite(loss) and math.isfinite(norm):
@@ -79,13 +84,68 @@ class UpdateGuard:
         return False
 
     def _blame(self) -> str:
-        """What was extreme in these batches, the largest first; an appendix to a sentence."""
+        """The end of a sentence: what was extreme in these batches, the largest first."""
         if not self._extremes:
             return ""
         ordered = sorted(self._extremes.items(), key=lambda item: item[1], reverse=True)
         named = ", ".join(f"{text}: {value:.3g}" for text, value in ordered[:_MOST_NAMED])
         more = f" and {len(ordered) - _MOST_NAMED} more" if len(ordered) > _MOST_NAMED else ""
         return f"; extreme in these batches: {named}{more}"
+
+
+def find_extremes(
+    unroll: Unroll, env_ids: Sequence[int], server_of: Callable[[int], str]
+) -> dict[str, float]:
+    """The magnitude of what is extreme, by what it is and whose: `reward of environment 3 ...`.
+
+    Where the rows themselves are ordinary, what acting left behind is looked at: it may still be
+    extreme long after a row was. Waits for the device.
+
+    Args:
+        unroll: A batch of B unrolls.
+        env_ids: Whose they are; NO_ENVIRONMENT for those of an earlier process. B of them
+        server_of: The name of the environment server that an environment belongs to.
+    """
+    rows = _magnitudes({"reward": unroll.rows.rewards, "observation": unroll.rows.observations})
+    left = _magnitudes({"recurrent state": unroll.agent_state[None], **unroll.behaviour})
+    found: dict[str, float] = {}
+    for index, env_id in enumerate(env_ids):
+        for magnitudes in (rows, left):
+            extreme = {
+                f"{what} of {_describe(env_id, server_of)}": values[index]
+                for what, values in magnitudes.items()
+                if values[index] > LARGEST_ORDINARY
+            }
+            for text, magnitude in extreme.items():
+                found[text] = max(magnitude, found.get(text, 0.0))
+            if extreme:
+                break
+    return found
+
+
+def _magnitudes(parts: dict[str, Tensor]) -> dict[str, list[float]]:
+    """The largest magnitude in each unroll, of those `[T, B, ...]` that can be extreme at all.
+
+    Infinite for what is no number.
+    """
+    return {
+        what: _largest(values.transpose(0, 1).flatten(1))
+        for what, values in parts.items()
+        if values.numel() and values.dtype not in (torch.uint8, torch.bool)
+    }
+
+
+def _largest(values: Tensor) -> list[float]:
+    """The largest magnitude in each row of `[B, n]`."""
+    magnitudes = values.to(torch.float32).abs().nan_to_num(nan=math.inf, posinf=math.inf)
+    largest: list[float] = magnitudes.amax(dim=1).tolist()
+    return largest
+
+
+def _describe(env_id: int, server_of: Callable[[int], str]) -> str:
+    if env_id == NO_ENVIRONMENT:
+        return "an environment of an earlier process"
+    return f"environment {env_id} ({server_of(env_id)})"
 
 
 def check_weights(modules: Mapping[str, nn.Module]) -> None:

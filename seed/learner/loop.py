@@ -10,10 +10,9 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import nn
 
 from seed.config.schema import Config
 from seed.contract import Algorithm
@@ -21,12 +20,12 @@ from seed.contract.loading import optional_update_target
 from seed.device.graphs import can_capture
 from seed.device.names import prepare_thread
 from seed.learner import checkpoint
-from seed.learner.checkpoint import CheckpointError, SaveFailed, SaveReplay
-from seed.learner.divergence import UpdateGuard, check_optimizer, check_weights
-from seed.learner.extremes import find_extremes
+from seed.learner.checkpoint import CheckpointError, SaveReplay
+from seed.learner.divergence import UpdateGuard, check_weights, find_extremes
 from seed.learner.optimizers import linear_learning_rate, make_optimizer
-from seed.learner.sources import BatchSource
-from seed.learner.update import Update
+from seed.learner.saving import Saver
+from seed.learner.sources import Batch, BatchSource
+from seed.learner.update import Update, UpdateResult
 from seed.process.phases import Phases
 from seed.store.weights import WeightSlot
 
@@ -37,8 +36,6 @@ _WAIT_TIMEOUT_S = 0.1
 _CHECK_WEIGHTS_EVERY_UPDATES = 100
 # A metric that algorithms with a `reward_clip` have.
 _CLIPPED = "reward_clipped_share"
-# A run that is killed before its first checkpoint begins anew: that one comes early.
-_FIRST_CHECKPOINT_S = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,9 +75,8 @@ class Learner:
     what has come meanwhile. On a GPU, phases are of the host: work that it does not wait for counts
     where it waits next.
 
-    Checkpoints are written between updates, by this thread, so that they are of one moment. One
-    that cannot be written is counted, and the next is due after the same interval; but the last one
-    of a run has to be written. Broken weights are never saved.
+    This thread writes checkpoints too, between updates, so that they are of one moment. Only the
+    last one of a run has to be written.
     """
 
     def __init__(
@@ -113,20 +109,16 @@ class Learner:
             server_of: Names the environment server of an env_id, for messages; thread-safe.
         """
         self.learner_steps = 0
-        self.checkpoints_failed = 0
         # Of the checkpoint that was written at the end.
         self.ended_at: Progress | None = None
         self.records: queue.SimpleQueue[UpdateRecord] = queue.SimpleQueue()
         self.phases = Phases()
         self._config = config
-        self._algorithm = algorithm
         self._agent = agent
         self._source = source
         self._slot = slot
         self._progress = progress
         self._kept_state = kept_state
-        self._save_replay = save_replay
-        self._hold = hold
         self._server_of = server_of
         self._device = next(agent.parameters()).device
         self._optimizer = make_optimizer(
@@ -135,25 +127,33 @@ class Learner:
             capturable=config.learner.cuda_graphs and can_capture(self._device),
         )
         self._update_target = optional_update_target(algorithm)
-        self._target = _copy(agent) if self._update_target else None
+        # The same weights, never trained.
+        self._target = copy.deepcopy(agent).requires_grad_(False) if self._update_target else None
+        self._modules = {"agent": agent}
+        if self._target is not None:
+            self._modules["target"] = self._target
         self._update = Update(config, algorithm, agent, self._target, self._optimizer)
-        self._frames_per_step = config.environment.frames_per_env_step
         self._guard = UpdateGuard()
         self._told_of_clipping = False
-        self._checkpoints = Path(config.run_dir) / "checkpoints"
-        self._saved_s = time.monotonic()
-        self._newest: Path | None = None
+        self._saver = Saver(
+            config, self._modules, self._optimizer, self.phases, save_replay, hold
+        )
 
     @property
     def complete(self) -> bool:
         """Whether the checkpoint at the end has all frames of the run."""
         ended, total = self.ended_at, self._config.total_env_frames
-        return ended is not None and ended.env_steps * self._frames_per_step >= total
+        return ended is not None and self._frames(ended) >= total
 
     @property
     def updates_skipped(self) -> int:
-        """Updates that were not made because loss or gradient were no finite numbers."""
+        """Updates that were skipped because loss or gradient were NaN or infinite."""
         return self._guard.skipped
+
+    @property
+    def checkpoints_failed(self) -> int:
+        """Checkpoints that could not be written."""
+        return self._saver.failed
 
     def publish(self) -> None:
         """Hands the present weights to inference."""
@@ -171,16 +171,15 @@ class Learner:
                 f"the checkpoint's optimizer is {kind!r}, optimizer.kind = "
                 f"{self._config.optimizer.kind!r}: keep the kind, or choose another run_dir"
             )
-        checkpoint.unpack_module(loaded.tensors, "agent", self._agent)
-        if self._target is not None:
-            checkpoint.unpack_module(loaded.tensors, "target", self._target)
+        for name, module in self._modules.items():
+            checkpoint.unpack_module(loaded.tensors, name, module)
         checkpoint.unpack_optimizer(loaded.tensors, self._optimizer)
         self.learner_steps = loaded.state["learner_steps"]
-        self._newest = loaded.path
+        self._saver.newest = loaded.path
 
     def forget_checkpoints(self) -> None:
         """Those that were written are gone: the next comes as early as the first; thread-safe."""
-        self._newest = None
+        self._saver.newest = None
 
     def run(self, stop: threading.Event) -> None:
         """Learns until the run's frames are reached or `stop` is set; leaves a checkpoint.
@@ -192,12 +191,31 @@ class Learner:
         prepare_thread(self._device, self._config.learner.threads, urgent=False)
         while not stop.is_set() and self._env_frames() < self._config.total_env_frames:
             self._learn_once()
-            self._save_if_due()
+            self._saver.save_if_due(lambda: self._state(self._progress()))
         self.ended_at = self._save()
         self.phases.leave()
 
+    def _save(self) -> Progress:
+        """Writes a checkpoint; returns how far the run is in it."""
+        progress = dataclasses.replace(self._progress(), learner_steps=self.learner_steps)
+        self._saver.save(self._state(progress))
+        return progress
+
+    def _state(self, progress: Progress) -> dict[str, Any]:
+        """All that a checkpoint holds and that is no tensor."""
+        return {
+            **self._kept_state,
+            **dataclasses.asdict(progress),
+            "learner_steps": self.learner_steps,
+            "optimizer": self._config.optimizer.kind,
+            "env_frames": self._frames(progress),
+        }
+
+    def _frames(self, progress: Progress) -> int:
+        return progress.env_steps * self._config.environment.frames_per_env_step
+
     def _env_frames(self) -> int:
-        return self._progress().env_steps * self._frames_per_step
+        return self._frames(self._progress())
 
     def _learn_once(self) -> None:
         """One update, or a short wait where there are not enough unrolls yet."""
@@ -212,7 +230,7 @@ class Learner:
         self.records.put(UpdateRecord(scalars, began_s - asked_s, busy_s))
 
     def _learn(self) -> dict[str, float]:
-        """One gradient step; returns the metrics, none where the update was skipped."""
+        """One update from one batch; returns the metrics, none where it was skipped."""
         self.phases.enter("gather")
         batch = self._source.next_batch()
         rate = linear_learning_rate(
@@ -220,23 +238,38 @@ class Learner:
         )
         self._update.load(batch.unroll)
         self.phases.enter("loss")
-        outcome = self._update.backward()
-        scalars = outcome.scalars
-        find = partial(find_extremes, self._update.unroll, batch.env_ids, self._server_of)
-        if not self._guard.accepts(self.learner_steps + 1, scalars, find):
+        result = self._update.backward()
+        if not self._accepts(batch, result):
             self._update.discard()
             return {}
-        if scalars.get(_CLIPPED, 0.0) > 0:
-            self._tell_of_clipping()
-        lag = self.learner_steps - scalars.pop("policy_version_mean")
+        lag = self.learner_steps - result.scalars.pop("policy_version_mean")
         self.phases.enter("optimizer")
         self._update.step(rate)
         self.learner_steps += 1
         self.phases.enter("bookkeeping")
+        self._pass_on(batch, result)
+        return {"learning_rate": rate, **result.scalars, "policy_lag_mean": lag}
+
+    def _accepts(self, batch: Batch, result: UpdateResult) -> bool:
+        """Whether the weights may change by this gradient; says once where rewards are clipped."""
+        find = partial(find_extremes, self._update.unroll, batch.env_ids, self._server_of)
+        if not self._guard.accepts(self.learner_steps + 1, result.scalars, find):
+            return False
+        if result.scalars.get(_CLIPPED, 0.0) > 0 and not self._told_of_clipping:
+            self._told_of_clipping = True
+            log.info(
+                "rewards beyond ±algorithm.reward_clip = %g arrive and are clipped to it; 0 learns "
+                "from them as they are (the share of them is the metric %s)",
+                self._config.algorithm.reward_clip, _CLIPPED,
+            )  # fmt: skip
+        return True
+
+    def _pass_on(self, batch: Batch, result: UpdateResult) -> None:
+        """What follows from an update: priorities, target network and, now and then, weights."""
         if self.learner_steps % _CHECK_WEIGHTS_EVERY_UPDATES == 0:
             check_weights({"agent": self._agent})
-        if batch.numbers is not None and outcome.priorities is not None:
-            self._source.update_priorities(batch.numbers, outcome.priorities)
+        if batch.numbers is not None and result.priorities is not None:
+            self._source.update_priorities(batch.numbers, result.priorities)
         if self._update_target is not None and self._target is not None:
             self._update_target(
                 self._agent, self._target, self.learner_steps, self._config.algorithm
@@ -244,79 +277,3 @@ class Learner:
         if self.learner_steps % self._config.learner.publish_every_updates == 0:
             self.phases.enter("publish")
             self.publish()
-        return {"learning_rate": rate, **scalars, "policy_lag_mean": lag}
-
-    def _tell_of_clipping(self) -> None:
-        """Says once in the log that what is learned is not the true reward."""
-        if not self._told_of_clipping:
-            self._told_of_clipping = True
-            log.info(
-                "rewards beyond ±algorithm.reward_clip = %g arrive and are clipped to it; 0 learns "
-                "from them as they are (the share of them is the metric %s)",
-                self._config.algorithm.reward_clip, _CLIPPED,
-            )  # fmt: skip
-
-    def _save_if_due(self) -> None:
-        interval_s = self._config.checkpoint_interval_s
-        if self._newest is None:
-            interval_s = min(interval_s, _FIRST_CHECKPOINT_S)
-        if time.monotonic() < self._saved_s + interval_s:
-            return
-        try:
-            self._save()
-        except SaveFailed as error:
-            log.error("%s. Going on; the next one is due in %g s", error, interval_s)
-
-    def _save(self) -> Progress:
-        """Writes a checkpoint; returns how far the run is in it."""
-        self.phases.enter("checkpoint")
-        modules = {"agent": self._agent}
-        if self._target is not None:
-            modules["target"] = self._target
-        check_weights(modules)
-        check_optimizer(self._optimizer)
-        progress = dataclasses.replace(self._progress(), learner_steps=self.learner_steps)
-        try:
-            self._hold_folder()
-            self._newest = self._write(checkpoint.pack(modules, self._optimizer), progress)
-        except SaveFailed as error:
-            self.checkpoints_failed += 1
-            good = f"the newest is {self._newest}" if self._newest else "there is none yet"
-            raise SaveFailed(f"{error}; {good}") from error
-        finally:
-            self._saved_s = time.monotonic()
-        return progress
-
-    def _hold_folder(self) -> None:
-        try:
-            made_anew = self._hold()
-        except OSError as error:
-            raise SaveFailed(
-                f"{self._checkpoints}: nothing is written, as the run's lock cannot be seen or had "
-                f"({error})"
-            ) from error
-        if made_anew:
-            self.forget_checkpoints()
-
-    def _write(self, packed: dict[str, Tensor], progress: Progress) -> Path:
-        """Writes these tensors with everything else that belongs to this moment."""
-        env_frames = progress.env_steps * self._frames_per_step
-        state = {
-            **self._kept_state,
-            **dataclasses.asdict(progress),
-            "optimizer": self._config.optimizer.kind,
-            "env_frames": env_frames,
-        }
-        return checkpoint.save(
-            self._checkpoints,
-            checkpoint.name_of(env_frames, self.learner_steps),
-            checkpoint.Checkpoint(packed, state),
-            keep=self._config.keep_checkpoints,
-            save_replay=self._save_replay,
-            sign=self.phases.heartbeat,
-        )
-
-
-def _copy(agent: nn.Module) -> nn.Module:
-    """A target network: the same weights, never trained."""
-    return copy.deepcopy(agent).requires_grad_(False)

@@ -1,6 +1,6 @@
 """One update of the network: loss, gradient and optimizer, on a GPU as two graphs if asked for.
 
-Between the two the host looks whether loss and gradient are numbers, before any weight changes.
+Between the two the host sees whether loss and gradient are finite, before any weight changes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from seed.config.schema import Config
 from seed.contract import Algorithm
 from seed.contract.answers import check_result
 from seed.device.graphs import CapturedCall
-from seed.device.names import move, overwrite
+from seed.device.transfer import move, overwrite
 from seed.learner.optimizers import set_learning_rate
 from seed.store.rows import Unroll
 
@@ -22,7 +22,7 @@ _FIELD = "learner.cuda_graphs"
 
 
 class UpdateResult(NamedTuple):
-    """What a batch says of the network.
+    """What the backward pass found.
 
     Attributes:
         scalars: The algorithm's metrics, "loss", "grad_norm" (before clipping) and
@@ -34,8 +34,8 @@ class UpdateResult(NamedTuple):
     priorities: Tensor | None
 
 
-class _Measured(NamedTuple):
-    """An outcome on the device: `values` `[n] float32`, in the order of `names`."""
+class _DeviceResult(NamedTuple):
+    """An `UpdateResult` still on the device: `values` `[n] float32`, in the order of `names`."""
 
     names: tuple[str, ...]
     values: Tensor
@@ -43,7 +43,7 @@ class _Measured(NamedTuple):
 
 
 class Update:
-    """Measures a batch's gradient, then applies it; owned by the learner's thread."""
+    """A batch at a time: `load`, `backward`, then `step` or `discard`; the learner's thread."""
 
     def __init__(
         self,
@@ -61,7 +61,9 @@ class Update:
         self._optimizer = optimizer
         self._device = next(agent.parameters()).device
         capture = config.learner.cuda_graphs
-        self._gradient = CapturedCall(self._measure, self._device, capture=capture, field=_FIELD)
+        self._gradient = CapturedCall(
+            self._loss_and_gradient, self._device, capture=capture, field=_FIELD
+        )
         self._step = CapturedCall(optimizer.step, self._device, capture=capture, field=_FIELD)
         self._unroll: Unroll | None = None
         self._checked = False
@@ -78,34 +80,34 @@ class Update:
 
     @property
     def unroll(self) -> Unroll:
-        """The unrolls that were taken last, until they are applied or discarded."""
+        """The unrolls that were loaded last, until `step` or `discard`."""
         assert self._unroll is not None
         return self._unroll
 
     def backward(self) -> UpdateResult:
-        """Loss and clipped gradient of the unrolls that were taken; changes no weight.
+        """Loss and clipped gradient of the unrolls that were loaded; changes no weight.
 
         Raises:
             ConfigError: at the first call, where `loss` does not return what the contract says.
         """
-        measured = self._gradient()
+        found = self._gradient()
         # All values in one transfer from the device.
-        scalars = dict(zip(measured.names, measured.values.tolist(), strict=True))
-        return UpdateResult(scalars, measured.priorities)
+        scalars = dict(zip(found.names, found.values.tolist(), strict=True))
+        return UpdateResult(scalars, found.priorities)
 
     def step(self, learning_rate: float) -> None:
-        """Changes the weights by the gradient that was measured last."""
+        """Changes the weights by the gradient of the last `backward`."""
         set_learning_rate(self._optimizer, learning_rate)
         self._step()
         self.discard()
 
     def discard(self) -> None:
-        """Lets go of the unrolls that were taken; their gradient is not applied any more."""
+        """Forgets the unrolls that were loaded, and their gradient."""
         if not self._gradient.captures:
             # So that the next batch can have this one's memory.
             self._unroll = None
 
-    def _measure(self) -> _Measured:
+    def _loss_and_gradient(self) -> _DeviceResult:
         unroll = self.unroll
         result = self._algorithm.loss(self._agent, self._target, unroll, self._config.algorithm)
         if not self._checked:
@@ -127,4 +129,4 @@ class Update:
             **result.metrics,
         }
         values = torch.stack([value.float() for value in scalars.values()])
-        return _Measured(tuple(scalars), values, result.priorities)
+        return _DeviceResult(tuple(scalars), values, result.priorities)

@@ -12,10 +12,10 @@ from pathlib import Path
 from seed.config.loading import parse_command_line
 from seed.config.schema import Config
 from seed.contract.loading import load_algorithm_config
-from seed.device.names import freeze_gc, keep_freed_memory
 from seed.process.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, CommandError
 from seed.process.logs import tell_thread_end
 from seed.process.signals import Signals
+from seed.process.tuning import freeze_gc, keep_freed_memory
 from seed.run.build import Run, build_run
 from seed.run.display import log_handler, tell
 from seed.run.folder import RunFolder, check_entries

@@ -25,7 +25,8 @@ from seed.config.schema import Config, ConfigError
 from seed.contract import ActOutput, Algorithm, Fleet
 from seed.contract.answers import check_acted, check_agent
 from seed.contract.loading import load_algorithm
-from seed.device.names import available_bytes, resolve_device, resolve_precision
+from seed.device.memory import available_bytes
+from seed.device.names import resolve_device, resolve_precision
 from seed.learner.checkpoint import Checkpoint
 from seed.learner.replay import count_unrolls
 from seed.learner.trial import update_bytes

@@ -1,8 +1,8 @@
 """Which page each environment writes to, how pages are linked, and when one is free again.
 
-A page is kept while any of these still needs it: its own unroll (until consumed), the unroll of
-its predecessor (whose row T is this page's first), the unroll of its successor (whose context is
-this page's last rows). A count of those needs per page decides; nothing is ever scanned.
+Up to three unrolls read a page: its own, its predecessor's (whose row T is this page's first) and
+its successor's (whose context is this page's last rows). Each holds a reference until it has been
+read for the last time, and an open page holds one itself. `_unref` frees a page with its last one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Links = Sequence[PageLinks] | Int64Array
 
 
 class PageSlots(NamedTuple):
-    """Where new rows go, and which pages they make whole.
+    """Where new rows go, and which pages are whole once they are written.
 
     Attributes:
         pages: `[n] int64`
@@ -59,8 +59,8 @@ class PageSlots(NamedTuple):
 class PageTable:
     """Bookkeeping over page numbers only; it holds no rows. Owned by the inference thread.
 
-    What there is per environment stands in arrays, as every batch needs it of all of its rows; what
-    there is per page in lists, as few pages begin or end at a time.
+    Arrays hold what there is per environment, since every batch needs it of all of its rows; lists
+    hold what there is per page, since few pages begin or end at a time.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class PageTable:
 
     @property
     def num_free(self) -> int:
-        """Pages that nothing needs."""
+        """Pages that no unroll reads and nobody writes."""
         return len(self._free)
 
     def pages_needed(self, env_ids: Int64Array, run_ids: UInt64Array) -> int:
@@ -115,14 +115,14 @@ class PageTable:
         return int(begins.sum())
 
     def _breaks(self, env_ids: Int64Array, run_ids: UInt64Array) -> BoolArray:
-        """Whether these rows do not go on with what their environments sent before."""
+        """Whether these rows begin a new history."""
         breaks: BoolArray = (self._run_ids[env_ids] != run_ids) | (run_ids == NO_HISTORY)
         return breaks
 
     def advance(
         self, env_ids: Int64Array, run_ids: UInt64Array, first: BoolArray
     ) -> PageSlots:
-        """Gives one new row of each environment its place; the environments are all different.
+        """Says where one new row of each environment goes; the environments are all different.
 
         A run_id other than the environment's last one ends its old history, and NO_HISTORY always
         does.
@@ -176,13 +176,15 @@ class PageTable:
             self._unref(self._before[page])
             self._unref(page)
 
-    def reserve(self, needs: Int64Array) -> Int64Array:
-        """Takes a free page for each of these numbers of unrolls that need it. `[k] int64` both.
+    def reserve(self, ref_counts: Int64Array) -> Int64Array:
+        """Takes k free pages for unrolls of an earlier process; before inference starts. `[k]`
 
-        The unrolls are of an earlier process; `consume` of their links makes the pages free again.
+        Args:
+            ref_counts: For each page, the unrolls that read it; `consume` of their links frees it.
+                `[k] int64`
         """
-        pages = [self._free.pop() for _ in needs]
-        for page, count in zip(pages, needs.tolist(), strict=True):
+        pages = [self._free.pop() for _ in ref_counts]
+        for page, count in zip(pages, ref_counts.tolist(), strict=True):
             self._ref_counts[page], self._owners[page] = count, NO_ENVIRONMENT
         return np.array(pages, np.int64)
 
@@ -201,7 +203,7 @@ class PageTable:
                 self._unref(page)
 
     def _unref(self, page: int) -> None:
-        """Takes one need off a page; with none left it is free."""
+        """Takes one reference off a page; with the last one it is free."""
         if page == NO_PAGE:
             return
         self._ref_counts[page] -= 1

@@ -37,12 +37,12 @@ class RowIndex(NamedTuple, Generic[Numbers]):
 
 
 def row_index_size(layout: StoreLayout) -> int:
-    """Numbers in the places of one row."""
+    """Numbers in the index of one row."""
     return 4 + layout.frame_stack
 
 
 def split_row_index(block: Numbers, layout: StoreLayout) -> RowIndex[Numbers]:
-    """RowIndex that share the memory of a block of `row_index_size` numbers a row."""
+    """An index in the memory of a block of `row_index_size` numbers a row."""
     n = len(block) // row_index_size(layout)
     return RowIndex(
         block[:n], block[n : 2 * n], block[2 * n : 3 * n], block[3 * n : 4 * n],
@@ -50,41 +50,41 @@ def split_row_index(block: Numbers, layout: StoreLayout) -> RowIndex[Numbers]:
     )  # fmt: skip
 
 
-def fill_row_index(row_index: RowIndex[Int64Array], layout: StoreLayout, placed: PageSlots) -> None:
-    """Fills in places for n rows or more; those beyond the n are scratch.
+def fill_row_index(row_index: RowIndex[Int64Array], layout: StoreLayout, slots: PageSlots) -> None:
+    """Fills in the index of n rows or more; those beyond the n are scratch.
 
     Args:
-        places: To be filled in.
+        row_index: To be filled in.
         layout: Of the store.
-        placed: What the page table says of the n rows.
+        slots: What the page table says of the n rows.
     """
-    n = len(placed.pages)
+    n = len(slots.pages)
     if n < len(row_index.rows):
         _scratch(row_index, layout, n)
-    rows = placed.pages * layout.unroll_length
-    rows += placed.offsets
-    row_index.rows[:n], row_index.ages[:n] = rows, placed.ages
+    rows = slots.pages * layout.unroll_length
+    rows += slots.offsets
+    row_index.rows[:n], row_index.ages[:n] = rows, slots.ages
     row_index.seen[:n, -1] = rows
     # Rows before a page's first are the last of the page before.
-    jump = placed.predecessors + 1 - placed.pages
+    jump = slots.predecessors + 1 - slots.pages
     jump *= layout.unroll_length
     stack = layout.frame_stack
     for back in range(1, max(2, stack)):
         before = rows - back
-        before += np.where(placed.offsets < back, jump, 0)
-        before = np.where(placed.ages < back, layout.zero_row, before)
+        before += np.where(slots.offsets < back, jump, 0)
+        before = np.where(slots.ages < back, layout.zero_row, before)
         if back == 1:
             row_index.previous[:n] = before
         if back < stack:
             row_index.seen[:n, -1 - back] = before
     row_index.state_pages[:n] = layout.scratch_page
     if layout.state_size:
-        kept = np.flatnonzero(placed.offsets == layout.state_row)
-        row_index.state_pages[kept] = placed.pages[kept]
+        kept = np.flatnonzero(slots.offsets == layout.state_row)
+        row_index.state_pages[kept] = slots.pages[kept]
 
 
 def _scratch(row_index: RowIndex[Int64Array], layout: StoreLayout, start: int) -> None:
-    """Makes places from `start` on those of rows that nobody reads."""
+    """Sends rows from `start` on to where nobody reads."""
     row_index.rows[start:] = row_index.seen[start:] = layout.scratch_row
     row_index.previous[start:] = layout.zero_row
     row_index.ages[start:] = 0

@@ -16,7 +16,7 @@ class Rows:
     Attributes:
         observations: `[T, B, *shape]`, or `[T, B, stack, *shape]` with the newest frame last.
         previous_actions: Chosen at the row before; zero at the first row of an episode.
-        rewards: Arrivals with the observation, as the environment gave them. `[T, B] float32`
+        rewards: Arrived with the observation, as the environment gave them. `[T, B] float32`
         terminated: The episode ended here, and what follows is worth zero. `[T, B] bool`
         truncated: The episode was cut off here, and what follows has a value. `[T, B] bool`
         first: First row of an episode, or of a history that broke. `[T, B] bool`

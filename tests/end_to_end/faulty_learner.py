@@ -26,17 +26,17 @@ def hold_interpreter() -> None:
 def _after_some_updates(stall: Callable[[], object]) -> None:
     from seed.learner.update import Update
 
-    measure, updates = Update.backward, 0
+    backward, updates = Update.backward, 0
 
-    def measure_or_stall(update: Update) -> object:
+    def backward_or_stall(update: Update) -> object:
         nonlocal updates
         updates += 1
         if updates > _UPDATES_BEFORE:
             print("stalling", flush=True)
             stall()
-        return measure(update)
+        return backward(update)
 
-    Update.backward = measure_or_stall  # type: ignore[assignment, method-assign]
+    Update.backward = backward_or_stall  # type: ignore[assignment, method-assign]
 
 
 def sync_slowly() -> None:
@@ -67,20 +67,20 @@ def step_wall_clock() -> None:
 
 
 def poison_losses() -> None:
-    """All is well for some updates, and no loss is a number afterwards."""
+    """After some updates every loss is NaN."""
     from seed.learner.update import Update
 
-    measure, updates = Update.backward, 0
+    backward, updates = Update.backward, 0
 
-    def measure_or_poison(update: Update) -> object:
+    def backward_or_poison(update: Update) -> object:
         nonlocal updates
         updates += 1
-        outcome = measure(update)
+        result = backward(update)
         if updates > _UPDATES_BEFORE:
-            outcome.scalars["loss"] = float("nan")
-        return outcome
+            result.scalars["loss"] = float("nan")
+        return result
 
-    Update.backward = measure_or_poison  # type: ignore[assignment, method-assign]
+    Update.backward = backward_or_poison  # type: ignore[assignment, method-assign]
 
 
 def end_authentication() -> None:

@@ -44,13 +44,13 @@ def test_a_stalled_thread_ends_the_process_with_all_stacks(
     servers = _children(learner.process.pid)
     assert learner.wait() == 1, learner.text
     assert said in learner.text
-    assert "measure_or_stall" in learner.text, "the stack that stalls"
+    assert "backward_or_stall" in learner.text, "the stack that stalls"
     assert "in supervise" in learner.text, "the main thread's stack"
     assert len(servers) == 1
     wait_until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in servers))
 
 
-def test_losses_that_are_no_numbers_end_with_77(start: Start, tmp_path: Path) -> None:
+def test_losses_that_are_nan_end_with_77(start: Start, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     learner = _learn(start, "poison-losses", run_dir, "--checkpoint-interval-s", 0)
     assert learner.wait() == 77, learner.text

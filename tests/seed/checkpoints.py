@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,23 @@ def sample(number: int) -> Checkpoint:
 
 def save(folder: Path, number: int, *, keep: int = 3) -> Path:
     return checkpoint.save(folder, name_of(number), sample(number), keep=keep)
+
+
+def save_with_replay(folder: Path, number: int) -> Path:
+    def save_replay(replay: Path, sign: Callable[[], None]) -> None:
+        replay.mkdir()
+        (replay / "rows.npy").write_bytes(bytes(range(200)))
+        (replay / "numbers.json").write_text("{}")
+
+    name = name_of(number)
+    return checkpoint.save(folder, name, sample(number), keep=3, save_replay=save_replay)
+
+
+def flip(path: Path, position: int = -1) -> None:
+    """One bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
 
 
 def loaded_frames(folder: Path) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -60,32 +61,120 @@ class Row:
 NOTHING = Row(0, first=True)
 
 
+@dataclass
+class History:
+    """One environment's rows between two breaks.
+
+    Attributes:
+        start: Row of its first page at which it begins.
+        read: Unrolls that have been read for the last time, or that nobody reads.
+        open: Whether more rows may come.
+    """
+
+    env_id: int
+    run_id: int
+    start: int
+    rows: list[Row] = field(default_factory=list)
+    read: int = 0
+    open: bool = True
+
+    def pages(self, length: int) -> int:
+        return -(-(self.start + len(self.rows)) // length)
+
+    def begins_page(self, length: int) -> bool:
+        """Whether its next row does."""
+        return not self.rows or (self.start + len(self.rows)) % length == 0
+
+
+class Whole(NamedTuple):
+    """An unroll: its history, and how many rows that had with the unroll's last."""
+
+    history: History
+    num_rows: int
+
+    @property
+    def rows(self) -> list[Row]:
+        return self.history.rows[: self.num_rows]
+
+
 class Model:
-    """Drives a store and remembers everything that went in."""
+    """Drives a store and remembers everything that went in.
+
+    Which pages are in use is found by going through all histories each time.
+    """
 
     def __init__(self, layout: StoreLayout) -> None:
         self.layout = layout
         self.store = UnrollStore(layout, CPU)
         self.run_ids = dict.fromkeys(range(layout.max_envs), 1)
-        self.histories: dict[int, list[Row]] = {}
-        self.queue: list[list[Row]] = []
+        self.current: dict[int, History] = {}
+        self.histories: list[History] = []
+        self.queue: list[Whole] = []
         self.versions = {NOTHING.number: 0}
         self.count = 0
+        self.rows_dropped = 0
 
     def drop(self, env_ids: list[int]) -> None:
         self.store.drop(np.array(env_ids, np.int64))
         for env_id in env_ids:
-            self.histories.pop(env_id, None)
+            self.end(env_id)
+
+    def end(self, env_id: int) -> None:
+        """No more rows of its history; those of the open page are lost."""
+        history = self.current.pop(env_id, None)
+        if history is None:
+            return
+        history.open = False
+        if not self.store.evaluation[env_id]:
+            length = self.layout.unroll_length
+            open_from = max((history.pages(length) - 1) * length, history.start)
+            self.rows_dropped += history.start + len(history.rows) - open_from
 
     def break_history(self, env_id: int) -> None:
+        """Its next row is of another history."""
         self.run_ids[env_id] += 1
-        self.histories.pop(env_id, None)
+
+    def read(self, unrolls: list[Whole]) -> None:
+        """These have been read for the last time, in the order in which they became whole."""
+        for unroll in unrolls:
+            unroll.history.read += 1
+
+    def pages_in_use(self) -> int:
+        """Pages with rows of an unroll that is still to be read, or being written."""
+        pages = 0
+        for history in self.histories:
+            count = history.pages(self.layout.unroll_length)
+            last = count if history.open else count - 1
+            unread = range(history.read, last)
+            pages += len({page for i in unread for page in range(max(i - 1, 0), min(i + 2, count))})
+        return pages
+
+    def check_pages(self) -> None:
+        self.store.wait_for_release(0.0)
+        assert self.store._table.num_free == self.layout.num_pages - self.pages_in_use()
+        assert self.store.rows_dropped == self.rows_dropped
+
+    def has_room(self, env_ids: list[int]) -> bool:
+        """Whether the store has room for a row of each, which it says rightly."""
+        lacking = self.pages_in_use() - self.layout.num_pages
+        for env_id in env_ids:
+            history = self.current.get(env_id)
+            lacking += (
+                history is None
+                or history.run_id != self.run_ids[env_id]
+                or history.begins_page(self.layout.unroll_length)
+            )
+        run_ids = np.array([self.run_ids[env_id] for env_id in env_ids], np.uint64)
+        room = self.store.has_room(np.array(env_ids), run_ids)
+        assert room == (lacking <= 0)
+        assert [self.store.take_shortage() for _ in range(2)] == [max(0, lacking), 0]
+        return room
 
     def write(self, env_ids: list[int], ends: list[int]) -> None:
         """One row of each environment, if the store has room; ends: 1 terminated, 2 truncated."""
-        run_ids = np.array([self.run_ids[env_id] for env_id in env_ids], np.uint64)
-        if not self.store.has_room(np.array(env_ids), run_ids):
+        if not self.has_room(env_ids):
             return
+        run_ids = np.array([self.run_ids[env_id] for env_id in env_ids], np.uint64)
         rows = [self.add_row(env_id, end) for env_id, end in zip(env_ids, ends, strict=True)]
         arrived = Arrivals(
             torch.tensor([row.observation for row in rows]),
@@ -112,16 +201,25 @@ class Model:
 
     def add_row(self, env_id: int, end: int) -> Row:
         """The next row of an environment; the first where its history or episode begins."""
-        history = self.histories.setdefault(env_id, [])
-        first = bool(history) and (history[-1].terminated or history[-1].truncated)
+        if env_id in self.current and self.current[env_id].run_id != self.run_ids[env_id]:
+            self.end(env_id)
+        if env_id not in self.current:
+            start = int(self.layout.first_offsets[env_id])
+            self.current[env_id] = History(env_id, self.run_ids[env_id], start)
+            self.histories.append(self.current[env_id])
+        history = self.current[env_id]
+        begins_page = history.begins_page(self.layout.unroll_length)
+        last = history.rows[-1] if history.rows else NOTHING
         self.count += 1
-        row = Row(self.count, first, self.count / 8, end == 1, end == 2)
-        history.append(row)
-        # A first page that begins later is no unroll.
-        start = int(self.layout.first_offsets[env_id])
-        length, written = self.layout.unroll_length, start + len(history) - 1
-        if written % length == 0 and written > (length if start else 0):
-            self.queue.append(list(history))
+        row = Row(self.count, last.terminated or last.truncated, self.count / 8, end == 1, end == 2)
+        history.rows.append(row)
+        pages = history.pages(self.layout.unroll_length)
+        if begins_page and pages > 1:
+            # A first page that begins later is only context.
+            if self.store.evaluation[env_id] or (history.start > 0 and pages == 2):
+                history.read += 1
+            else:
+                self.queue.append(Whole(history, len(history.rows)))
         return row
 
     def stack(self, history: list[Row], index: int) -> list[list[int]]:
@@ -131,7 +229,7 @@ class Model:
         return [history[i].observation if i >= start else [0, 0] for i in range(oldest, index + 1)]
 
     def check_seen(self, seen: Rows, env_ids: list[int]) -> None:
-        histories = [self.histories[env_id] for env_id in env_ids]
+        histories = [self.current[env_id].rows for env_id in env_ids]
         self.check_rows(seen, [[(history, len(history) - 1) for history in histories]])
 
     def check_rows(
@@ -159,22 +257,20 @@ class Model:
             return [NOTHING.observation] * self.layout.frame_stack
         return self.stack(history, index)
 
-    def check_unroll(self, unroll: Unroll, histories: list[list[Row]]) -> None:
-        """Compares a gathered batch with the ends of these histories."""
-        row_index = self.row_index(histories, self.layout.burn_in)
+    def check_unroll(self, unroll: Unroll, unrolls: list[Whole]) -> None:
+        """Compares a gathered batch with what it should hold."""
+        row_index = self.row_index(unrolls, self.layout.burn_in)
         assert unroll.burn_in == self.layout.burn_in
         self.check_acts(unroll, row_index, observed=True)
         begins = [history[index] if index >= 0 else NOTHING for history, index in row_index[0]]
         assert unroll.agent_state.tolist() == [row.state for row in begins]
-        assert unroll.importance.shape == (len(histories),)
+        assert unroll.importance.shape == (len(unrolls),)
 
-    def row_index(
-        self, histories: list[list[Row]], burn_in: int
-    ) -> list[list[tuple[list[Row], int]]]:
-        """The rows `[burn_in + T + 1, B]` of the unrolls at the ends of these histories."""
+    def row_index(self, unrolls: list[Whole], burn_in: int) -> list[list[tuple[list[Row], int]]]:
+        """The rows `[burn_in + T + 1, B]` of these unrolls."""
         length = self.layout.unroll_length
         return [
-            [(history, len(history) - 1 - length + t) for history in histories]
+            [(whole.history.rows, whole.num_rows - 1 - length + t) for whole in unrolls]
             for t in range(-burn_in, length + 1)
         ]
 

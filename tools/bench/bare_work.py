@@ -26,8 +26,9 @@ from seed.config.loading import parse_command_line
 from seed.config.schema import Config
 from seed.contract import Fleet
 from seed.contract.loading import load_algorithm, load_algorithm_config, optional_update_target
-from seed.device.names import keep_freed_memory, resolve_device
+from seed.device.names import resolve_device
 from seed.learner.optimizers import make_optimizer
+from seed.process.tuning import keep_freed_memory
 from seed.run.build import prepare_to_act
 from seed.run.description import Spaces
 from seed.run.plan import make_agent

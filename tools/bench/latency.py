@@ -26,7 +26,7 @@ import torch
 from seed.config.loading import from_tables
 from seed.config.schema import Config
 from seed.contract.loading import load_algorithm_config
-from seed.device.names import keep_freed_memory
+from seed.process.tuning import keep_freed_memory
 from tools.bench.bare_work import make_acting
 from tools.bench.fake_servers import start_clients
 from tools.bench.learner_configs import add_load_options, inference_tables, read_load

@@ -31,9 +31,10 @@ from seed.config.checks import check_source
 from seed.config.loading import parse_command_line
 from seed.config.schema import Config, ConfigError
 from seed.contract.loading import load_algorithm, load_algorithm_config
-from seed.device.names import keep_freed_memory, resolve_device
+from seed.device.names import resolve_device
 from seed.learner.replay import Replay, count_unrolls
 from seed.learner.sum_tree import Priorities
+from seed.process.tuning import keep_freed_memory
 from seed.run.build import make_store
 from seed.run.description import Spaces
 from seed.run.plan import make_agent, plan_store

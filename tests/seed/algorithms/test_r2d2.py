@@ -90,13 +90,6 @@ def test_the_state_is_that_of_the_first_row_of_the_burn_in(change: str) -> None:
     assert other.loss.item() != pytest.approx(expected, rel=1e-2)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_without_stored_state_sequences_start_from_zeros(seed: int) -> None:
-    config = replace(CONFIG, stored_state=False)
-    case = make_case(seed=seed)
-    assert case.loss(config).loss.item() == pytest.approx(twin_of(case, config).loss, rel=1e-4)
-
-
 def test_bootstraps_from_the_targets_value_of_the_agents_action() -> None:
     case = make_case(seed=2, end_share=0.0)
     actual, double = case.loss().loss.item(), twin_of(case).loss

@@ -15,9 +15,7 @@ from torch import Tensor
 from seed.algorithms.vtrace import ActorCritic, Config, act, loss, make_agent, shape_rewards
 from seed.config.schema import NetworkConfig
 from seed.contract import ActOutput, Fleet, LossResult
-from seed.ops.transitions import transitions
-from seed.ops.vtrace import vtrace
-from seed.store.rows import Rows, Unroll
+from seed.store.rows import Unroll
 from seed.wire.spaces import SpaceSpec
 from tests.seed.random_rows import random_rows
 
@@ -221,73 +219,6 @@ def test_the_same_changes_count_within_an_episode(changed: str) -> None:
     assert not torch.equal(case.loss().loss, before)
 
 
-def column(*numbers: float) -> Tensor:
-    return torch.tensor(numbers)[:, None]
-
-
-def hand_rows(terminated: list[int], truncated: list[int]) -> Rows:
-    """Five rows of one environment; row 2 may end an episode."""
-    ended = [a or b for a, b in zip(terminated, truncated, strict=True)]
-    return Rows(
-        observations=torch.zeros(5, 1),
-        previous_actions=torch.zeros(5, 1, dtype=torch.int64),
-        rewards=column(9.0, 1.0, 2.0, 0.0, 4.0),
-        terminated=torch.tensor(terminated, dtype=torch.bool)[:, None],
-        truncated=torch.tensor(truncated, dtype=torch.bool)[:, None],
-        first=torch.tensor([0, *ended[:-1]], dtype=torch.bool)[:, None],
-    )
-
-
-def hand_targets(rows: Rows) -> tuple[list[float], list[float]]:
-    """On-policy targets with discount one half and values 10, 20, 30, 40, 50."""
-    values = column(10.0, 20.0, 30.0, 40.0, 50.0)
-    steps = transitions(
-        rows.terminated, rows.truncated, rows.first, rows.rewards, values, discount=0.5
-    )
-    vs, _ = vtrace(torch.zeros(4, 1), steps.discounts, steps.rewards, values[:-1], values[-1])
-    return vs.flatten().tolist(), steps.valid.flatten().tolist()
-
-
-def test_without_an_end_everything_bootstraps_from_the_last_value() -> None:
-    vs, valid = hand_targets(hand_rows([0] * 5, [0] * 5))
-    # 4 + 50/2 = 29, 0 + 29/2, 2 + 14.5/2, 1 + 9.25/2
-    assert vs == [5.625, 9.25, 14.5, 29.0]
-    assert valid == [1, 1, 1, 1]
-
-
-def test_truncation_bootstraps_from_the_final_observation() -> None:
-    vs, valid = hand_targets(hand_rows([0] * 5, [0, 0, 1, 0, 0]))
-    # 2 + 30/2 = 17, 1 + 17/2 = 9.5; row 2 itself is no transition.
-    assert (vs[0], vs[1], vs[3]) == (9.5, 17.0, 29.0)
-    assert valid == [1, 1, 0, 1]
-
-
-def test_termination_bootstraps_from_zero() -> None:
-    vs, valid = hand_targets(hand_rows([0, 0, 1, 0, 0], [0] * 5))
-    # 2 + 0, 1 + 2/2
-    assert (vs[0], vs[1], vs[3]) == (2.0, 2.0, 29.0)
-    assert valid == [1, 1, 0, 1]
-
-
-def test_termination_wins_over_truncation() -> None:
-    vs, _ = hand_targets(hand_rows([0, 0, 1, 0, 0], [0, 0, 1, 0, 0]))
-    assert (vs[0], vs[1]) == (2.0, 2.0)
-
-
-@pytest.mark.parametrize(("terminated", "target"), [(1, 4.0), (0, 29.0)])
-def test_an_end_in_the_last_row(terminated: int, target: float) -> None:
-    vs, valid = hand_targets(hand_rows([0, 0, 0, 0, terminated], [0, 0, 0, 0, 1 - terminated]))
-    assert vs[3] == target
-    assert valid == [1, 1, 1, 1]
-
-
-def test_no_gradient_reaches_the_behaviour_policy() -> None:
-    case = make_case(seed=2)
-    case.unroll.behaviour["policy"].requires_grad_()
-    case.loss().loss.backward()  # type: ignore[no-untyped-call]
-    assert case.unroll.behaviour["policy"].grad is None
-
-
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_an_unroll_without_any_transition_is_harmless(reduction: Any) -> None:
     case = make_case(seed=1)
@@ -344,12 +275,6 @@ def test_refuses_settings_outside_the_formulas_range(name: str, value: float) ->
         replace(CONFIG, **cast(Any, {name: value}))
 
 
-def test_takes_the_ends_of_the_ranges() -> None:
-    for end in (0.0, 1.0):
-        config = replace(CONFIG, discount=end, lambda_=end, reward_clip=0.0, clip_rho=math.inf)
-        assert torch.isfinite(make_case(seed=3).loss(config).loss)
-
-
 @pytest.mark.parametrize(
     ("scale", "clip", "expected"),
     [(1.0, 1.0, [-1.0, -0.5, 0.0, 1.0]), (0.5, 1.0, [-1.0, -0.25, 0.0, 1.0]),
@@ -359,11 +284,6 @@ def test_rewards_are_scaled_then_clipped(scale: float, clip: float, expected: li
     rewards = torch.tensor([-4.0, -0.5, 0.0, 8.0])
     config = Config(reward_scale=scale, reward_clip=clip)
     assert shape_rewards(rewards, config).tolist() == expected
-
-
-def test_rewards_are_clipped_only_where_asked() -> None:
-    rewards = torch.tensor([-4.0, 8.0])
-    assert torch.equal(shape_rewards(rewards, Config()), rewards)
 
 
 @pytest.mark.parametrize("clip", [0.7, 100.0, 0.0])

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from seed.learner.extremes import find_extremes
+from seed.learner.divergence import find_extremes
 from seed.store.pages import NO_ENVIRONMENT
 from seed.store.rows import Rows, Unroll
 

@@ -1,11 +1,9 @@
-"""What the training step does about numbers that are none, and checkpoints that fail."""
+"""What the loop does about NaN and infinity, and about checkpoints that fail."""
 
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,9 +13,10 @@ from torch import Tensor, nn
 from seed.learner import checkpoint
 from seed.learner.checkpoint import SaveFailed
 from seed.learner.divergence import Diverged
+from seed.learner.loop import Progress
 from seed.process.plain_files import write_file
 from seed.run.lock import RunTaken
-from tests.seed.learning import BATCH, Kind, Setup, make_config, run, total
+from tests.seed.learning import BATCH, Kind, Setup, Targeting, make_batch, make_config
 
 
 @pytest.mark.parametrize(
@@ -31,43 +30,39 @@ from tests.seed.learning import BATCH, Kind, Setup, make_config, run, total
     ids=["nan", "inf", "gradient"],
 )
 @pytest.mark.parametrize("kind", ["adam", "rmsprop_tf"])
-def test_what_is_no_number_is_skipped_and_ten_in_a_row_are_the_end(
+def test_what_is_not_finite_is_skipped_and_ten_in_a_row_are_the_end(
     tmp_path: Path, kind: Kind, spoil: Callable[[Tensor], Tensor], loss: str, norm: str
 ) -> None:
-    config = replace(total(make_config(kind=kind), 10**6), checkpoint_interval_s=3600.0)
-    setup = Setup(tmp_path, config)
-    setup.feed([1.0] * 30)
+    batches = [make_batch(1.0, numbers=[5, 9])] * 30
+    setup = Targeting(tmp_path, make_config(kind=kind), *batches)
     # Updates 1 and 2, nine that are skipped, update 3, and ten more.
     good = (10, 20, 120)
     setup.on_loss = lambda mean: mean if setup.env_steps in good else spoil(mean)
-    for _ in range(2):
-        setup.learner._learn_once()
-    before = kept_tensors(setup)
-    for _ in range(9):
-        setup.learner._learn_once()
+    setup.learn(2)
+    before = setup.packed()
+    setup.learn(9)
     assert (setup.learner.updates_skipped, setup.learner.learner_steps) == (9, 2)
-    now = kept_tensors(setup)
+    now = setup.packed()
     assert before.keys() == now.keys()
     assert all(torch.equal(before[name], tensor) for name, tensor in now.items())
-    assert setup.slot.versions == [1, 2]
+    # No priorities, no target and no weights for inference either.
+    assert (len(setup.source.updates), len(setup.calls), setup.slot.versions) == (2, 2, [1, 2])
     with pytest.raises(Diverged, match=rf"^update 4: the loss is {loss}, .* norm {norm}, .* 10 ba"):
-        run(setup)
+        setup.run()
     assert (setup.learner.updates_skipped, setup.learner.learner_steps) == (19, 3)
     assert len(setup.records()) == 3, "what was skipped has no figures"
-    # Every batch's pages were handed back: 22 have been learned from or skipped.
-    assert setup.store.num_ready == (30 - 22) * BATCH
+    assert len(setup.source.batches) == 30 - 22
     assert checkpoint.names(setup.checkpoints) == [], "no checkpoint of a diverged state"
 
 
 def test_the_end_names_the_environments_whose_rows_were_extreme(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    setup = Setup(tmp_path, total(make_config(), 10**6))
     # The good batch between them has nothing to do with the end.
-    setup.feed([-7e20, 1.0, *[3e38] * 10])
+    setup = Setup(tmp_path, None, -7e20, 1.0, *[3e38] * 10)
     setup.on_loss = lambda mean: mean if setup.env_steps == 20 else mean * math.inf
     with pytest.raises(Diverged) as ended:
-        run(setup)
+        setup.run()
     (skipped,) = [x for x in caplog.messages if "skipped" in x]
     for env_id in range(BATCH):
         assert f"observation of environment {env_id} (host:{env_id}): 7e+20" in skipped
@@ -76,17 +71,10 @@ def test_the_end_names_the_environments_whose_rows_were_extreme(
     assert "reward of" not in str(ended.value)
 
 
-def kept_tensors(setup: Setup) -> dict[str, Tensor]:
-    """Copies of what a checkpoint would keep now."""
-    packed = checkpoint.pack({"agent": setup.agent}, setup.learner._optimizer)
-    return {name: tensor.clone() for name, tensor in packed.items()}
-
-
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_broken_weights_are_never_saved(tmp_path: Path, value: float) -> None:
-    setup = Setup(tmp_path, total(make_config(), 30))
-    setup.feed([1.0])
-    setup.learner._learn_once()
+    setup = Setup(tmp_path, None, 1.0)
+    setup.learn()
     setup.learner._save()
     (kept,) = checkpoint.names(setup.checkpoints)
     nn.init.constant_(setup.agent.weight, value)
@@ -98,9 +86,8 @@ def test_broken_weights_are_never_saved(tmp_path: Path, value: float) -> None:
 
 
 def test_a_broken_optimizer_is_never_saved(tmp_path: Path) -> None:
-    setup = Setup(tmp_path)
-    setup.feed([1.0])
-    setup.learner._learn_once()
+    setup = Setup(tmp_path, None, 1.0)
+    setup.learn()
     setup.learner._optimizer.state[setup.agent.weight]["exp_avg_sq"].fill_(math.inf)
     with pytest.raises(Diverged, match=r"^optimizer\.0\.exp_avg_sq holds"):
         setup.learner._save()
@@ -110,10 +97,9 @@ def test_weights_that_break_by_finite_gradients_are_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("seed.learner.loop._CHECK_WEIGHTS_EVERY_UPDATES", 1)
-    setup = Setup(tmp_path, total(make_config(learning_rate=math.inf), 100))
-    setup.feed([1.0] * 12)
+    setup = Setup(tmp_path, make_config(learning_rate=math.inf), *[1.0] * 12)
     with pytest.raises(Diverged, match=r"agent\.weight"):
-        run(setup)
+        setup.run()
     assert setup.learner.learner_steps == 1
     assert (setup.slot.versions, checkpoint.names(setup.checkpoints)) == ([], [])
 
@@ -126,17 +112,15 @@ def fail_to_save(monkeypatch: pytest.MonkeyPatch, fails: Callable[[], bool]) -> 
             raise OSError(28, "No space left on device")
         write_file(path, content)
 
-    monkeypatch.setattr("seed.learner.checkpoint.write_file", write_or_fail)
+    monkeypatch.setattr("seed.learner.checkpoint.writing.write_file", write_or_fail)
 
 
 def test_a_failed_save_is_counted_and_tried_again_after_an_interval(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = replace(total(make_config(), 40), checkpoint_interval_s=0.0)
-    setup = Setup(tmp_path, config)
-    setup.feed([1.0] * 4)
+    setup = Setup(tmp_path, make_config(40, interval_s=0.0), *[1.0] * 4)
     fail_to_save(monkeypatch, lambda: setup.env_steps in (20, 30))
-    run(setup)
+    setup.run()
     assert (setup.learner.learner_steps, setup.learner.checkpoints_failed) == (4, 2)
     assert [name[-1] for name in checkpoint.names(setup.checkpoints)] == ["1", "4"]
     (first, _) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
@@ -148,29 +132,25 @@ def test_a_failed_save_is_counted_and_tried_again_after_an_interval(
 def test_a_failed_save_does_not_come_again_before_the_interval(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    setup = Setup(tmp_path, replace(make_config(), checkpoint_interval_s=3600.0))
+    setup = Setup(tmp_path)
     fail_to_save(monkeypatch, lambda: True)
-    setup.learner._saved_s -= 3601.0
+    setup.learner._saver._saved_s -= 3601.0
     for _ in range(3):
-        setup.learner._save_if_due()
+        setup.learner._saver.save_if_due(lambda: setup.learner._state(Progress()))
     assert setup.learner.checkpoints_failed == 1
 
 
 def test_the_last_save_has_to_succeed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     setup = Setup(tmp_path)
     fail_to_save(monkeypatch, lambda: True)
-    stop = threading.Event()
-    stop.set()
     with pytest.raises(SaveFailed, match=r"No space left on device\); there is none yet$"):
-        setup.learner.run(stop)
+        setup.run(stopped=True)
     assert setup.learner.checkpoints_failed == 1
 
 
 # Nothing may be written where another learner may be at work.
 def test_nothing_is_saved_into_a_folder_that_is_not_held(tmp_path: Path) -> None:
     setup = Setup(tmp_path)
-    stop = threading.Event()
-    stop.set()
 
     def fail(error: Exception) -> Callable[[], bool]:
         def hold() -> bool:
@@ -178,11 +158,11 @@ def test_nothing_is_saved_into_a_folder_that_is_not_held(tmp_path: Path) -> None
 
         return hold
 
-    setup.learner._hold = fail(RunTaken("another learner works there"))
+    setup.learner._saver._hold = fail(RunTaken("another learner works there"))
     with pytest.raises(RunTaken):
-        setup.learner.run(stop)
-    setup.learner._hold = fail(OSError(5, "Input/output error"))
+        setup.run(stopped=True)
+    setup.learner._saver._hold = fail(OSError(5, "Input/output error"))
     with pytest.raises(SaveFailed, match=r"the run's lock cannot be seen or had \(.*Input/output"):
-        setup.learner.run(stop)
+        setup.run(stopped=True)
     assert not setup.checkpoints.exists()
     assert setup.learner.ended_at is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import threading
 from dataclasses import replace
@@ -15,13 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from seed.config.schema import ReplayConfig
+from seed.config.schema import ConfigError, ReplayConfig
+from seed.learner.replay import count_unrolls
 from seed.learner.sources import Batch
 from seed.store.layout import StoreLayout
 from seed.store.pages import PageLinks
 from seed.store.rows import Unroll
+from seed.store.unrolls import UnrollStore
 from seed.wire.arrays import Int64Array
-from tests.seed.counting import BURN_IN, ENVS, LAYOUT, LENGTH, Setup, check, check_all
+from tests.seed.counting import BURN_IN, CPU, ENVS, LAYOUT, LENGTH, Setup, check, check_all
 
 CHANCES = {"breaks": 0.02, "ends": 0.07}
 CONFIG = ReplayConfig(burn_in=BURN_IN, min_rows=3 * LENGTH, ratio=4.0)
@@ -74,89 +75,7 @@ def test_a_state_of_the_next_row_is_noticed(
         check_all(batches)
 
 
-# --- what waits for what ---------------------------------------------------------------------
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    ratio=st.sampled_from([0.25, 0.75, 1.0, 2.0, 7.3]),
-    batch_size=st.integers(1, 9),
-    warm_up=st.integers(0, 12),
-    arrivals=st.lists(st.integers(0, 8), min_size=5, max_size=30),
-    patience=st.integers(1, 5),
-)
-def test_the_ratio_is_kept_at_every_time(
-    ratio: float, batch_size: int, warm_up: int, arrivals: list[int], patience: int
-) -> None:
-    # Every row but the first makes an unroll.
-    layout = replace(LAYOUT, unroll_length=1, burn_in=0, max_envs=1, num_pages=300)
-    setup = Setup(ReplayConfig(min_rows=warm_up, ratio=ratio), layout, batch_size)
-    setup.step_envs(np.arange(1))
-    published = sampled = 0
-
-    def owed(fewer: int = 0) -> float:
-        """Samples that learning is behind the inserts, had there been fewer of them."""
-        inserted = published - setup.store.num_ready - fewer
-        return ratio * max(0, inserted - warm_up) - sampled
-
-    for count in arrivals:
-        for _ in range(count):
-            assert setup.step_envs(np.arange(1))
-        published += count
-        for _ in range(patience):
-            waiting = setup.store.num_ready
-            ready = setup.replay.wait(0.0)
-            inserted = published - setup.store.num_ready
-            assert -1e-9 <= owed() < batch_size + ratio + 1e-9
-            if not ready:
-                # The learner waits for inserts only where it must.
-                assert setup.store.num_ready == 0
-                assert inserted < max(1, warm_up) or owed() < batch_size
-                break
-            assert inserted >= max(1, warm_up)
-            assert owed() >= batch_size - 1e-9
-            if setup.store.num_ready < waiting:
-                # Not one insert too many: they wait for the learner.
-                assert owed(fewer=1) < batch_size
-            setup.replay.next_batch()
-            sampled += batch_size
-    inserted = published - setup.store.num_ready
-    if inserted > warm_up:
-        mean = sampled / (inserted - warm_up)
-        assert setup.replay.scalars()["replay_ratio"] == pytest.approx(mean)
-
-
-def test_the_learner_waits_for_enough_rows() -> None:
-    setup = Setup(replace(CONFIG, min_rows=7 * LENGTH + 1), batch_size=8)
-    setup.fill(9)
-    for _ in range(2):
-        # 8 unrolls are the warm-up, and ratio 4 wants two more for a batch.
-        assert not setup.replay.wait(0.0)
-        assert len(setup.replay) == 9
-    assert setup.replay.scalars() == {"replay_unrolls": 9.0, "replay_ratio": 0.0}
-    setup.fill(1)
-    assert setup.replay.wait(0.0)
-    setup.replay.next_batch()
-    assert setup.replay.scalars() == {"replay_unrolls": 10.0, "replay_ratio": 4.0}
-
-
-def test_there_is_no_ratio_before_learning_begins() -> None:
-    setup = Setup(CONFIG)
-    setup.fill(2)
-    assert not setup.replay.wait(0.0)
-    assert setup.replay.scalars() == {"replay_unrolls": 2.0}
-
-
-# Inference pauses where the queue holds its limit: tests/seed/inference/test_loop.py.
-def test_inserts_wait_in_the_queue_while_the_learner_is_behind() -> None:
-    setup = Setup(CONFIG, batch_size=8)
-    setup.fill(3 + 10)
-    for _ in range(3):
-        assert setup.replay.wait(0.0)
-        assert (len(setup.replay), setup.store.num_ready) == (3 + 2, 8)
-    setup.replay.next_batch()
-    assert setup.replay.wait(0.0)
-    assert (len(setup.replay), setup.store.num_ready) == (3 + 4, 6)
+# --- what waits for what; all else about it is in test_replay_model.py -------------------------
 
 
 def test_inserts_what_comes_while_it_waits() -> None:
@@ -172,34 +91,6 @@ def test_inserts_what_comes_while_it_waits() -> None:
 
 
 # --- what is evicted -------------------------------------------------------------------------
-
-
-def test_the_oldest_are_evicted_at_capacity() -> None:
-    setup = Setup(replace(CONFIG, min_rows=0, ratio=1.0), batch_size=5)
-    for inserted in range(5, 100, 5):
-        setup.fill(5)
-        assert setup.replay.wait(0.0)
-        assert len(setup.replay) == min(inserted, 12)
-        numbers = numbers_of([setup.replay.next_batch() for _ in range(80)])
-        assert set(numbers.tolist()) == set(range(max(0, inserted - 12), inserted))
-        setup.replay._sampled = inserted
-    setup.close()
-
-
-@pytest.mark.parametrize("capacity", [1, 3])
-def test_a_replay_smaller_than_a_batch_works(capacity: int) -> None:
-    setup = Setup(replace(CONFIG, min_rows=0, ratio=0.5), replace(LAYOUT, replay_unrolls=capacity))
-    check_all(setup.batches(30, **CHANCES))
-    assert len(setup.replay) == capacity
-    setup.close()
-
-
-def test_where_pages_are_short_the_oldest_are_evicted_and_it_goes_on() -> None:
-    setup = Setup(CONFIG, TIGHT)
-    check_all(setup.batches(200, breaks=0.3, ends=0.1))
-    assert setup.refused > 100
-    assert setup.at[:, 1].min() > 200
-    setup.close()
 
 
 @settings(max_examples=40, deadline=None)
@@ -254,18 +145,6 @@ def test_a_learner_that_waits_for_inserts_still_makes_room(monkeypatch: pytest.M
     assert in_time
 
 
-def test_a_sample_stays_as_it_is_when_its_pages_are_written_again() -> None:
-    setup = Setup(CONFIG, TIGHT)
-    early = setup.batches(20, **CHANCES)
-    before = [copy.deepcopy(batch.unroll) for batch in early]
-    late = setup.batches(40, **CHANCES)
-    assert numbers_of(late[-1:]).min() > numbers_of(early).max()
-    for batch, unroll in zip(early, before, strict=True):
-        check(batch.unroll)
-        assert torch.equal(batch.unroll.rows.observations, unroll.rows.observations)
-        assert torch.equal(batch.unroll.agent_state, unroll.agent_state)
-
-
 # --- priorities and weights ------------------------------------------------------------------
 
 
@@ -295,36 +174,60 @@ def test_initial_priorities_are_asked_for_in_batches(monkeypatch: pytest.MonkeyP
 
     setup = Setup(replace(CONFIG, min_rows=8 * LENGTH), batch_size=64, initial_priorities=note)
     setup.fill(8, ends=0.1)
-    ready = list(setup.store._ready)
+    ready = list(setup.store._queue._ready)
     assert not setup.replay.wait(0.0)
     assert [unroll.actions.shape for unroll in asked] == [(7, 3), (7, 3), (7, 2)]
     whole = setup.store.gather(ready).actions[BURN_IN:]
     assert torch.equal(torch.cat([unroll.actions for unroll in asked], dim=1), whole)
 
 
-def filled_without_priorities() -> Setup:
-    """A full replay whose unrolls entered it with priorities that are no numbers."""
-    setup = Setup(
-        replace(CONFIG, min_rows=0), batch_size=64,
-        initial_priorities=lambda unroll: torch.full((unroll.actions.shape[1],), math.nan),
-    )  # fmt: skip
-    setup.fill(12)
-    setup.replay.wait(0.0)
-    return setup
+# --- how much it holds ------------------------------------------------------------------------
+
+# What the store needs without replay.
+BASE = replace(LAYOUT, num_pages=30, replay_unrolls=0, burn_in=0)
 
 
-def test_priorities_that_are_no_numbers_are_as_good_as_none() -> None:
-    setup = filled_without_priorities()
-    setup.replay.update_priorities(np.array([3, 9]), torch.tensor([1.0, 2.0]))
-    for _ in range(10):
-        assert set(numbers_of([setup.replay.next_batch()]).tolist()) == {3, 9}
-    found = torch.tensor([math.nan, 1.0, math.inf, -1.0])
-    setup.replay.update_priorities(np.array([3, 4, 9, 9]), found)
-    assert setup.replay._priorities.priorities()[[3, 4, 9]].tolist() == [1.0, 1.0, 2.0]
+@pytest.mark.parametrize(
+    ("rows", "unrolls"), [(LENGTH, 1), (2 * LENGTH - 1, 1), (2 * LENGTH, 2), (6000, 1000)]
+)
+def test_rows_are_unrolls_of_whole_pages(rows: int, unrolls: int) -> None:
+    assert count_unrolls(BASE, ReplayConfig(capacity_rows=rows)) == unrolls
 
 
-def test_without_any_priority_all_are_sampled_alike() -> None:
-    setup = filled_without_priorities()
-    batch = setup.replay.next_batch()
-    assert len(set(numbers_of([batch]).tolist())) > 5
-    assert batch.unroll.importance.tolist() == [1.0] * 64
+@given(nbytes=st.integers(15_000, 200_000), state_size=st.integers(0, 9))
+def test_gib_are_what_the_whole_store_takes(nbytes: int, state_size: int) -> None:
+    base = replace(BASE, state_size=state_size)
+    unrolls = count_unrolls(base, ReplayConfig(capacity_gib=nbytes / 2**30))
+    store = UnrollStore(replace(base, num_pages=base.num_pages + unrolls), CPU)
+    assert store.nbytes == store.layout.nbytes
+    assert nbytes - base.page_nbytes < store.nbytes <= nbytes
+
+
+@pytest.mark.parametrize("config", [ReplayConfig(), ReplayConfig(60, 1.0)], ids=["none", "both"])
+def test_refuses_all_but_one_of_rows_and_gib(config: ReplayConfig) -> None:
+    with pytest.raises(ConfigError, match=r"^replay.capacity_rows = .*capacity_gib = .*one of the"):
+        count_unrolls(BASE, config)
+
+
+@pytest.mark.parametrize(
+    ("config", "given", "held"),
+    [
+        (ReplayConfig(capacity_rows=LENGTH - 1), "replay.capacity_rows = 5", 0),
+        (ReplayConfig(capacity_gib=1e-9), "replay.capacity_gib = 1e-09", 0),
+        (ReplayConfig(capacity_gib=(BASE.nbytes + BASE.page_nbytes - 1) / 2**30), "gib = ", 0),
+    ],
+)
+def test_refuses_less_than_one_unroll(config: ReplayConfig, given: str, held: int) -> None:
+    with pytest.raises(ConfigError, match=rf"{given}.*: holds {held} unrolls of 6 rows") as refused:
+        count_unrolls(BASE, config)
+    assert f"30 pages of {BASE.page_nbytes} bytes" in str(refused.value)
+
+
+# Else learning would never start.
+@pytest.mark.parametrize("min_rows", [60, 61, 66])
+def test_refuses_to_wait_for_more_rows_than_it_holds(min_rows: int) -> None:
+    needed = math.ceil(min_rows / LENGTH)
+    config = ReplayConfig(capacity_rows=LENGTH * needed, min_rows=min_rows)
+    assert count_unrolls(BASE, config) == needed
+    with pytest.raises(ConfigError, match=rf"at least {needed} \(replay.min_rows = {min_rows}\)"):
+        count_unrolls(BASE, replace(config, capacity_rows=LENGTH * needed - 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -18,9 +19,9 @@ from seed.learner.sources import Batch
 from seed.learner.sum_tree import PRIORITY_FLOOR
 from seed.store.rows import Unroll
 from seed.wire.arrays import Int64Array
-from tests.seed.store_model import LAYOUT, Model, Row
+from tests.seed.store_model import LAYOUT, Model, Row, Whole
 
-NAN = math.nan
+NAN, INF = math.nan, math.inf
 
 
 def initial_priority(row: Row) -> float:
@@ -39,14 +40,18 @@ class Item:
     """An unroll in the naive replay."""
 
     number: int
-    history: list[Row]
+    unroll: Whole
     priority: float
 
 
 class Naive:
     """Inserts one unroll at a time and looks at all of them for every sample."""
 
-    def __init__(self, capacity: int, batch_size: int, config: ReplayConfig, length: int) -> None:
+    def __init__(
+        self, capacity: int, batch_size: int, config: ReplayConfig, length: int,
+        read: Callable[[list[Whole]], None],
+    ) -> None:  # fmt: skip
+        self.read = read
         self.capacity = capacity
         self.batch_size = batch_size
         self.config = config
@@ -62,16 +67,23 @@ class Naive:
         owed = self.config.ratio * (self.inserted - self.warm_up) - self.sampled
         return owed >= self.batch_size
 
-    def wait(self, queue: list[list[Row]]) -> bool:
+    def wait(self, queue: list[Whole]) -> bool:
         while not self.may_sample() and queue:
-            history = queue.pop(0)
+            unroll = queue.pop(0)
             if len(self.items) == self.capacity:
-                self.items.pop(0)
-            priority = initial_priority(history[-1 - self.length])
+                self.read([self.items.pop(0).unroll])
+            priority = initial_priority(unroll.rows[-1 - self.length])
             priority = 0.0 if math.isnan(priority) else priority
-            self.items.append(Item(self.inserted, history, priority))
+            self.items.append(Item(self.inserted, unroll, priority))
             self.inserted += 1
         return self.may_sample()
+
+    def scalars(self) -> dict[str, float]:
+        figures = {"replay_unrolls": float(len(self.items))}
+        learned_from = self.inserted - self.warm_up
+        return figures | (
+            {"replay_ratio": self.sampled / learned_from} if learned_from > 0 else {}
+        )
 
     def item(self, number: int) -> Item | None:
         return next((item for item in self.items if item.number == number), None)
@@ -85,7 +97,7 @@ class Naive:
     def update(self, numbers: list[int], priorities: list[float]) -> None:
         for number, priority in zip(numbers, priorities, strict=True):
             item = self.item(number)
-            if item is not None and not math.isnan(priority):
+            if item is not None and 0 <= priority < INF:
                 item.priority = priority
 
 
@@ -97,14 +109,20 @@ class Both:
         self.replay = Replay(
             self.model.store, batch_size, config, np.random.default_rng(0), initial_priorities
         )
-        self.naive = Naive(capacity, batch_size, config, self.model.layout.unroll_length)
-        self.samples: list[tuple[Batch, list[list[Row]]]] = []
+        self.naive = Naive(
+            capacity, batch_size, config, self.model.layout.unroll_length, self.model.read
+        )
+        self.samples: list[tuple[Batch, list[Whole]]] = []
 
     def wait(self) -> bool:
         ready = self.naive.wait(self.model.queue)
         assert self.replay.wait(0.0) == ready
         assert len(self.replay) == len(self.naive.items)
         assert self.model.store.num_ready == len(self.model.queue)
+        assert self.replay.scalars() == self.naive.scalars()
+        priorities = np.array([item.priority for item in self.naive.items], np.float32)
+        assert np.array_equal(self.replay._priorities.priorities(), priorities)
+        self.model.check_pages()
         return ready
 
     def sample(self) -> None:
@@ -120,7 +138,9 @@ class Both:
         assert all(item in usable for item in items)
         found = cast(list[Item], items)
         self.check_weights(batch.unroll.importance, found)
-        self.samples.append((batch, [item.history for item in found]))
+        unrolls = [item.unroll for item in found]
+        assert batch.env_ids == [unroll.history.env_id for unroll in unrolls]
+        self.samples.append((batch, unrolls))
         self.check_rows()
 
     def check_weights(self, importance: Tensor, items: list[Item]) -> None:
@@ -132,8 +152,8 @@ class Both:
 
     def check_rows(self, newest: int = 1) -> None:
         """Of the newest samples."""
-        for batch, histories in self.samples[-newest:]:
-            self.model.check_unroll(batch.unroll, histories)
+        for batch, unrolls in self.samples[-newest:]:
+            self.model.check_unroll(batch.unroll, unrolls)
 
     def update(self, back: int, priority: float) -> None:
         """New priorities for a sample of some time ago; what was evicted since stays away."""
@@ -156,22 +176,22 @@ OPERATION = st.one_of(
     WRITE,
     st.tuples(st.just("break"), st.lists(st.integers(0, 2), max_size=1), st.just(0)),
     st.tuples(st.sampled_from(["wait", "sample", "sample"]), st.just([]), st.just(0)),
-    st.tuples(st.just("update"), st.just([]), st.integers(0, 5)),
+    st.tuples(st.just("update"), st.just([]), st.integers(0, 7)),
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
-    operations=st.lists(OPERATION, min_size=40, max_size=120),
+    operations=st.lists(OPERATION, min_size=40, max_size=150),
     unroll_length=st.integers(1, 3),
     burn_in=st.integers(0, 2),
     staggered=st.booleans(),
-    capacity=st.integers(2, 8),
-    batch_size=st.integers(1, 3),
+    capacity=st.integers(1, 8),
+    batch_size=st.integers(1, 9),
     config=st.builds(
         ReplayConfig,
-        min_rows=st.integers(0, 5),
-        ratio=st.sampled_from([0.5, 1.0, 4.0]),
+        min_rows=st.integers(0, 12),
+        ratio=st.sampled_from([0.25, 0.5, 0.75, 1.0, 4.0]),
         priority_exponent=st.sampled_from([0.0, 0.5, 0.9, 1.0]),
         importance_exponent=st.sampled_from([0.0, 0.6, 1.0]),
     ),
@@ -202,6 +222,6 @@ def test_follows_the_model(
         elif operation == "sample":
             both.sample()
         elif both.samples:
-            both.update(number, [0.0, 0.5, 3.0, NAN, 1e-9, 2.0][number])
+            both.update(number, [0.0, 0.5, 3.0, NAN, 1e-9, 2.0, INF, -1.0][number])
     # Whatever was written since: batches are copies.
     both.check_rows(newest=len(both.samples))

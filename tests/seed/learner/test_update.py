@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from seed.config.schema import Config, ConfigError, LearnerConfig, NetworkConfig, OptimizerConfig
 from seed.contract import Algorithm, LossResult
 from seed.contract.loading import load_algorithm
-from seed.device.names import move
+from seed.device.transfer import move
 from seed.learner import checkpoint
 from seed.learner.optimizers import make_optimizer
 from seed.learner.update import Update, UpdateResult

@@ -45,10 +45,6 @@ def test_any_action_is_drawn_with_probability_epsilon(epsilon: float) -> None:
     assert chi_square.sum() < 16.27
 
 
-def test_without_epsilon_only_the_best_is_chosen() -> None:
-    assert draw(0.0).tolist() == [0, 0, COUNT, 0]
-
-
 def test_every_row_has_its_own_epsilon_and_best_action() -> None:
     q_values = torch.eye(3).repeat(COUNT, 1)
     epsilons = torch.tensor([0.0, 0.6, 0.0]).repeat(COUNT)

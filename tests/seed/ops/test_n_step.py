@@ -78,53 +78,6 @@ def test_by_hand() -> None:
     np.testing.assert_array_equal(run(inputs, 3)[:, 0], three_steps)
 
 
-def test_the_value_is_discounted_once_per_step() -> None:
-    inputs = {
-        "rewards": np.zeros((9, 2)),
-        "discounts": np.full((9, 2), 0.9),
-        "next_values": np.ones((9, 2)),
-    }
-    horizons = np.minimum(4, 9 - np.arange(9))
-    np.testing.assert_allclose(run(inputs, 4)[:, 1], 0.9**horizons, rtol=1e-6)
-
-
-def targets_moved_by(name: str, row: int, n: int) -> list[int]:
-    """The targets of 8 rows that change with this row of this input."""
-    rng = np.random.default_rng(5)
-    inputs = {key: rng.normal(size=(8, 1)) for key in ("rewards", "next_values")}
-    inputs["discounts"] = np.full((8, 1), 0.9)
-    before = run(inputs, n)
-    inputs[name][row] += 100.0
-    moved: list[int] = np.flatnonzero(run(inputs, n) != before).tolist()
-    return moved
-
-
-@pytest.mark.parametrize("n", [1, 2, 4])
-def test_reads_exactly_its_own_window(n: int) -> None:
-    for row in range(8):
-        window = list(range(max(0, row - n + 1), row + 1))
-        assert targets_moved_by("rewards", row, n) == window
-        # A value ends one full horizon; only the last row's ends the shorter ones too.
-        ended = window if row == 7 else [row - n + 1] if row >= n - 1 else []
-        assert targets_moved_by("next_values", row, n) == ended
-
-
-@pytest.mark.parametrize("n", [1, 3, 5])
-def test_a_discount_of_zero_cuts(n: int) -> None:
-    rng = np.random.default_rng(7)
-    inputs = {name: rng.normal(size=(6, 2)) for name in ("rewards", "next_values")}
-    inputs["discounts"] = np.full((6, 2), 0.9)
-    inputs["discounts"][2] = 0.0
-    changed = {name: array.copy() for name, array in inputs.items()}
-    changed["rewards"][3:] += 1e6
-    changed["next_values"][2:] += 1e6
-    before, after = run(inputs, n), run(changed, n)
-    np.testing.assert_array_equal(before[:3], after[:3])
-    assert not np.isclose(before[3:], after[3:]).any()
-    # The last transition of an episode is worth its reward alone.
-    np.testing.assert_array_equal(before[2], inputs["rewards"][2].astype(np.float32))
-
-
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
 def test_a_truncated_episode_bootstraps_from_its_final_observation(n: int) -> None:
     rng = np.random.default_rng(11)
@@ -138,15 +91,6 @@ def test_a_truncated_episode_bootstraps_from_its_final_observation(n: int) -> No
     inputs["next_values"][4:] += 1e6
     expected = targets_as_sum(**whole_episode, n=n)
     np.testing.assert_allclose(run(inputs, n)[:4], expected, rtol=1e-5, atol=1e-5)
-
-
-def test_batch_columns_do_not_mix() -> None:
-    inputs = random_inputs(2)
-    together = run(inputs, 3)
-    assert together.shape[1] > 1
-    for b in range(together.shape[1]):
-        alone = run({name: array[:, b : b + 1] for name, array in inputs.items()}, 3)
-        np.testing.assert_array_equal(together[:, b : b + 1], alone)
 
 
 def test_returns_constants_and_leaves_the_inputs_alone() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from seed.ops.transitions import Transitions, transitions
+from seed.ops.transitions import transitions
 
 
 def random_rows(seed: int) -> dict[str, Tensor]:
@@ -39,54 +39,37 @@ def test_matches_a_walk_over_the_rows(seed: int) -> None:
             assert tuple(field[t, b].item() for field in steps) == expected
 
 
-def four_rows(
-    terminated: tuple[int, ...] = (), truncated: tuple[int, ...] = (), first: tuple[int, ...] = ()
-) -> Transitions:
-    """Rows 0 to 3 of one environment with these flags."""
-    flags = {"terminated": terminated, "truncated": truncated, "first": first}
-    return transitions(
-        **{name: torch.tensor([[t in rows] for t in range(4)]) for name, rows in flags.items()},
-        rewards=torch.tensor([[9.0], [1.0], [2.0], [3.0]]),
-        values=torch.tensor([[10.0], [20.0], [30.0], [40.0]]),
-        discount=0.5,
-    )
+def rows_of(**flags: int) -> dict[str, Tensor]:
+    """Rows 0 to 3 of one environment; each flag is set in the row given."""
+    rows = {
+        name: torch.tensor([[t == flags.get(name)] for t in range(4)])
+        for name in ("terminated", "truncated", "first")
+    }
+    rows["rewards"] = torch.tensor([[9.0], [1.0], [2.0], [3.0]])
+    rows["values"] = torch.tensor([[10.0], [20.0], [30.0], [40.0]])
+    return rows
 
 
-def assert_steps(
-    steps: Transitions, rewards: list[float], discounts: list[float], valid: list[float]
+# Each action is followed by the next row's reward; the pair that is none gives the row's value.
+@pytest.mark.parametrize(
+    ("flags", "rewards", "discounts", "valid"),
+    [
+        ({}, [1, 2, 3], [0.5, 0.5, 0.5], [1, 1, 1]),
+        ({"terminated": 1, "first": 2}, [1, 20, 3], [0, 0, 0.5], [1, 0, 1]),
+        ({"truncated": 1, "first": 2}, [1, 20, 3], [0.5, 0, 0.5], [1, 0, 1]),
+        ({"terminated": 1, "truncated": 1, "first": 2}, [1, 20, 3], [0, 0, 0.5], [1, 0, 1]),
+        # A history that broke is like a truncation.
+        ({"first": 2}, [1, 20, 3], [0.5, 0, 0.5], [1, 0, 1]),
+        ({"first": 0}, [1, 2, 3], [0.5, 0.5, 0.5], [1, 1, 1]),
+        ({"terminated": 3}, [1, 2, 3], [0.5, 0.5, 0], [1, 1, 1]),
+        ({"truncated": 3}, [1, 2, 3], [0.5, 0.5, 0.5], [1, 1, 1]),
+    ],
+)
+def test_by_hand(
+    flags: dict[str, int], rewards: list[float], discounts: list[float], valid: list[float]
 ) -> None:
-    assert steps.rewards[:, 0].tolist() == rewards
-    assert steps.discounts[:, 0].tolist() == discounts
-    assert steps.valid[:, 0].tolist() == valid
-
-
-def test_each_action_is_followed_by_the_next_rows_reward() -> None:
-    assert_steps(four_rows(), [1.0, 2.0, 3.0], [0.5, 0.5, 0.5], [1, 1, 1])
-
-
-def test_nothing_follows_a_terminated_row() -> None:
-    steps = four_rows(terminated=(1,), first=(2,))
-    assert_steps(steps, [1.0, 20.0, 3.0], [0.0, 0.0, 0.5], [1, 0, 1])
-
-
-def test_a_truncated_row_has_a_value() -> None:
-    steps = four_rows(truncated=(1,), first=(2,))
-    assert_steps(steps, [1.0, 20.0, 3.0], [0.5, 0.0, 0.5], [1, 0, 1])
-
-
-def test_termination_wins_over_truncation() -> None:
-    steps = four_rows(terminated=(1,), truncated=(1,), first=(2,))
-    assert_steps(steps, [1.0, 20.0, 3.0], [0.0, 0.0, 0.5], [1, 0, 1])
-
-
-def test_a_history_that_broke_is_like_a_truncation() -> None:
-    assert_steps(four_rows(first=(2,)), [1.0, 20.0, 3.0], [0.5, 0.0, 0.5], [1, 0, 1])
-
-
-def test_the_ends_of_the_unroll() -> None:
-    assert_steps(four_rows(first=(0,)), [1.0, 2.0, 3.0], [0.5, 0.5, 0.5], [1, 1, 1])
-    assert_steps(four_rows(terminated=(3,)), [1.0, 2.0, 3.0], [0.5, 0.5, 0.0], [1, 1, 1])
-    assert_steps(four_rows(truncated=(3,)), [1.0, 2.0, 3.0], [0.5, 0.5, 0.5], [1, 1, 1])
+    steps = transitions(**rows_of(**flags), discount=0.5)
+    assert [column[:, 0].tolist() for column in steps] == [rewards, discounts, valid]
 
 
 def test_leaves_its_inputs_alone() -> None:

@@ -1,4 +1,4 @@
-"""V-trace against the paper's explicit sum, and the properties that the paper states."""
+"""V-trace against the paper's explicit sum."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def vtrace_as_sum(
     return all_vs[:-1], pg_advantages
 
 
-def random_inputs(seed: int, log_rho_scale: float = 1.0) -> Inputs:
+def random_inputs(seed: int) -> Inputs:
     rng = np.random.default_rng(seed)
     shape = (int(rng.integers(1, 25)), int(rng.integers(1, 6)))
     inputs = {
-        "log_rhos": rng.normal(size=shape) * log_rho_scale,
+        "log_rhos": rng.normal(size=shape),
         "discounts": 0.99 * (rng.random(shape) > 0.15),
         "rewards": rng.normal(size=shape),
         "values": rng.normal(size=shape) * 3,
@@ -65,6 +65,7 @@ def assert_matches_sum(inputs: Inputs, **settings: Any) -> None:
     arguments: dict[str, Any] = inputs | settings
     vs, pg_advantages = vtrace_as_sum(**arguments)
     actual = run(inputs, **settings)
+    assert {tensor.dtype for tensor in actual} == {torch.float32}
     np.testing.assert_allclose(actual.vs.numpy(), vs, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(actual.pg_advantages.numpy(), pg_advantages, rtol=1e-4, atol=1e-4)
 
@@ -93,41 +94,6 @@ def test_extreme_ratios_stay_finite(seed: int) -> None:
     assert_matches_sum(inputs)
     inputs["log_rhos"] = 1e30 * signs
     assert np.isfinite(run(inputs).pg_advantages.numpy()).all()
-
-
-def test_returns_float32_of_the_inputs_shape() -> None:
-    inputs = random_inputs(0)
-    for tensor in run(inputs):
-        assert tensor.dtype == torch.float32
-        assert tuple(tensor.shape) == inputs["rewards"].shape
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_on_policy_gives_n_step_returns(seed: int) -> None:
-    inputs = random_inputs(seed, log_rho_scale=0.0)
-    result = run(inputs)
-    returns = inputs["bootstrap_value"]
-    for t in reversed(range(len(inputs["rewards"]))):
-        returns = inputs["rewards"][t] + inputs["discounts"][t] * returns
-        np.testing.assert_allclose(result.vs[t].numpy(), returns, rtol=1e-4, atol=1e-4)
-        np.testing.assert_allclose(
-            result.pg_advantages[t].numpy(), returns - inputs["values"][t], rtol=1e-4, atol=1e-4
-        )
-
-
-def test_a_discount_of_zero_cuts() -> None:
-    rng = np.random.default_rng(7)
-    inputs = {name: rng.normal(size=(6, 2)) for name in ("log_rhos", "rewards", "values")}
-    inputs |= {"discounts": np.full((6, 2), 0.9), "bootstrap_value": rng.normal(size=2)}
-    inputs["discounts"][2] = 0.0
-    changed = {name: array.copy() for name, array in inputs.items()}
-    changed["bootstrap_value"] += 50.0
-    for name in ("log_rhos", "rewards", "values"):
-        changed[name][3:] += 5.0
-    before, after = run(inputs), run(changed)
-    assert torch.equal(before.vs[:3], after.vs[:3])
-    assert torch.equal(before.pg_advantages[:3], after.pg_advantages[:3])
-    assert not torch.isclose(before.vs[3:], after.vs[3:]).any()
 
 
 def test_no_gradient_flows() -> None:

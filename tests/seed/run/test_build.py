@@ -148,11 +148,11 @@ def test_a_checkpoint_is_written_only_into_a_folder_that_is_held(
 def test_checkpoints_of_a_folder_that_is_gone_are_forgotten(build: Build, config: Config) -> None:
     run = build(config)
     run.learner._save()
-    for look in (run.hold_folder, run.learner._hold_folder):
-        assert run.learner._newest is not None
+    for look in (run.hold_folder, run.learner._saver._hold_folder):
+        assert run.learner._saver.newest is not None
         (Path(config.run_dir) / "lock").unlink()
         look()
-        assert run.learner._newest is None
+        assert run.learner._saver.newest is None
         assert (Path(config.run_dir) / "config.toml").exists()
         run.learner._save()
 
@@ -192,7 +192,7 @@ def test_batches_come_from_where_the_algorithm_says(
     run = build(config)
     assert isinstance(run.learner._source, QueueSource)
     assert run.store.layout.replay_unrolls == 0
-    assert run.learner._save_replay is None
+    assert run.learner._saver._save_replay is None
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -254,7 +254,7 @@ def test_without_replay_in_the_checkpoint_it_starts_empty(
     caplog.set_level(logging.INFO)
     run = build(with_replay(r2d2, in_checkpoint=False))
     learn(run)
-    assert list(run.learner._checkpoints.glob("*/replay")) == []
+    assert list(run.learner._saver.folder.glob("*/replay")) == []
     other = go_on(build, r2d2)
     assert (other.learner.learner_steps, len(replay_of(other))) == (1, 0)
     assert "replay holds" not in caplog.text
@@ -268,7 +268,7 @@ def test_a_replay_that_cannot_be_used_is_left_with_a_warning(
     run = build(r2d2)
     learn(run)
     if reason == "torn":
-        (rows,) = run.learner._checkpoints.glob("*/replay/rewards.npy")
+        (rows,) = run.learner._saver.folder.glob("*/replay/rewards.npy")
         rows.write_bytes(rows.read_bytes()[:-1])
     else:
         r2d2 = with_replay(r2d2, burn_in=1)

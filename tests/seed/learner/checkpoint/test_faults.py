@@ -183,7 +183,7 @@ def test_what_arrives_on_the_disk_otherwise_is_not_believed(
     # The replay's digest is of what was written.
     for part in (checkpoint.TENSORS, checkpoint.STATE, checkpoint.MANIFEST):
         with monkeypatch.context() as patch:
-            patch.setattr("seed.learner.checkpoint.write_file", partial(garble, part))
+            patch.setattr("seed.learner.checkpoint.writing.write_file", partial(garble, part))
             with pytest.raises(SaveFailed, match=rf"{part}: not as it was written"):
                 save(tmp_path, 2)
         assert newest(tmp_path) == 1
@@ -242,7 +242,7 @@ def test_a_disk_that_takes_no_more(tmp_path: Path) -> None:
 def test_kills_at_random_tear_nothing_that_is_believed(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.seed.killed_saves", str(tmp_path / "c"), "30"]
     result = subprocess.run(
-        command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3]
+        command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[4]
     )
     figures = json.loads(result.stdout)
     assert (figures["believed"], figures["lost"]) == (0, 0)

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from seed.learner import checkpoint
-from seed.learner.checkpoint import CheckpointError, SaveFailed
-from tests.seed.checkpoints import loaded_frames, name_of, sample, save
+from seed.learner.checkpoint import Checkpoint, CheckpointError, SaveFailed
+from seed.learner.checkpoint.reading import _load_named
+from tests.seed.checkpoints import loaded_frames, name_of, sample, save, state_of
 
 
 def foreign(folder: Path, name: str) -> Path:
@@ -95,11 +96,45 @@ def test_a_renamed_one_is_passed_over(tmp_path: Path) -> None:
     (save(tmp_path, 5)).rename(tmp_path / name_of(9))
     assert loaded_frames(tmp_path) == 1
     with pytest.raises(CheckpointError, match=rf"holds what is to be named {name_of(5)}"):
-        checkpoint._load_named(tmp_path / name_of(9))
+        _load_named(tmp_path / name_of(9))
 
 
-def test_files_of_others_in_a_checkpoint_do_no_harm(tmp_path: Path) -> None:
-    path = save(tmp_path, 1)
-    (path / "notes").write_text("good one")
-    (path / "folder").mkdir()
-    assert loaded_frames(tmp_path) == 1
+# Else the run would begin anew, in the place of one that is there.
+def test_a_folder_that_cannot_be_read_is_not_taken_for_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.symlink_to(folder)
+    with pytest.raises(CheckpointError, match=r"checkpoints: cannot be read \(Too many levels"):
+        checkpoint.names(folder)
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    save(tmp_path, 1)
+    monkeypatch.setattr("os.listdir", refuse)
+    with pytest.raises(CheckpointError, match=r"cannot be read \(Permission denied\)"):
+        checkpoint.load_newest(tmp_path)
+
+
+@pytest.mark.parametrize("what", ["file", "link"])
+def test_what_is_no_folder_is_not_taken_for_an_empty_one(tmp_path: Path, what: str) -> None:
+    folder = tmp_path / "checkpoints"
+    if what == "file":
+        folder.touch()
+    else:
+        folder.symlink_to(tmp_path / "missing disk")
+    with pytest.raises(CheckpointError, match=r"checkpoints: expected a folder, found a file, or"):
+        checkpoint.names(folder)
+    # What is wrong with the folder around it is for others to say.
+    assert checkpoint.names(folder / "checkpoints") == []
+
+
+# Two checkpoints without a frame between them, as at a stop right after the last one.
+def test_the_newest_of_as_many_frames_has_the_most_updates(tmp_path: Path) -> None:
+    for updates in (9, 10, 2):
+        kept = Checkpoint({}, state_of(7, updates))
+        checkpoint.save(tmp_path, checkpoint.name_of(7, updates), kept, keep=3)
+    loaded = checkpoint.load_newest(tmp_path)
+    assert loaded is not None
+    assert loaded.state["learner_steps"] == 10
