@@ -164,6 +164,9 @@ class Model:
                 or history.run_id != self.run_ids[env_id]
                 or history.begins_page(self.layout.unroll_length)
             )
+        # What was lacking before must not be said of this.
+        everybody = np.arange(self.layout.max_envs)
+        self.store.has_room(everybody, np.full(len(everybody), 10**6, np.uint64))
         run_ids = np.array([self.run_ids[env_id] for env_id in env_ids], np.uint64)
         room = self.store.has_room(np.array(env_ids), run_ids)
         assert room == (lacking <= 0)
