@@ -140,7 +140,7 @@ def test_leaves_a_checkpoint_when_it_is_stopped(tmp_path: Path) -> None:
         "optimizer": "adam",
     }  # fmt: skip
     # Where its last line of metrics is to be.
-    assert setup.learner.ended_at == Progress(70, 99, 1.5)
+    assert setup.learner.ended_at == Progress(70, 0, 1.5)
 
 
 # What decides is not how far the environments are by now, but what a checkpoint holds.
