@@ -21,19 +21,24 @@ def _assert_clear(command: Command, code: int, *words: str) -> None:
 
 
 # One for each place where something is refused; all are in tests/seed/test_refusals.py.
+REFUSED = [
+    ("[learner]\nbatch_size = '3'", (), ("learner.batch_size = '3'", "an integer")),
+    (None, ("--seed", "abc"), ("--seed", "abc", "expected an integer")),
+    (None, ("--inference.device", "cuda:99"), ("inference.device", "cuda:99")),
+    (None, ("--resume", "no/such/checkpoint"), ("no/such/checkpoint",)),
+]
+MORE_REFUSED = [
+    ("not toml", (), ("not valid TOML",)),
+    (None, ("--inference.address", "tcp://0.0.0.0:5555"), ("0.0.0.0", "seed-keys")),
+    (None, ("--algorithm.name", "no_such"), ("algorithm.name = 'no_such'",)),
+    (None, ("--environment.id", "no.such.module:make"), ("no.such.module",)),
+    (None, ("--inference.secret-key", "no.key", "--inference.allowed-keys", "."), ("no.key",)),
+]
+
+
 @pytest.mark.parametrize(
     ("toml", "overrides", "words"),
-    [
-        ("not toml", (), ("not valid TOML",)),
-        ("[learner]\nbatch_size = '3'", (), ("learner.batch_size = '3'", "an integer")),
-        (None, ("--seed", "abc"), ("--seed", "abc", "expected an integer")),
-        (None, ("--inference.address", "tcp://0.0.0.0:5555"), ("0.0.0.0", "seed-keys")),
-        (None, ("--algorithm.name", "no_such"), ("algorithm.name = 'no_such'",)),
-        (None, ("--environment.id", "no.such.module:make"), ("no.such.module",)),
-        (None, ("--inference.device", "cuda:99"), ("inference.device", "cuda:99")),
-        (None, ("--inference.secret-key", "no.key", "--inference.allowed-keys", "."), ("no.key",)),
-        (None, ("--resume", "no/such/checkpoint"), ("no/such/checkpoint",)),
-    ],
+    [*REFUSED, *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE_REFUSED)],
 )
 def test_learner(
     start: Start, tmp_path: Path, toml: str | None, overrides: tuple[str, ...],

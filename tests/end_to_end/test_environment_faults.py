@@ -73,7 +73,10 @@ def test_an_environment_that_always_raises_is_quarantined(start: Start, tmp_path
         # A fault takes as long as the timeout, which no healthy step on a busy machine may.
         pytest.param("hang", "hung", ["faulty.py", " in step"], marks=pytest.mark.slow),
         ("exit", "crashed", ["its process ended with exit code 0"]),
-        ("segfault", "crashed", ["faulty.py", " in step", "its process ended by SIGSEGV"]),
+        pytest.param(
+            "segfault", "crashed", ["faulty.py", " in step", "its process ended by SIGSEGV"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_an_environment_that_always_ends_its_process_is_quarantined(

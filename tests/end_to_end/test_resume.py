@@ -85,14 +85,6 @@ def test_interrupt_leaves_a_checkpoint_that_plays(start: Start, tmp_path: Path) 
     assert '"episodes": 10' in evaluation.text
 
 
-def test_terminate_exits_with_75(start: Start, tmp_path: Path) -> None:
-    run_dir = tmp_path / "run"
-    learner = _start_endless(start, run_dir)
-    learner.process.send_signal(signal.SIGTERM)
-    assert learner.wait() == 75, learner.text
-    assert list((run_dir / "checkpoints").glob("frames-*"))
-
-
 def test_a_second_learner_waits_for_the_first_to_end(start: Start, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     first = _start_endless(start, run_dir)
@@ -130,16 +122,6 @@ def test_a_run_goes_on_with_its_replay(start: Start, tmp_path: Path) -> None:
     lines = read_metrics(run_dir)
     assert last_known(lines, "replay_unrolls") >= int(held.group(1))
     assert last_known(lines, "replay_ratio") == pytest.approx(2.0, abs=0.5)
-
-
-def test_never_resume_refuses_a_used_run_directory(start: Start, tmp_path: Path) -> None:
-    run_dir = tmp_path / "run"
-    arguments = ("seed-learner", CONFIG, "--run-dir", run_dir, "--total-env-frames", 5_000,
-                 "--inference.address", "tcp://127.0.0.1:*")  # fmt: skip
-    assert start(*arguments).wait() == 0
-    refused = start(*arguments, "--resume", "never")
-    assert refused.wait() == 2
-    assert "has checkpoints already" in refused.text
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(

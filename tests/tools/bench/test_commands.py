@@ -52,6 +52,7 @@ def test_help_says_question_and_units(
     assert unit in said
 
 
+@pytest.mark.slow
 def test_roofline(tmp_path: Path) -> None:
     figures = run("roofline", tmp_path, CATCH, "--repetitions", "1", "--seconds", "1",
                   "--override", *ON_CPU)  # fmt: skip
@@ -88,6 +89,7 @@ def test_a_learner_that_dies_is_quoted(capsys: pytest.CaptureFixture[str]) -> No
     assert "inference.max_envs = 0: expected at least 1" in error
 
 
+@pytest.mark.slow
 def test_latency(tmp_path: Path) -> None:
     figures = run("latency", tmp_path, *ONE_CLIENT, "--groups", "2", "--loads", "0.2", "0.5",
                   "--seconds", "0.5", "--warmup", "0.01", "--forward-seconds", "0.01")  # fmt: skip
@@ -101,6 +103,7 @@ def test_latency(tmp_path: Path) -> None:
         assert load["forward_ms"]["p50"]["median"] > 0
 
 
+@pytest.mark.slow
 def test_scaling(tmp_path: Path) -> None:
     figures = run("scaling", tmp_path, "--parts", "connections", "--connections", "3",
                   "--middle", "8", "--repetitions", "2", "--seconds", "0.1",
