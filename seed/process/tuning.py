@@ -14,8 +14,8 @@ def keep_freed_memory() -> None:
     """Keeps what large tensors free for the next ones; to be called before there are threads.
 
     The C library gives it back to the system, and every update pays for it anew, page by page: more
-    than half of a large update on a CPU (`docs/performance.md`). Does nothing where
-    the library is not glibc.
+    than half of a large update on a CPU (`docs/performance.md`). Does nothing where the library is
+    not glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
