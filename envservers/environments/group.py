@@ -30,7 +30,6 @@ class InvalidRow(ValueError):
     """A row that an environment returned and that cannot be sent; `kind` says why in a word."""
 
     def __init__(self, kind: str, text: str) -> None:
-        """Keeps the text as the exception's."""
         super().__init__(text)
         self.kind = kind
 
@@ -137,7 +136,6 @@ class EpisodeTracker:
     """Adds up the return and the length of every environment's running game."""
 
     def __init__(self, num_envs: int) -> None:
-        """No game has begun."""
         self._returns = np.zeros(num_envs, np.float64)
         self._lengths_steps = np.zeros(num_envs, np.int64)
         # Of environments whose next row is the first of a game. [k] int64

@@ -41,7 +41,6 @@ class InvalidWorkerRow(InvalidRow):
     """An InvalidRow of another process, which Gymnasium makes again of its text alone."""
 
     def __init__(self, text: object) -> None:
-        """Of the kind "unfit"."""
         super().__init__("unfit", str(text))
 
 

@@ -46,7 +46,7 @@ class Forwarding:
                 return
 
     def __enter__(self) -> Forwarding:
-        """Nothing else."""
+        """Changes nothing."""
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -130,7 +130,7 @@ class _Supervisor:
             explained = crash.group is not None or crash.kind == "was killed"
             pause_s = self._restarts.pause_s(time.monotonic() - born_s, explained=explained)
             if pause_s is None:
-                _say("its process has come to a bad end too often")
+                _say("its process has crashed too often")
                 return _EXIT_CRASH
             if not self._pause(pause_s):
                 return _EXIT_STOPPED

@@ -31,7 +31,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Fleet:
-    """Where the B environments whose rows an agent sees stand among all that are connected.
+    """Where in the fleet the B environments are whose rows an agent sees.
 
     Attributes:
         positions: From 0 for the first training environment to 1 for the last, evenly spaced; 0

@@ -151,7 +151,7 @@ class Inference:
                 batch = self._next_batch()
                 if batch is not None:
                     self._serve(*batch)
-                self._keep_house()
+                self._check_periodically()
         finally:
             self._say_goodbye(farewell())
             self._listener.close()
@@ -245,7 +245,7 @@ class Inference:
             evaluation = bool(self._store.evaluation[env_id])
             self.records.put(EpisodeRecord(env_id, episode_return, length_steps, evaluation))
 
-    def _keep_house(self) -> None:
+    def _check_periodically(self) -> None:
         """What is due once a second, and the limit of open files more often."""
         now_s = time.monotonic()
         if now_s >= self._next_housekeeping_s:

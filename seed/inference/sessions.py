@@ -13,10 +13,10 @@ import numpy as np
 
 from seed.config.schema import ConfigError, InferenceConfig
 from seed.inference.admission import Admission
-from seed.inference.arrivals import ArrivalLog
 from seed.inference.batcher import Batcher, WaitingStep
 from seed.inference.fault_log import FaultLog
 from seed.inference.forward import GroupRows
+from seed.inference.session_log import SessionLog
 from seed.inference.session_table import NoRoom, Refused, Session, SessionTable
 from seed.store.fleet import tell_missing_evaluation
 from seed.wire import codec, messages
@@ -31,6 +31,7 @@ Reply: TypeAlias = tuple[bytes, messages.Message]
 # Silence that is long enough to test a connection while somebody else wants its room.
 _SHORTEST_LEASE_S = 1.0
 _SMALLEST_FRAME_LIMIT_BYTES = 65_536
+
 
 @dataclass(frozen=True)
 class Offer:
@@ -106,7 +107,7 @@ class Sessions:
         self._drop, self._set_connected = drop, set_connected
         self._table = SessionTable(config.max_envs, config.max_batch, config.max_envs_per_key)
         self.server_of = self._table.server_of
-        self._arrivals = ArrivalLog()
+        self._log = SessionLog()
         self._opened = 0
         self._room_wanted = False
 
@@ -161,7 +162,7 @@ class Sessions:
     def expire(self, now_s: float) -> list[Reply]:
         """Tests the connections of silent sessions and ends revoked ones; about once a second."""
         self.faults.tell_rest(now_s)
-        self._arrivals.tell_rest(now_s)
+        self._log.tell_rest(now_s)
         self._admission.expire(now_s)
         lease_s = self._lease_s
         if self._room_wanted:
@@ -214,7 +215,7 @@ class Sessions:
         self.faults.begin(session.number, hello.name, hello.num_envs)
         self._set_connected(self._table.env_ids)
         self._opened += 1
-        self._arrivals.connected(hello.name, hello.num_envs, self._admission.name_of(key), now_s)
+        self._log.connected(hello.name, hello.num_envs, self._admission.name_of(key), now_s)
         if self._opened == 1:
             tell_missing_evaluation(hello.num_envs, self._evaluation)
         seeds = self._offer.draw_seeds(hello.num_envs, self._opened)
@@ -262,4 +263,4 @@ class Sessions:
         self._table.close(session)
         self.faults.forget(session.number)
         self._set_connected(self._table.env_ids)
-        self._arrivals.left(session.hello.name, reason, now_s)
+        self._log.left(session.hello.name, reason, now_s)

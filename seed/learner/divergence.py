@@ -38,7 +38,6 @@ class UpdateGuard:
     """
 
     def __init__(self) -> None:
-        """Nothing skipped yet."""
         self.skipped = 0
         self._in_a_row = 0
         # Of the batches skipped in a row.
@@ -126,7 +125,7 @@ def find_extremes(
 def _magnitudes(parts: dict[str, Tensor]) -> dict[str, list[float]]:
     """The largest magnitude in each unroll, of those `[T, B, ...]` that can be extreme at all.
 
-    Infinite for what is no number.
+    NaN and infinity count as infinite.
     """
     return {
         what: _largest(values.transpose(0, 1).flatten(1))

@@ -43,13 +43,17 @@ class ProgressCounter:
         """From where a checkpoint has left the run, on with the steps of this inference."""
         self._start = start
         self._inference = inference
-        self._started_s = time.monotonic()
+        self.begin()
+
+    def begin(self) -> None:
+        """Counts time from now on: to load a checkpoint and its replay takes none of the run's."""
+        self._began_s = time.monotonic()
 
     def read(self) -> Progress:
         """Steps and time so far. Updates are the learner's to count: here they are 0."""
         return Progress(
             env_steps=self._start.env_steps + self._inference.env_steps,
-            time_s=self._start.time_s + time.monotonic() - self._started_s,
+            time_s=self._start.time_s + time.monotonic() - self._began_s,
         )
 
 
@@ -115,6 +119,7 @@ def build_run(plan: Plan, folder: RunFolder) -> Run:
     learner.publish()
     # What is sampled from here on is not what an earlier process of this run has sampled.
     torch.manual_seed(sum(plan.seed))
+    counter.begin()
     return Run(config, store, inference, learner, counter, folder)
 
 

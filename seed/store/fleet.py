@@ -1,4 +1,4 @@
-"""Which environments only evaluate, and where the others stand among all that are connected."""
+"""Which environments only evaluate, and the positions of the others in the fleet."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def tell_missing_evaluation(num_envs: int, evaluation: BoolArray) -> None:
 
 
 def fleet_positions(connected: Int64Array, evaluation: BoolArray) -> Float32Array:
-    """Each environment's standing in the fleet, by env_id. `[max_envs] float32`
+    """Each environment's position in the fleet, by env_id. `[max_envs] float32`
 
-    The connected training environments stand evenly spaced from 0 for the lowest env_id to 1 for
-    the highest; one alone stands at 0. So does every other environment.
+    Those of the connected training environments are evenly spaced from 0 for the lowest env_id to
+    1 for the highest; one alone is at 0. So is every other environment.
 
     Args:
         connected: env_ids of all that are connected, all different. `[n] int64`

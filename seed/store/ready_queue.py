@@ -14,7 +14,6 @@ class ReadyQueue:
     """Links of whole pages, first in, first out; and those that the learner hands back."""
 
     def __init__(self) -> None:
-        """Empty."""
         self._ready: deque[PageLinks] = deque()
         self._became_ready = threading.Condition()
         self._released: queue.SimpleQueue[Links] = queue.SimpleQueue()

@@ -26,7 +26,6 @@ class WeightSlot:
     """Holds the newest published weights until inference takes them."""
 
     def __init__(self) -> None:
-        """Empty."""
         self._lock = threading.Lock()
         self._weights: Weights | None = None
 

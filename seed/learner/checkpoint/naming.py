@@ -34,7 +34,8 @@ def names(folder: Path) -> list[str]:
     Links to folders are among them: whoever moves a checkpoint may leave one.
 
     Raises:
-        CheckpointError: where the folder cannot be read, or is none, and so may hold a run.
+        CheckpointError: where it cannot be seen whether there are any: the folder cannot be read,
+            or something else is in its place.
     """
     return sorted(
         name for name in _entries(folder)

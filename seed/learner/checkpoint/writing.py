@@ -85,7 +85,7 @@ def save(
 def _delete_old(folder: Path, name: str, keep: int) -> None:
     """Deletes those before `name` but the newest `keep` - 1; what cannot be deleted stays."""
     try:
-        # Newer ones could not be loaded when the run began, and stand for none that could.
+        # Newer ones could not be loaded when the run began: they must not push out one that could.
         older = [
             other for other in names(folder) if other < name and is_folder(folder / other)
         ]

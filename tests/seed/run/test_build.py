@@ -89,10 +89,11 @@ def test_the_counter_goes_on_where_a_checkpoint_has_left_off(
     build: Build, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = build(config)
-    monkeypatch.setattr("time.monotonic", lambda: 100.0)
+    now_s = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now_s[0])
     counter = ProgressCounter(Progress(5, 7, 60.0), run.inference)
     run.inference.env_steps = 20
-    monkeypatch.setattr("time.monotonic", lambda: 103.0)
+    now_s[0] += 3.0
     assert counter.read() == Progress(25, 0, 63.0)
     run.learner.learner_steps = 9
     run.counter = counter
@@ -103,6 +104,13 @@ def test_the_counter_goes_on_where_a_checkpoint_has_left_off(
     loaded = find_checkpoint(config)
     assert loaded is not None
     assert (loaded.state["env_steps"], loaded.state["learner_steps"]) == (25, 9)
+
+    def restore_slowly(*arguments: Any) -> None:
+        now_s[0] += 50.0
+        restore(*arguments)
+
+    # What loading takes is no time of the run.
+    monkeypatch.setattr(run_build, "restore", restore_slowly)
     again = build(config, loaded)
     assert again.progress() == Progress(25, 9, 63.0)
     # What is sampled is not what the first process has sampled, and weights are there to act.

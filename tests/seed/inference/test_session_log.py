@@ -7,20 +7,20 @@ from collections.abc import Iterator
 
 import pytest
 
-from seed.inference.arrivals import ArrivalLog
+from seed.inference.session_log import SessionLog
 
 
 @pytest.fixture
-def arrivals(caplog: pytest.LogCaptureFixture) -> Iterator[ArrivalLog]:
+def sessions(caplog: pytest.LogCaptureFixture) -> Iterator[SessionLog]:
     with caplog.at_level(logging.INFO):
-        yield ArrivalLog()
+        yield SessionLog()
 
 
-def test_a_few_are_told_one_by_one(arrivals: ArrivalLog, caplog: pytest.LogCaptureFixture) -> None:
-    arrivals.connected("a", 2, "", 0.0)
-    arrivals.connected("b", 3, "worker", 0.0)
-    arrivals.left("a", "the end", 0.0)
-    arrivals.tell_rest(100.0)
+def test_a_few_are_told_one_by_one(sessions: SessionLog, caplog: pytest.LogCaptureFixture) -> None:
+    sessions.connected("a", 2, "", 0.0)
+    sessions.connected("b", 3, "worker", 0.0)
+    sessions.left("a", "the end", 0.0)
+    sessions.tell_rest(100.0)
     assert caplog.messages == [
         "a connected with 2 environments",
         "b connected with 3 environments and the key 'worker'",
@@ -30,15 +30,15 @@ def test_a_few_are_told_one_by_one(arrivals: ArrivalLog, caplog: pytest.LogCaptu
 
 # One host can connect and leave hundreds of times a second.
 def test_a_flood_is_a_line_a_second_and_its_sum(
-    arrivals: ArrivalLog, caplog: pytest.LogCaptureFixture
+    sessions: SessionLog, caplog: pytest.LogCaptureFixture
 ) -> None:
     for number in range(1400):
         now_s = number / 100
-        arrivals.connected("a", 1, "", now_s)
-        arrivals.left("a", f"number {number}", now_s)
+        sessions.connected("a", 1, "", now_s)
+        sessions.left("a", f"number {number}", now_s)
         if number % 100 == 99:
-            arrivals.tell_rest(now_s)
-    arrivals.tell_rest(30.0)
+            sessions.tell_rest(now_s)
+    sessions.tell_rest(30.0)
     told = caplog.messages
     sums = [text for text in told if text.startswith("and ")]
     assert len(told) - len(sums) <= 2 * (20 + 14)
@@ -52,10 +52,10 @@ def test_a_flood_is_a_line_a_second_and_its_sum(
 
 
 def test_what_they_say_is_escaped_and_short(
-    arrivals: ArrivalLog, caplog: pytest.LogCaptureFixture
+    sessions: SessionLog, caplog: pytest.LogCaptureFixture
 ) -> None:
-    arrivals.connected("\x1b[2J", 1, "\u202e\udcff", 0.0)
-    arrivals.left("\x9b", "a\nb" + "c" * 5000, 0.0)
+    sessions.connected("\x1b[2J", 1, "\u202e\udcff", 0.0)
+    sessions.left("\x9b", "a\nb" + "c" * 5000, 0.0)
     assert caplog.messages[0] == (
         r"\x1b[2J connected with 1 environments and the key '\u202e\udcff'"
     )

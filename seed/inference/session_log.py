@@ -17,7 +17,7 @@ _SUM_INTERVAL_S = 10.0
 _LONGEST_REASON = 250
 
 
-class ArrivalLog:
+class SessionLog:
     """Tells of sessions that begin and end. Owned by the inference thread."""
 
     def __init__(self) -> None:
