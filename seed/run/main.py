@@ -20,7 +20,7 @@ from seed.run.build import Run, build_run
 from seed.run.display import log_handler, tell
 from seed.run.folder import RunFolder, check_entries
 from seed.run.hints import what_comes_next
-from seed.run.local_servers import LocalServers, server_command
+from seed.run.local_servers import LocalServers, server_command, server_count
 from seed.run.lock import RunLock, hold_run
 from seed.run.plan import Plan, describe_plan, plan_run
 from seed.run.resume import find_checkpoint, prepare_folder
@@ -78,8 +78,9 @@ def _print_plan(config: Config) -> None:
 
 def _train(config: Config, signals: Signals, lock: RunLock) -> int:
     check_entries(Path(config.run_dir))
+    # What makes the environment for its spaces has the limit that environment servers will have.
+    room = connections_within(raise_limit(server_count(config)))
     plan = plan_run(config, find_checkpoint(config))
-    room = connections_within(raise_limit(plan.server_count))
     if room < config.inference.max_envs:
         log.warning("at most %d environment servers can connect, by `ulimit -n`", room)
     folder = RunFolder(config, lock)

@@ -91,12 +91,20 @@ def plan_run(config: Config, loaded: Checkpoint | None) -> Plan:
     agent = make_agent(algorithm, config, spaces, learning)
     layout = plan_store(
         algorithm, config, spaces, agent, storing, replay=replay,
-        try_update=partial(update_bytes, algorithm, config, agent),
+        try_update=partial(_bytes_beside_store, algorithm, config, agent),
     )  # fmt: skip
     return Plan(
         config, loaded, algorithm, spaces, agent, acting, learning, storing, layout, servers,
         seed=(config.seed, loaded.state["env_steps"] if loaded is not None else 0),
     )  # fmt: skip
+
+
+def _bytes_beside_store(
+    algorithm: Algorithm, config: Config, agent: nn.Module, layout: StoreLayout
+) -> int:
+    """What updates take of a GPU, and the network that acts, which is made after the store."""
+    needed = update_bytes(algorithm, config, agent, layout)
+    return needed and needed + sum(tensor.nbytes for tensor in agent.state_dict().values())
 
 
 def has_replay(algorithm: Algorithm) -> bool:

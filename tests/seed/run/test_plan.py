@@ -128,10 +128,21 @@ def test_refuses_a_store_that_does_not_fit(
 
 
 # How much they need is in tests/seed/learner/test_trial.py.
-def test_updates_must_fit_beside_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_plan, "update_bytes", lambda *_: 2**60)
-    with pytest.raises(ConfigError, match=r"GiB, updates 1073741824\.0 GiB, and cpu has"):
-        plan_run(make_config(inference={"device": "cpu"}, learner={"device": "cpu"}), None)
+@pytest.mark.parametrize(("spare", "fits"), [(0, True), (-1, False)])
+def test_updates_and_the_acting_network_must_fit_beside_the_store(
+    monkeypatch: pytest.MonkeyPatch, spare: int, fits: bool
+) -> None:
+    config = make_config(inference={"device": "cpu"}, learner={"device": "cpu"})
+    plan = plan_run(config, None)
+    acting = sum(tensor.nbytes for tensor in plan.agent.state_dict().values())
+    monkeypatch.setattr(run_plan, "update_bytes", lambda *_: 2**40)
+    free = plan.layout.nbytes + 2**40 + acting + spare
+    monkeypatch.setattr(run_plan, "available_bytes", lambda device: free)
+    if fits:
+        plan_run(config, None)
+    else:
+        with pytest.raises(ConfigError, match=r"GiB, updates 1024\.0 GiB, and cpu has"):
+            plan_run(config, None)
 
 
 @pytest.mark.parametrize(
