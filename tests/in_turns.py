@@ -28,7 +28,8 @@ from seed.config.loading import parse_command_line
 from seed.config.schema import Config
 from seed.contract import Algorithm
 from seed.contract.loading import load_algorithm, load_algorithm_config, optional_initial_priorities
-from seed.inference.forward import ForwardPass, GroupRows, InferenceBatch
+from seed.inference.batcher import GroupRows, InferenceBatch
+from seed.inference.forward import ForwardPass
 from seed.inference.session_table import SessionTable
 from seed.inference.sessions import Offer
 from seed.learner.loop import Learner, Progress

@@ -8,12 +8,54 @@ run (`next`). Another order of batches is another class with these six names.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from seed.config.schema import InferenceConfig
-from seed.inference.forward import GroupRows, InferenceBatch
 from seed.inference.session_table import Session
+from seed.wire import messages
+from seed.wire.arrays import Int64Array, UInt64Array
+
+
+class GroupRows(NamedTuple):
+    """One checked STEP and the environments that it is about.
+
+    Attributes:
+        env_ids: `[n] int64`
+        arrays: What arrived, `[n, ...]` each.
+    """
+
+    env_ids: Int64Array
+    arrays: messages.StepArrays
+
+
+class InferenceBatch(NamedTuple):
+    """Steps of groups whose environments are all different, in one row after the other.
+
+    Attributes:
+        steps: Of each group.
+        env_ids: Of all rows. `[n] int64`
+        run_ids: `[n] uint64`
+        flags: `[n] uint8`
+    """
+
+    steps: Sequence[GroupRows]
+    env_ids: Int64Array
+    run_ids: UInt64Array
+    flags: npt.NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, steps: Sequence[GroupRows]) -> InferenceBatch:
+        """The batch of these steps, at least one."""
+        return cls(
+            steps,
+            np.concatenate([step.env_ids for step in steps]),
+            np.concatenate([step.arrays.run_ids for step in steps]),
+            np.concatenate([step.arrays.flags for step in steps]),
+        )
 
 
 class WaitingStep(NamedTuple):

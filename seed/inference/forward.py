@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from seed.contract import ActOutput, Algorithm, Fleet
 from seed.device.graphs import CapturedCall
 from seed.device.names import prepare_thread
 from seed.device.transfer import move
+from seed.inference.batcher import GroupRows, InferenceBatch
 from seed.inference.buffers import BatchBuffers, DeviceBatch, HostBatch
 from seed.process.phases import Phases
 from seed.store.fleet import fleet_positions
@@ -24,50 +25,12 @@ from seed.store.rows import Rows
 from seed.store.unrolls import UnrollStore
 from seed.store.weights import Weights, load_tensors
 from seed.wire import messages
-from seed.wire.arrays import Int64Array, UInt64Array
+from seed.wire.arrays import Int64Array
 
 # A row each for what becomes `terminated` and `truncated`.
 _ENDS = np.array([[messages.TERMINATED], [messages.TRUNCATED]], np.uint8)
 _TERMINATED_OR_TRUNCATED = slice(0, 2)
 _FIRST, _EVALUATION = 2, 3
-
-
-class GroupRows(NamedTuple):
-    """One checked STEP and the environments that it is about.
-
-    Attributes:
-        env_ids: `[n] int64`
-        arrays: What arrived, `[n, ...]` each.
-    """
-
-    env_ids: Int64Array
-    arrays: messages.StepArrays
-
-
-class InferenceBatch(NamedTuple):
-    """Steps of groups whose environments are all different, in one row after the other.
-
-    Attributes:
-        steps: Of each group.
-        env_ids: Of all rows. `[n] int64`
-        run_ids: `[n] uint64`
-        flags: `[n] uint8`
-    """
-
-    steps: Sequence[GroupRows]
-    env_ids: Int64Array
-    run_ids: UInt64Array
-    flags: npt.NDArray[np.uint8]
-
-    @classmethod
-    def of(cls, steps: Sequence[GroupRows]) -> InferenceBatch:
-        """The batch of these steps, at least one."""
-        return cls(
-            steps,
-            np.concatenate([step.env_ids for step in steps]),
-            np.concatenate([step.arrays.run_ids for step in steps]),
-            np.concatenate([step.arrays.flags for step in steps]),
-        )
 
 
 class ForwardPass:

@@ -18,8 +18,8 @@ import zmq
 
 from seed.config.schema import InferenceConfig
 from seed.inference.admission import Admission
-from seed.inference.batcher import Batcher, WaitingStep
-from seed.inference.forward import ForwardPass, InferenceBatch
+from seed.inference.batcher import Batcher, InferenceBatch, WaitingStep
+from seed.inference.forward import ForwardPass
 from seed.inference.sessions import Offer, Sessions
 from seed.store.pages import PageLinks
 from seed.store.unrolls import UnrollStore

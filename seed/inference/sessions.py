@@ -13,9 +13,8 @@ import numpy as np
 
 from seed.config.schema import ConfigError, InferenceConfig
 from seed.inference.admission import Admission
-from seed.inference.batcher import Batcher, WaitingStep
+from seed.inference.batcher import Batcher, GroupRows, WaitingStep
 from seed.inference.fault_log import FaultLog
-from seed.inference.forward import GroupRows
 from seed.inference.session_log import SessionLog
 from seed.inference.session_table import NoRoom, Refused, Session, SessionTable
 from seed.store.fleet import tell_missing_evaluation

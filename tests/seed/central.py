@@ -19,8 +19,8 @@ from seed.contract import ActOutput
 from seed.inference import admission as admission
 from seed.inference import loop as inference
 from seed.inference.admission import Admission
-from seed.inference.batcher import Batcher
-from seed.inference.forward import ForwardPass, InferenceBatch
+from seed.inference.batcher import Batcher, InferenceBatch
+from seed.inference.forward import ForwardPass
 from seed.inference.loop import Inference
 from seed.inference.sessions import Offer, Reply, Sessions
 from seed.process.threads import ThreadGroup

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from seed.config.schema import ReplayConfig
 from seed.contract import ActOutput
-from seed.inference.forward import ForwardPass, GroupRows, InferenceBatch
+from seed.inference.batcher import GroupRows, InferenceBatch
+from seed.inference.forward import ForwardPass
 from seed.learner.replay import Replay
 from seed.learner.sources import Batch
 from seed.store.layout import Column, StoreLayout

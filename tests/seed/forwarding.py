@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from seed.contract import ActOutput, Fleet
-from seed.inference.forward import ForwardPass, GroupRows, InferenceBatch
+from seed.inference.batcher import GroupRows, InferenceBatch
+from seed.inference.forward import ForwardPass
 from seed.store.layout import Column, StoreLayout
 from seed.store.rows import Rows
 from seed.store.unrolls import UnrollStore

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seed.config.schema import InferenceConfig
-from seed.inference.batcher import Batcher, WaitingStep
-from seed.inference.forward import GroupRows
+from seed.inference.batcher import Batcher, GroupRows, WaitingStep
 from seed.inference.session_table import Session
 from seed.wire.messages import EPISODE_DTYPE, Hello, StepArrays
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from seed.config.schema import Config, InferenceConfig, LearnerConfig, NetworkConfig
 from seed.contract.loading import load_algorithm
 from seed.device.transfer import move
-from seed.inference.forward import ForwardPass, GroupRows, InferenceBatch
+from seed.inference.batcher import GroupRows, InferenceBatch
+from seed.inference.forward import ForwardPass
 from seed.run.description import Spaces
 from seed.run.plan import make_agent, plan_store
 from seed.store.rows import Unroll

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from seed.inference.forward import ForwardPass, InferenceBatch, bucket_sizes
+from seed.inference.batcher import InferenceBatch
+from seed.inference.forward import ForwardPass, bucket_sizes
 from seed.store.unrolls import UnrollStore
 from seed.store.weights import Weights
 from seed.wire import messages

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from seed.config.schema import Config, ConfigError
-from seed.inference.forward import GroupRows, InferenceBatch
+from seed.inference.batcher import GroupRows, InferenceBatch
 from seed.inference.loop import Inference
 from seed.learner.checkpoint import CheckpointError
 from seed.learner.loop import Progress
