@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import random
+import threading
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -85,6 +86,8 @@ class Connection:
             UnusableAddress: where the address cannot mean a learner.
         """
         self._closed = False
+        # A signal handler may interrupt its own thread in either.
+        self._wake_or_close = threading.RLock()
         self.address, self._keys = address, keys
         # Handshakes that failed since one succeeded, and those of them that differed about keys.
         self._failures = self._differences = 0
@@ -132,13 +135,10 @@ class Connection:
 
     def wake(self) -> None:
         """Makes `wait` return; may be called by other threads and by signal handlers."""
-        if self._closed:
-            return
-        try:
-            os.write(self._wake_writer, b"w")
-        except BlockingIOError:
-            # The pipe is full of earlier calls, so `wait` will return anyway.
-            return
+        # If the pipe is full of earlier calls, `wait` will return anyway.
+        with self._wake_or_close, contextlib.suppress(BlockingIOError):
+            if not self._closed:
+                os.write(self._wake_writer, b"w")
 
     def messages(self) -> Iterator[list[Frame]]:
         """The messages that have arrived, as frames, without waiting for more."""
@@ -207,7 +207,8 @@ class Connection:
 
     def close(self) -> None:
         """Closes the socket, after up to half a second for what has not gone out yet."""
-        self._closed = True
+        with self._wake_or_close:
+            self._closed = True
         self._socket.disable_monitor()
         self._monitor.close(linger=0)
         self._socket.close(linger=_GOODBYE_LINGER_MS)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import os
 import socket as tcp
 import threading
 import time
@@ -256,6 +257,23 @@ def test_another_thread_can_end_the_wait(connection: Connection) -> None:
     connection.wake()
     waiting.join(PATIENCE_S)
     assert not waiting.is_alive()
+
+
+def test_closing_waits_for_a_wake_that_has_begun(
+    router: zmq.Socket[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = Connection(router.get_string(zmq.LAST_ENDPOINT))
+    closing, write = threading.Thread(target=connection.close), os.write
+
+    def write_late(descriptor: int, data: bytes) -> int:
+        closing.start()
+        closing.join(0.3)
+        return write(descriptor, data)
+
+    monkeypatch.setattr("envservers.connection.os.write", write_late)
+    connection.wake()
+    closing.join(PATIENCE_S)
+    connection.wake()
 
 
 def test_waking_far_too_often_does_no_harm(connection: Connection) -> None:
