@@ -251,11 +251,12 @@ def test_refuses_counts_below_one(
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """What `evaluate` is called with; it plays nothing."""
+    """What `evaluate` is called with; it plays nothing, and an algorithm prints."""
     calls: list[tuple[Any, ...]] = []
 
     def note(*arguments: Any) -> Result:
         calls.append(arguments)
+        print("words of an algorithm")
         return RESULT
 
     monkeypatch.setattr(evaluate, "evaluate", note)

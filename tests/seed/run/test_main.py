@@ -13,7 +13,7 @@ import pytest
 import tomli_w
 
 from seed.config.schema import Config, ConfigError
-from seed.learner.checkpoint import CheckpointError, SaveFailed
+from seed.learner.checkpoint import Checkpoint, CheckpointError, SaveFailed
 from seed.learner.divergence import Diverged
 from seed.learner.loop import Progress
 from seed.process.exit_codes import CommandError
@@ -24,6 +24,7 @@ from seed.run.description import UnusableEnvironment
 from seed.run.local_servers import LocalServerError, LocalServers
 from seed.run.lock import RunLock, hold_run
 from seed.run.metrics import Writer
+from seed.run.plan import Plan
 from tests.seed.configs import CATCH
 
 pytestmark = pytest.mark.usefixtures("describes_here", "process_state")
@@ -70,6 +71,22 @@ def test_a_dry_run_prints_a_configuration_and_leaves_nothing(
     assert tomllib.loads(printed)["seed"] == 9
     assert "\n# from the first frame on\n" in printed
     assert list(file.parent.iterdir()) == [file]
+
+
+def test_what_an_algorithm_prints_is_no_part_of_a_dry_run(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan_run = main.plan_run
+
+    def plan_aloud(config: Config, loaded: Checkpoint | None) -> Plan:
+        print("= words of an algorithm")
+        return plan_run(config, loaded)
+
+    monkeypatch.setattr(main, "plan_run", plan_aloud)
+    assert learn(file, "--dry-run") == 0
+    printed = capsys.readouterr()
+    assert tomllib.loads(printed.out)["run_dir"]
+    assert "= words of an algorithm\n" in printed.err
 
 
 # All refusals are in tests/seed/test_refusals.py and tests/seed/run/test_resume.py.
