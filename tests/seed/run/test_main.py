@@ -24,7 +24,7 @@ from seed.run.description import UnusableEnvironment
 from seed.run.local_servers import LocalServerError, LocalServers
 from seed.run.lock import RunLock, hold_run
 from seed.run.metrics import Writer
-from seed.run.plan import Plan
+from seed.run.plan import Plan, plan_run
 from tests.seed.configs import CATCH
 
 pytestmark = pytest.mark.usefixtures("describes_here", "process_state")
@@ -76,8 +76,6 @@ def test_a_dry_run_prints_a_configuration_and_leaves_nothing(
 def test_what_an_algorithm_prints_is_no_part_of_a_dry_run(
     file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan_run = main.plan_run
-
     def plan_aloud(config: Config, loaded: Checkpoint | None) -> Plan:
         print("= words of an algorithm")
         return plan_run(config, loaded)
