@@ -154,6 +154,19 @@ def test_every_kind_of_end_has_its_exit_code(
     assert refusal(file, capsys) == (code, f"{error}\n")
 
 
+# Of names of files and what environments say, for one.
+def test_what_an_error_quotes_steers_no_terminal(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> int:
+        raise ConfigError("a \x1b[2J\u202e name\nand more")
+
+    monkeypatch.setattr(main, "_train", fail)
+    assert learn(file) == 2
+    said = capsys.readouterr().err
+    assert said == "seed-learner: a \\x1b[2J\\u202e name\nand more\n"
+
+
 # Starting a run again helps once there is room, or the disk answers.
 @pytest.mark.parametrize(
     ("failing", "number", "code"),
