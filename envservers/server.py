@@ -20,7 +20,7 @@ from envservers.supervision.shared_state import Supervision
 from seed.wire.codec import decode
 from seed.wire.errors import WireError
 from seed.wire.messages import Actions, Fault, Frame, Goodbye, Hello, Ping, Refusal, Step, Welcome
-from seed.wire.terminal import printable
+from seed.wire.terminal import counted, printable
 
 EXIT_DONE, EXIT_CRASH, EXIT_REFUSED, EXIT_DENIED = 0, 1, 2, 76
 _LONGEST_WAIT_S, _PARENT_CHECK_INTERVAL_S = 30.0, 1.0
@@ -269,7 +269,8 @@ class EnvServer:
             return
         self._session = session
         self._change(Event.WELCOMED)
-        self._say(f"running {self._hello.num_envs} environments for {self._address}")
+        environments = counted(self._hello.num_envs, "environment")
+        self._say(f"running {environments} for {self._address}")
         self._send_faults([*self._groups.quarantined_faults(), *self._groups.take_all_faults()])
         if self._lifecycle.state is State.PLAYING:
             for step in steps:

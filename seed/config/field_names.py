@@ -10,6 +10,16 @@ from typing import Any, Literal
 
 # Of difflib: names less alike than that have nothing to do with each other.
 _ALIKE = 0.75
+# What other programs, `seed-envserver` among them, call what is a field here.
+_ELSEWHERE = {
+    "num_envs": "local.envs_per_server",
+    "n_envs": "local.envs_per_server",
+    "port": "inference.address",
+    "connect": "inference.address",
+    "gamma": "algorithm.discount",
+    "total_timesteps": "total_env_frames",
+    "buffer_size": "replay.capacity_rows",
+}
 
 
 def names_of(config_type: type) -> list[str]:
@@ -54,6 +64,8 @@ def _several(hint: Any) -> str:
 def meant(name: str, names: list[str]) -> list[str]:
     """The fields that this may stand for: of that last word, of its initials, or of one like it."""
     word = _last(name)
+    if _ELSEWHERE.get(word) in names:
+        return [_ELSEWHERE[word]]
     for is_meant in (
         lambda last: last == word,
         lambda last: "".join(part[:1] for part in last.split("_")) == word,

@@ -25,11 +25,11 @@ from seed.config.refused_options import refusal
 from seed.config.schema import Config, ConfigError
 from seed.process.module_folders import module_folders, search
 from seed.process.plain_files import read_plain
+from seed.process.quoting import quote
 
 # Far more than any configuration needs.
 _MOST_TOML_BYTES = 2**20
 _DEEPEST = 16
-_LONGEST_SHOWN = 200
 
 T = TypeVar("T")
 
@@ -243,15 +243,6 @@ def _is_deep(tables: dict[str, Any]) -> bool:
     return bool(level)
 
 
-def _show(value: Any) -> str:
-    """A value as a message can show it: not at any length."""
-    try:
-        said = repr(value)
-    except ValueError:
-        return "a number of more digits than can be shown"
-    return said if len(said) <= _LONGEST_SHOWN else f"{said[:_LONGEST_SHOWN]}..."
-
-
 def from_tables(tables: Mapping[str, Any], load_algorithm_config: Any) -> Config:
     """A `Config` from TOML tables, types checked strictly; `[algorithm] name` picks the module.
 
@@ -261,16 +252,16 @@ def from_tables(tables: Mapping[str, Any], load_algorithm_config: Any) -> Config
     rest = dict(tables)
     algorithm_table = rest.pop("algorithm", {})
     if not isinstance(algorithm_table, dict):
-        raise ConfigError(f"algorithm = {_show(algorithm_table)}: expected a table [algorithm]")
+        raise ConfigError(f"algorithm = {quote(algorithm_table)}: expected a table [algorithm]")
     algorithm_table = dict(algorithm_table)
     name = algorithm_table.pop("name", Config.algorithm_name)
     if not isinstance(name, str):
-        raise ConfigError(f"algorithm.name = {_show(name)}: expected a string")
+        raise ConfigError(f"algorithm.name = {quote(name)}: expected a string")
     algorithm_type = load_algorithm_config(name)
     algorithm = build(algorithm_type, algorithm_table, "algorithm.", f" of {name!r}")
     if "algorithm_name" in rest:
         raise ConfigError(
-            f"algorithm_name = {_show(rest['algorithm_name'])}: unknown field; the algorithm's "
+            f"algorithm_name = {quote(rest['algorithm_name'])}: unknown field; the algorithm's "
             "name is `name` in table [algorithm]"
         )
     rest |= {"algorithm": algorithm, "algorithm_name": name}
@@ -294,7 +285,7 @@ def build(cls: type[T], table: Mapping[str, Any], path: str, owner: str = "") ->
             close = difflib.get_close_matches(name, names, 1) or meant(name, names_of(Config))
             hint = f" (did you mean {close[0]!r}?)" if close else ""
             raise ConfigError(
-                f"{path}{name} = {_show(table[name])}: unknown field{owner}{hint}; "
+                f"{path}{name} = {quote(table[name])}: unknown field{owner}{hint}; "
                 f"expected one of {', '.join(names)}"
             )
     values = {name: _value(hints[name], value, path + name) for name, value in table.items()}
@@ -320,9 +311,9 @@ def _value(hint: Any, value: Any, path: str) -> Any:
         try:
             return float(value)
         except OverflowError:
-            raise ConfigError(f"{path} = {_show(value)}: expected a smaller number") from None
+            raise ConfigError(f"{path} = {quote(value)}: expected a smaller number") from None
     if not _matches(hint, value):
-        raise ConfigError(f"{path} = {_show(value)}: expected {describe(hint)}")
+        raise ConfigError(f"{path} = {quote(value)}: expected {describe(hint)}")
     return value
 
 

@@ -62,15 +62,21 @@ def _unknown(said: str, arguments: Sequence[str], names: list[str]) -> str:
     """What was not recognized, and the options that may have been meant."""
     unknown, _, proposed = said.partition("; Perhaps you meant:")
     words = [_name_of(word) for word in arguments if word.startswith("--")]
-    options = [_option_of(name) for word in words if word not in names
-               for name in meant(word, names)]  # fmt: skip
+    wrong = [word for word in words if word not in names]
+    options = [_option_of(name) for word in wrong for name in meant(word, names)]
     others = [option for option in re.findall(r"(?<![\w-])--[\w.-]+", proposed)
-              if _name_of(option) in names]  # fmt: skip
+              if _name_of(option) in names and _begins_a_part(wrong, option)]  # fmt: skip
     if len(others) <= _MOST_MEANT:
         options += others
     if not options:
         return unknown
     return f"{unknown}; did you mean {' or '.join(dict.fromkeys(options))}?"
+
+
+def _begins_a_part(words: list[str], option: str) -> bool:
+    """Whether one of the words is where a part of the option begins: not "port" in "importance"."""
+    begins = "|".join(re.escape(word.rstrip("s")) for word in words)
+    return re.search(rf"(?<![a-z0-9])({begins})", _name_of(option)) is not None
 
 
 def _value_of(option: str, arguments: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Whether what an algorithm's functions return is what the contract says; looked at once."""
+"""Whether what an algorithm's functions return is what the contract says."""
 
 from __future__ import annotations
 
@@ -62,6 +62,22 @@ def check_result(result: Any, name: str, *, batch: int, device: torch.device) ->
         returned.expect("priorities", result.priorities, (batch,), gradient=False)
 
 
+def check_first_priorities(priorities: object, name: str, *, batch: int) -> Tensor:
+    """What `initial_priorities` of the algorithm with this name returned for B unrolls.
+
+    Raises:
+        ConfigError: where that is no `[B] float32`.
+    """
+    if (
+        isinstance(priorities, Tensor)
+        and priorities.shape == (batch,)
+        and priorities.dtype == torch.float32
+    ):
+        return priorities
+    wanted = f"a tensor of shape {(batch,)} and torch.float32"
+    raise _wrong(name, "initial_priorities", f"gives {_form(priorities)}; expected {wanted}")
+
+
 class _Returned:
     """What one function returned, and how to say what is wrong with it."""
 
@@ -98,11 +114,11 @@ class _Returned:
         if gradient is not None:
             wanted += f", {'with' if gradient else 'without'} gradient"
         if not isinstance(value, Tensor):
-            raise self._unfit(field, _kind(value), wanted)
+            raise self._unfit(field, _form(value), wanted)
         fits = tuple(value.shape) == shape and dtype in (None, value.dtype)
         fits &= value.device.type == self._device.type
         if not fits or gradient not in (None, value.requires_grad):
-            found = f"a tensor of shape {tuple(value.shape)} and {value.dtype} on {value.device}"
+            found = f"{_form(value)} on {value.device}"
             found += f", {'with' if value.requires_grad else 'without'} gradient"
             raise self._unfit(field, found, wanted)
 
@@ -112,6 +128,12 @@ class _Returned:
 
 def _kind(value: object) -> str:
     return f"a {type(value).__name__}"
+
+
+def _form(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)} and {value.dtype}"
+    return _kind(value)
 
 
 def _wrong(name: str, function: str, what: str) -> ConfigError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 
 from seed.process.rates import RateLimit
-from seed.wire.terminal import printable
+from seed.wire.terminal import counted, printable
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,8 @@ class SessionLog:
             self._untold_arrivals += 1
             return
         with_key = f" and the key '{printable(key_name)}'" if key_name else ""
-        log.info("%s connected with %d environments%s", printable(name), num_envs, with_key)
+        environments = counted(num_envs, "environment")
+        log.info("%s connected with %s%s", printable(name), environments, with_key)
 
     def left(self, name: str, reason: str, now_s: float) -> None:
         """A server's session has ended."""

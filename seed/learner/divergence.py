@@ -40,8 +40,9 @@ class UpdateGuard:
     def __init__(self) -> None:
         self.skipped = 0
         self._in_a_row = 0
-        # Of the batches skipped in a row.
+        # Of the batches skipped in a row, and of those that steep gradients came from.
         self._extremes: dict[str, float] = {}
+        self._steep: dict[str, float] = {}
         self._log_limit = RateLimit(_LOG_INTERVAL_S)
 
     def accepts(
@@ -56,7 +57,7 @@ class UpdateGuard:
             update: The update's number, for messages.
             scalars: What `Update.backward` found.
             find_extremes: Finds extreme magnitudes in the batch, by what they are and whose;
-                called only where the update is skipped.
+                called only where the update is skipped, or may break the weights.
 
         Raises:
             Diverged: at the tenth skipped in a row.
@@ -64,11 +65,12 @@ class UpdateGuard:
         loss, norm = scalars["loss"], scalars["grad_norm"]
         if math.isfinite(loss) and math.isfinite(norm):
             self._in_a_row, self._extremes = 0, {}
+            if norm > LARGEST_ORDINARY:
+                _add(self._steep, find_extremes())
             return True
         self.skipped += 1
         self._in_a_row += 1
-        for text, magnitude in find_extremes().items():
-            self._extremes[text] = max(magnitude, self._extremes.get(text, 0.0))
+        _add(self._extremes, find_extremes())
         reason = f"update {update}: the loss is {loss}, the gradient's norm {norm}"
         if self._in_a_row >= MOST_SKIPPED_IN_A_ROW:
             remedy = "Try a smaller optimizer.learning_rate or optimizer.clip_norm"
@@ -82,14 +84,40 @@ class UpdateGuard:
             log.warning("%s; skipped (%d skipped so far)%s", reason, self.skipped, self._blame())
         return False
 
+    def check(
+        self, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer | None = None
+    ) -> None:
+        """Raises Diverged where a weight or the optimizer's state is broken.
+
+        It names what was extreme in batches with steep gradients since the last check.
+        """
+        broken = find_broken_weight(modules) or (optimizer and find_broken_state(optimizer))
+        steep, self._steep = self._steep, {}
+        if broken:
+            raise Diverged(
+                f"{broken} holds what is no finite number, though loss and gradient were finite"
+                f"{_list(steep, 'batches shortly before')}. All checkpoints are from before. Try "
+                "a smaller optimizer.learning_rate, or an optimizer.clip_norm above 0"
+            )
+
     def _blame(self) -> str:
-        """The end of a sentence: what was extreme in these batches, the largest first."""
-        if not self._extremes:
-            return ""
-        ordered = sorted(self._extremes.items(), key=lambda item: item[1], reverse=True)
-        named = ", ".join(f"{text}: {value:.3g}" for text, value in ordered[:_MOST_NAMED])
-        more = f" and {len(ordered) - _MOST_NAMED} more" if len(ordered) > _MOST_NAMED else ""
-        return f"; extreme in these batches: {named}{more}"
+        return _list(self._extremes, "these batches")
+
+
+def _add(known: dict[str, float], found: Mapping[str, float]) -> None:
+    """Keeps the larger magnitude of what is in both."""
+    for text, magnitude in found.items():
+        known[text] = max(magnitude, known.get(text, 0.0))
+
+
+def _list(extremes: Mapping[str, float], where: str) -> str:
+    """The end of a sentence: what was extreme there, the largest first; empty for nothing."""
+    if not extremes:
+        return ""
+    ordered = sorted(extremes.items(), key=lambda item: item[1], reverse=True)
+    named = ", ".join(f"{text}: {value:.3g}" for text, value in ordered[:_MOST_NAMED])
+    more = f" and {len(ordered) - _MOST_NAMED} more" if len(ordered) > _MOST_NAMED else ""
+    return f"; extreme in {where}: {named}{more}"
 
 
 def find_extremes(
@@ -147,31 +175,25 @@ def _describe(env_id: int, server_of: Callable[[int], str]) -> str:
     return f"environment {env_id} ({server_of(env_id)})"
 
 
-def check_weights(modules: Mapping[str, nn.Module]) -> None:
-    """Raises Diverged where a parameter is not finite, or a buffer NaN.
+def find_broken_weight(modules: Mapping[str, nn.Module]) -> str:
+    """The first parameter that is not finite, or buffer that has NaN; empty where all are whole.
 
     A buffer may be infinite for good reasons: a mask, say.
     """
     for name, module in modules.items():
         for key, parameter in module.named_parameters():
             if not torch.isfinite(parameter).all():
-                raise _broken(f"{name}.{key}")
+                return f"{name}.{key}"
         for key, buffer in module.named_buffers():
             if torch.isnan(buffer).any():
-                raise _broken(f"{name}.{key}")
+                return f"{name}.{key}"
+    return ""
 
 
-def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
-    """Raises Diverged where a tensor of the optimizer's state is not finite."""
+def find_broken_state(optimizer: torch.optim.Optimizer) -> str:
+    """The first tensor of the optimizer's state that is not finite; empty where all are."""
     for index, state in optimizer.state_dict()["state"].items():
         for key, tensor in state.items():
             if not torch.isfinite(tensor).all():
-                raise _broken(f"optimizer.{index}.{key}")
-
-
-def _broken(name: str) -> Diverged:
-    return Diverged(
-        f"{name} holds what is no finite number, though loss and gradient were finite. All "
-        "checkpoints are from before. Try a smaller optimizer.learning_rate, or an "
-        "optimizer.clip_norm above 0"
-    )
+                return f"optimizer.{index}.{key}"
+    return ""

@@ -21,7 +21,7 @@ from seed.device.graphs import can_capture
 from seed.device.names import prepare_thread
 from seed.learner import checkpoint
 from seed.learner.checkpoint import CheckpointError, SaveReplay
-from seed.learner.divergence import UpdateGuard, check_weights, find_extremes
+from seed.learner.divergence import UpdateGuard, find_extremes
 from seed.learner.optimizers import linear_learning_rate, make_optimizer
 from seed.learner.saving import Saver
 from seed.learner.sources import Batch, BatchSource
@@ -136,7 +136,7 @@ class Learner:
         self._guard = UpdateGuard()
         self._told_of_clipping = False
         self._saver = Saver(
-            config, self._modules, self._optimizer, self.phases, save_replay, hold
+            config, self._modules, self._optimizer, self._guard, self.phases, save_replay, hold
         )
 
     @property
@@ -267,7 +267,7 @@ class Learner:
     def _pass_on(self, batch: Batch, result: UpdateResult) -> None:
         """What follows from an update: priorities, target network and, now and then, weights."""
         if self.learner_steps % _CHECK_WEIGHTS_EVERY_UPDATES == 0:
-            check_weights({"agent": self._agent})
+            self._guard.check({"agent": self._agent})
         if batch.numbers is not None and result.priorities is not None:
             self._source.update_priorities(batch.numbers, result.priorities)
         if self._update_target is not None and self._target is not None:

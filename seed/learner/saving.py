@@ -14,7 +14,7 @@ from torch import nn
 from seed.config.schema import Config
 from seed.learner import checkpoint
 from seed.learner.checkpoint import Checkpoint, SaveFailed, SaveReplay
-from seed.learner.divergence import check_optimizer, check_weights
+from seed.learner.divergence import UpdateGuard
 from seed.process.phases import Phases
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ class Saver:
         config: Config,
         modules: Mapping[str, nn.Module],
         optimizer: torch.optim.Optimizer,
+        guard: UpdateGuard,
         phases: Phases,
         save_replay: SaveReplay | None,
         hold: Callable[[], bool],
@@ -50,6 +51,7 @@ class Saver:
             config: The run.
             modules: The networks, by name.
             optimizer: Of the trained one.
+            guard: Knows whether the networks are whole.
             phases: Of the thread that saves.
             save_replay: Writes the replay into a folder of every checkpoint.
             hold: Called before each; returns whether the run's folder had to be made anew. Raises
@@ -61,6 +63,7 @@ class Saver:
         self._config = config
         self._modules = modules
         self._optimizer = optimizer
+        self._guard = guard
         self._phases = phases
         self._save_replay = save_replay
         self._hold = hold
@@ -89,8 +92,7 @@ class Saver:
             SaveFailed: where it could not be written.
         """
         self._phases.enter("checkpoint")
-        check_weights(self._modules)
-        check_optimizer(self._optimizer)
+        self._guard.check(self._modules, self._optimizer)
         try:
             self._hold_folder()
             self.newest = self._write(state)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from seed.config.addresses import AUTO, USUAL
 from seed.config.schema import Config, InferenceConfig
+from seed.contract.answers import check_first_priorities
 from seed.contract.loading import optional_initial_priorities
 from seed.inference.forward import ForwardPass
 from seed.inference.loop import Inference
@@ -29,6 +31,7 @@ from seed.run.plan import Plan, describe_bodies, has_replay, make_agent, queue_l
 from seed.run.provenance import provenance
 from seed.run.resume import environment_of, restore
 from seed.store.layout import StoreLayout
+from seed.store.rows import Unroll
 from seed.store.unrolls import UnrollStore
 from seed.store.weights import WeightSlot
 from seed.transport.authentication import Authentication, make_authentication
@@ -147,14 +150,27 @@ def _make_source(plan: Plan, store: UnrollStore) -> BatchSource:
     batch_size = plan.config.learner.batch_size
     if not has_replay(plan.algorithm):
         return QueueSource(store, batch_size)
-    initial = optional_initial_priorities(plan.algorithm)
     return Replay(
         store,
         batch_size,
         plan.config.replay,
         np.random.default_rng(plan.seed),
-        initial and (lambda unroll: initial(unroll, plan.config.algorithm)),
+        _first_priorities(plan),
     )
+
+
+def _first_priorities(plan: Plan) -> Callable[[Unroll], Tensor] | None:
+    """What gives new unrolls their priorities; None where the algorithm leaves that out."""
+    initial = optional_initial_priorities(plan.algorithm)
+    if initial is None:
+        return None
+
+    def give(unroll: Unroll) -> Tensor:
+        found = initial(unroll, plan.config.algorithm)
+        batch = len(unroll.importance)
+        return check_first_priorities(found, plan.config.algorithm_name, batch=batch)
+
+    return give
 
 
 def _load_replay(replay: Replay, path: Path) -> None:

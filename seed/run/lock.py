@@ -3,6 +3,9 @@
 The lock is on a file, and files can be taken away: the folder may be deleted, moved, or put in
 place from a copy while a learner works there, and the next one would find another file to lock. So
 whoever holds a lock looks again and again whether it is still that of the file at the run's path.
+
+Two runs may have one folder of checkpoints, through a link. So that folder is locked, too, as soon
+as there is one.
 """
 
 from __future__ import annotations
@@ -50,6 +53,8 @@ class RunLock:
         self._made: list[Path] = []
         self._made_file = False
         self._changing = threading.Lock()
+        # Of the folder of checkpoints.
+        self._checkpoints: int | None = None
         try:
             self._descriptor = self._wait()
         except ConfigError:
@@ -63,15 +68,18 @@ class RunLock:
     def check(self) -> bool:
         """Sees to it that the lock is that of the file at the run's path; locks that one if not.
 
+        The same with the folder of checkpoints, where there is one.
+
         Returns:
             Whether it had to: the folder was deleted or moved, and is there again now.
 
         Raises:
-            RunTaken: where another learner has the lock of the file that is there now.
+            RunTaken: where another learner has the lock of what is there now.
             OSError: where that cannot be seen or done; nothing may be written meanwhile.
         """
         with self._changing:
             if is_at(self._descriptor, self._path):
+                self.hold_checkpoints()
                 return False
             descriptor = self._try()
             if descriptor is None:
@@ -83,7 +91,35 @@ class RunLock:
             os.close(self._descriptor)
             self._descriptor = descriptor
             self.accept()
+            self.hold_checkpoints()
             return True
+
+    def hold_checkpoints(self) -> None:
+        """Locks the folder of checkpoints that is there now, where the file system locks folders.
+
+        Raises:
+            RunTaken: where a learner of another run has it.
+        """
+        folder = self._run_dir / "checkpoints"
+        with contextlib.suppress(OSError):
+            if self._checkpoints is not None and is_at(self._checkpoints, folder):
+                return
+            self._let_checkpoints_go()
+            self._checkpoints = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(self._checkpoints, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._let_checkpoints_go()
+                raise RunTaken(
+                    f"run_dir = {str(self._run_dir)!r}: the learner of another run works in its "
+                    "folder of checkpoints, which both have through a link; choose another "
+                    "run_dir, or have the link lead to a folder of its own"
+                ) from None
+
+    def _let_checkpoints_go(self) -> None:
+        if self._checkpoints is not None:
+            os.close(self._checkpoints)
+            self._checkpoints = None
 
     def release(self) -> None:
         """Gives the lock back. Where the run was not accepted, what was made for it goes."""
@@ -92,6 +128,7 @@ class RunLock:
             if self._made_file and is_at(self._descriptor, self._path):
                 self._path.unlink()
         self._remove_folders()
+        self._let_checkpoints_go()
         os.close(self._descriptor)
 
     def _remove_folders(self) -> None:
@@ -183,6 +220,7 @@ def hold_run(run_dir: Path) -> Iterator[RunLock]:
     """
     lock = RunLock(run_dir)
     try:
+        lock.hold_checkpoints()
         yield lock
     finally:
         lock.release()

@@ -36,6 +36,7 @@ from seed.run.local_servers import server_command, server_count
 from seed.store.layout import Column, StoreLayout
 from seed.store.rows import Rows
 from seed.wire.spaces import SpaceSpec
+from seed.wire.terminal import counted
 
 # Bytes that updates with unrolls of a layout take of the agent's device.
 TryUpdate: TypeAlias = Callable[[StoreLayout], int]
@@ -140,7 +141,7 @@ def describe_plan(plan: Plan) -> str:
         f"a queue of {queue_limit(config)} unrolls of {config.learner.unroll_length} steps",
         f"a store of {layout.nbytes / 2**30:.3g} GiB on {plan.store_device}"
         + (replayed if has_replay(plan.algorithm) else ""),
-        f"{plan.server_count} local environment servers: {shlex.join(command)}",
+        f"{counted(plan.server_count, 'local environment server')}: {shlex.join(command)}",
     ]
     return to_toml(config) + "\n# would start:\n" + "\n".join(f"# {line}" for line in lines)
 

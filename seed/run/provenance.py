@@ -9,6 +9,7 @@ from typing import Any
 from seed import __version__
 from seed.config.loading import to_tables
 from seed.config.schema import Config
+from seed.process.quoting import shorten
 
 _ABSENT = "none"
 
@@ -37,8 +38,8 @@ def describe_changes(state: dict[str, Any], config: Config) -> str:
     now = provenance(config)
     before, after = _flatten(state["config"], ""), _flatten(now["config"], "")
     changes = [
-        f"{name if name.isprintable() else ascii(name)} = {_say(after, name)} "
-        f"(it was {_say(before, name)})"
+        f"{shorten(name)} = {shorten(_say(after, name))} "
+        f"(it was {shorten(_say(before, name))})"
         for name in sorted(before.keys() | after.keys())
         if _say(before, name) != _say(after, name)
     ]

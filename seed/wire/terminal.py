@@ -36,6 +36,11 @@ def printable(text: str, *, lines: bool = False) -> str:
     )
 
 
+def counted(number: int, noun: str) -> str:
+    """So many of them: "1 environment", "2 environments"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def shield_output() -> None:
     """Sees to it that what cannot be printed is lost, and nothing else: no exception, no exit code.
 

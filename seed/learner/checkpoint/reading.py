@@ -17,6 +17,7 @@ from torch import Tensor
 
 from seed.learner.checkpoint.naming import CheckpointError, name_of, names, warn_of_others
 from seed.process.plain_files import digest, read_plain
+from seed.process.quoting import quote, shorten
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,8 @@ def load(path: Path) -> Checkpoint:
             raise CheckpointError(f"{path / STATE}: of another form ({fault})")
         return Checkpoint(load_file(path / TENSORS), state, path)
     except _UNREADABLE as error:
-        raise CheckpointError(f"{path}: not a readable checkpoint ({_say(error)})") from None
+        said = shorten(str(error))
+        raise CheckpointError(f"{path}: not a readable checkpoint ({said})") from None
 
 
 def is_whole(path: Path) -> bool:
@@ -90,7 +92,7 @@ def find_replay(path: Path) -> Path | None:
         for part in parts:
             check(path, part)
     except _UNREADABLE as error:
-        raise CheckpointError(f"{path / REPLAY}: not readable ({_say(error)})") from None
+        raise CheckpointError(f"{path / REPLAY}: not readable ({shorten(str(error))})") from None
     return path / REPLAY if parts else None
 
 
@@ -136,13 +138,6 @@ def check(path: Path, part: str, sign: Callable[[], None] = lambda: None) -> Non
         raise CheckpointError(f"{path / part}: not as it was written (SHA-256 differs)")
 
 
-def _say(error: Exception) -> str:
-    """An error in one line, and not at any length: it may quote what it could not read."""
-    line = " ".join(str(error).split())
-    said = "".join(letter if letter.isprintable() else "?" for letter in line)
-    return said if len(said) <= 300 else f"{said[:300]}..."
-
-
 def _find_fault(state: Any) -> str:
     """What is wrong with the state of a checkpoint, in a few words; empty where nothing is.
 
@@ -156,15 +151,15 @@ def _find_fault(state: Any) -> str:
     for name, most in _COUNTS.items():
         count = state.get(name)
         if type(count) is not int or not 0 <= count <= most:
-            return f"{name} = {_shorten(count)}: expected an integer from 0 to {most}"
+            return f"{name} = {quote(count)}: expected an integer from 0 to {most}"
     time_s = state.get("time_s")
     if not _is_time(time_s):
-        return f"time_s = {_shorten(time_s)}: expected seconds from 0 to {_LONGEST_TIME_S:g}"
+        return f"time_s = {quote(time_s)}: expected seconds from 0 to {_LONGEST_TIME_S:g}"
     for name, kind in _OPTIONAL.items():
         value = state.get(name)
         # Of the text, messages say it as it is.
         if value is not None and not (isinstance(value, kind) and _is_sayable(value)):
-            return f"{name} = {_shorten(value)}: expected {_said(kind)}"
+            return f"{name} = {quote(value)}: expected {_said(kind)}"
     return ""
 
 
@@ -179,15 +174,6 @@ def _is_sayable(value: Any) -> bool:
 
 def _said(kind: type) -> str:
     return "a line of text" if kind is str else "an object"
-
-
-def _shorten(value: Any) -> str:
-    """A value as a message can show it: in one line, and not at any length."""
-    # Before its digits are written out, which takes long for a number of millions of them.
-    if isinstance(value, int) and value.bit_length() > 256:
-        return "a number of more than 77 digits"
-    said = repr(value)
-    return said if len(said) <= 60 else f"{said[:60]}..."
 
 
 def _depth_of(value: Any) -> int:

@@ -13,6 +13,7 @@ import pytest
 
 from envservers.supervision.processes import descendants
 from seed.wire import messages
+from seed.wire.limits import STARTER_VARIABLE
 from tests.envservers.fake_learner import PATIENCE_MS, SocketLearner
 
 
@@ -65,6 +66,17 @@ def test_once_ends_with_the_process_that_started_it(learner: SocketLearner) -> N
     assert "started this one has ended" in learner.receive(messages.Goodbye).reason
     # The pipe ends when the last process that holds it does.
     starter.communicate(timeout=PATIENCE_MS / 1000)
+
+
+# It may have been killed before this process could look whose child it is.
+def test_once_ends_at_once_where_who_started_it_has_ended_already() -> None:
+    starter = subprocess.Popen(["true"])
+    starter.wait()
+    process = subprocess.run(
+        command("tcp://127.0.0.1:1", "--num-envs", "1", "--once", "--wait-s", "30"),
+        env={**os.environ, STARTER_VARIABLE: str(starter.pid)}, capture_output=True, check=False,
+    )  # fmt: skip
+    assert (process.returncode, process.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&- >&-", "2>&1 | head -1 >/dev/null"])

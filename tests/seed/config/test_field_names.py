@@ -24,6 +24,9 @@ def test_fields_of_all_tables_have_a_name() -> None:
         ("lr", ["optimizer.learning_rate"]),
         ("batch", ["learner.batch_size"]),
         ("optimizer.learning_rte", ["optimizer.learning_rate"]),
+        # As `seed-envserver` and other programs call it; "max_envs" is only spelled alike.
+        ("num_envs", ["local.envs_per_server"]),
+        ("inference.port", ["inference.address"]),
         ("xyz", []),
         ("", []),
         ("__", []),
@@ -31,3 +34,9 @@ def test_fields_of_all_tables_have_a_name() -> None:
 )
 def test_a_wrong_name_may_have_meant(name: str, fields: list[str]) -> None:
     assert meant(name, NAMES) == fields
+
+
+def test_what_other_programs_call_a_field_is_one_here() -> None:
+    assert meant("gamma", [*NAMES, "algorithm.discount"]) == ["algorithm.discount"]
+    # An algorithm may have no such field.
+    assert meant("gamma", NAMES) == []

@@ -25,10 +25,16 @@ from seed.config.schema import Config
          "--replay.no-in-checkpoint"),
         ("Unrecognized options: extra", "--resume extra extra", "Unrecognized options: extra"),
         # A few of the parser's proposals are passed on, a crowd of them is not.
-        ("Unrecognized options: --zz; Perhaps you meant: --seed INT Help. --resume STR Help.",
-         "--zz", "Unrecognized options: --zz; did you mean --seed or --resume?"),
+        ("Unrecognized options: --inter; Perhaps you meant: --log-interval-s S --resume STR Help.",
+         "--inter", "Unrecognized options: --inter; did you mean --log-interval-s?"),
         ("Unrecognized options: --zz; Perhaps you meant: --seed --resume --run-dir --note "
          "--watchdog-s", "--zz", "Unrecognized options: --zz"),
+        # Letters in the middle of another word mean nothing.
+        ("Unrecognized options: --ort; Perhaps you meant: --replay.importance-exponent",
+         "--ort", "Unrecognized options: --ort"),
+        ("Unrecognized options: --num-envs, 3; Perhaps you meant: --inference.max-envs INT",
+         "--num-envs 3", "Unrecognized options: --num-envs, 3; did you mean "
+         "--local.envs-per-server?"),
     ],
 )  # fmt: skip
 def test_a_refusal_names_the_option_its_value_and_what_it_takes(

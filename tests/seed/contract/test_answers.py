@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import namedtuple
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from seed.config.schema import ConfigError
 from seed.contract import ActOutput, LossResult
-from seed.contract.answers import check_acted, check_agent, check_result
+from seed.contract.answers import check_acted, check_agent, check_first_priorities, check_result
 from seed.store.layout import Column
 
 CPU = torch.device("cpu")
@@ -79,6 +80,26 @@ def test_what_loss_returns_is_refused_by_name(changes: dict[str, Any], words: st
 def test_a_bare_loss_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"gives a Tensor without loss, .*LossResult\(loss, metr"):
         check_result(LOSS, "mine", batch=3, device=CPU)
+
+
+def test_priorities_of_unrolls_that_enter_replay_come_back() -> None:
+    priorities = torch.tensor([0.0, math.nan, 2.0])
+    assert check_first_priorities(priorities, "mine", batch=3) is priorities
+
+
+@pytest.mark.parametrize(
+    ("priorities", "words"),
+    [
+        (None, "a NoneType;"),
+        ([1.0] * 3, "a list;"),
+        (torch.ones(3, 1), r"a tensor of shape \(3, 1\) and torch\.float32;"),
+        (torch.ones(3).bfloat16(), r"a tensor of shape \(3,\) and torch\.bfloat16;"),
+    ],
+)
+def test_other_priorities_are_refused_by_name(priorities: object, words: str) -> None:
+    wanted = r"expected a tensor of shape \(3,\) and torch\.float32$"
+    with pytest.raises(ConfigError, match=rf"'mine': initial_priorities gives {words} {wanted}"):
+        check_first_priorities(priorities, "mine", batch=3)
 
 
 class Sized(nn.Module):

@@ -57,7 +57,7 @@ def test_what_they_say_is_escaped_and_short(
     sessions.connected("\x1b[2J", 1, "\u202e\udcff", 0.0)
     sessions.left("\x9b", "a\nb" + "c" * 5000, 0.0)
     assert caplog.messages[0] == (
-        r"\x1b[2J connected with 1 environments and the key '\u202e\udcff'"
+        r"\x1b[2J connected with 1 environment and the key '\u202e\udcff'"
     )
     assert caplog.messages[1].startswith(r"\x9b left: a\nbccc")
     assert len(caplog.messages[1]) < 300

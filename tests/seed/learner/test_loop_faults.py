@@ -104,6 +104,22 @@ def test_weights_that_break_by_finite_gradients_are_noticed(
     assert (setup.slot.versions, checkpoint.names(setup.checkpoints)) == ([], [])
 
 
+def test_broken_weights_name_what_was_extreme_where_gradients_were_steep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("seed.learner.loop._CHECK_WEIGHTS_EVERY_UPDATES", 2)
+    # The gradient is what is observed. What was there before the last check has broken nothing.
+    setup = Setup(tmp_path, None, 8e15, 1.0, 7e15)
+    setup.learn(3)
+    nn.init.constant_(setup.agent.weight, math.inf)
+    with pytest.raises(Diverged) as ended:
+        setup.learner._save()
+    text = str(ended.value)
+    assert "finite; extreme in batches shortly before: observation of" in text
+    assert "environment 1 (host:1): 7e+15. All" in text
+    assert "8e+15" not in text
+
+
 def fail_to_save(monkeypatch: pytest.MonkeyPatch, fails: Callable[[], bool]) -> None:
     """Makes the disk full whenever `fails` says so."""
 

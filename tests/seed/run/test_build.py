@@ -224,6 +224,19 @@ def test_initial_priorities_are_the_algorithms_or_all_alike(
     assert set(asked) == ({run.config.algorithm} if known else set())
 
 
+def test_initial_priorities_of_another_form_are_refused(
+    build: Build, r2d2: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def one_for_all(unroll: Any, config: Any) -> Any:
+        return unroll.rows.rewards.sum()
+
+    monkeypatch.setattr("seed.algorithms.r2d2.initial_priorities", one_for_all)
+    run = build(r2d2)
+    play(run)
+    with pytest.raises(ConfigError, match=r"'r2d2': initial_priorities gives a tensor of shape \("):
+        replay_of(run).wait(0.0)
+
+
 def test_batches_are_drawn_by_seed_and_progress(build: Build, r2d2: Config) -> None:
     def draw(run: Run) -> float:
         return replay_of(run)._priorities._rng.random()

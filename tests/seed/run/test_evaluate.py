@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from seed.config.checks import check
-from seed.config.schema import Config, InferenceConfig, LocalConfig
+from seed.config.schema import Config, ConfigError, InferenceConfig, LocalConfig
 from seed.contract.loading import load_algorithm
 from seed.inference.fault_log import FaultLog
 from seed.inference.loop import BatchRecord, EpisodeRecord
@@ -251,11 +251,12 @@ def test_refuses_counts_below_one(
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """What `evaluate` is called with; it plays nothing."""
+    """What `evaluate` is called with; it plays nothing, and an algorithm prints."""
     calls: list[tuple[Any, ...]] = []
 
     def note(*arguments: Any) -> Result:
         calls.append(arguments)
+        print("words of an algorithm")
         return RESULT
 
     monkeypatch.setattr(evaluate, "evaluate", note)
@@ -271,6 +272,17 @@ def test_prints_one_line_or_json(asked: list[Any], capsys: pytest.CaptureFixture
     assert main(["some/run", "--json", "--greedy", "--episodes", "3", "--envs", "2"]) == 0
     assert json.loads(capsys.readouterr().out) == vars(RESULT)
     assert asked == [(Path("some/run"), 20, 8, False), (Path("some/run"), 3, 2, True)]
+
+
+def test_what_an_error_quotes_steers_no_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> Result:
+        raise ConfigError("a \x1b[2J name")
+
+    monkeypatch.setattr(evaluate, "evaluate", fail)
+    assert main(["some/run"]) == 2
+    assert capsys.readouterr().err == "seed-eval: a \\x1b[2J name\n"
 
 
 def test_plays_no_more_environments_than_episodes(

@@ -239,6 +239,28 @@ def test_a_folder_that_cannot_be_made_again_is_an_error_each_time(tmp_path: Path
         assert lock.check()
 
 
+# Each would delete the other's unfinished checkpoints, and take whole ones for its own.
+def test_two_runs_with_one_folder_of_checkpoints_are_kept_apart(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    with hold_run(first) as lock, hold_run(second) as other:
+        (first / "checkpoints").mkdir()
+        assert not lock.check()
+        (second / "checkpoints").symlink_to(first / "checkpoints")
+        for _ in range(2):
+            with pytest.raises(RunTaken, match=r"second'.* which both have through a link"):
+                other.check()
+        (second / "checkpoints").unlink()
+        (second / "checkpoints").mkdir()
+        assert not other.check()
+        (second / "link").symlink_to(second / "checkpoints")
+    (first / "checkpoints").rmdir()
+    (first / "checkpoints").symlink_to(second / "link")
+    with hold_run(second), pytest.raises(RunTaken, match=r"first'.* a link"), hold_run(first):
+        pass
+    with hold_run(first):
+        pass
+
+
 @pytest.mark.parametrize("target", ["nowhere", "link"])
 def test_a_link_that_leads_nowhere_is_called_so(tmp_path: Path, target: str) -> None:
     (tmp_path / "link").symlink_to(tmp_path / target)

@@ -13,7 +13,7 @@ import pytest
 import tomli_w
 
 from seed.config.schema import Config, ConfigError
-from seed.learner.checkpoint import CheckpointError, SaveFailed
+from seed.learner.checkpoint import Checkpoint, CheckpointError, SaveFailed
 from seed.learner.divergence import Diverged
 from seed.learner.loop import Progress
 from seed.process.exit_codes import CommandError
@@ -24,6 +24,7 @@ from seed.run.description import UnusableEnvironment
 from seed.run.local_servers import LocalServerError, LocalServers
 from seed.run.lock import RunLock, hold_run
 from seed.run.metrics import Writer
+from seed.run.plan import Plan, plan_run
 from tests.seed.configs import CATCH
 
 pytestmark = pytest.mark.usefixtures("describes_here", "process_state")
@@ -70,6 +71,20 @@ def test_a_dry_run_prints_a_configuration_and_leaves_nothing(
     assert tomllib.loads(printed)["seed"] == 9
     assert "\n# from the first frame on\n" in printed
     assert list(file.parent.iterdir()) == [file]
+
+
+def test_what_an_algorithm_prints_is_no_part_of_a_dry_run(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plan_aloud(config: Config, loaded: Checkpoint | None) -> Plan:
+        print("= words of an algorithm")
+        return plan_run(config, loaded)
+
+    monkeypatch.setattr(main, "plan_run", plan_aloud)
+    assert learn(file, "--dry-run") == 0
+    printed = capsys.readouterr()
+    assert tomllib.loads(printed.out)["run_dir"]
+    assert "= words of an algorithm\n" in printed.err
 
 
 # All refusals are in tests/seed/test_refusals.py and tests/seed/run/test_resume.py.
@@ -137,6 +152,19 @@ def test_every_kind_of_end_has_its_exit_code(
 
     monkeypatch.setattr(main, "_train", fail)
     assert refusal(file, capsys) == (code, f"{error}\n")
+
+
+# Of names of files and what environments say, for one.
+def test_what_an_error_quotes_steers_no_terminal(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> int:
+        raise ConfigError("a \x1b[2J\u202e name\nand more")
+
+    monkeypatch.setattr(main, "_train", fail)
+    assert learn(file) == 2
+    said = capsys.readouterr().err
+    assert said == "seed-learner: a \\x1b[2J\\u202e name\nand more\n"
 
 
 # Starting a run again helps once there is room, or the disk answers.

@@ -197,7 +197,7 @@ def test_in_words_it_is_a_configuration_with_comments() -> None:
     for line in ("# would start:", f"# agent: ActorCritic with {weights} weights",
                  "# a queue of 48 unrolls of 20 steps", "# from 12,000 frames on"):  # fmt: skip
         assert line in text.splitlines()
-    assert "\n# 1 local environment servers: " in text
+    assert "\n# 1 local environment server: " in text
     assert "--connect 'tcp://127.0.0.1:*' " in text
     assert "acting on " in text
     assert "values taken as they are" in text

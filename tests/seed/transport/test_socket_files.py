@@ -168,13 +168,18 @@ def test_the_file_goes_with_the_learner_but_no_other_does(folder: Path, own: boo
         assert os.listdir(path.parent) == ([] if own else [path.name])
 
 
-def test_a_file_that_is_removed_is_told_of_now_and_then(
-    folder: Path, router: zmq.Socket[bytes], caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_goes_is_told_of_now_and_then(
+    folder: Path, router: zmq.Socket[bytes], caplog: pytest.LogCaptureFixture, replaced: bool
 ) -> None:
     file = SocketFile(router.get_string(zmq.LAST_ENDPOINT))
     file.check(0.0)
     assert not caplog.records
-    os.unlink("one two.sock")
+    if replaced:
+        Path("another's").touch()
+        os.replace("another's", "one two.sock")
+    else:
+        os.unlink("one two.sock")
     for second in range(90):
         file.check(float(second))
     assert [record.levelno for record in caplog.records] == [logging.ERROR] * 2

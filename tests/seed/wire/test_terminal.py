@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seed.wire.terminal import printable, shield_output
+from seed.wire.terminal import counted, printable, shield_output
 
 DEADLINE_S = 300.0
 # Prints on both, more than any buffer holds, and chooses an exit code.
@@ -48,6 +48,11 @@ def test_printable_text_stays_as_it_is() -> None:
     assert printable("Zürich: 5 × π") == "Zürich: 5 × π"
     assert printable("\x1b[2J\u202e\r\ud800\n") == r"\x1b[2J\u202e\r\ud800\n"
     assert printable("a\nb\tc", lines=True) == "a\nb\\tc"
+
+
+def test_one_is_no_plural() -> None:
+    said = [counted(number, "server") for number in (0, 1, 2)]
+    assert said == ["0 servers", "1 server", "2 servers"]
 
 
 @pytest.mark.parametrize(
