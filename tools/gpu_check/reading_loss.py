@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 from seed.algorithms import vtrace
-from seed.algorithms.vtrace import ActorCritic, Config, act, make_agent
+from seed.algorithms.vtrace import Config, act, make_agent
 from seed.contract import LossResult, Unroll
+from seed.networks.actor_critic import ActorCritic
 
 __all__ = ["DATA_SOURCE", "Config", "act", "loss", "make_agent"]
 

@@ -14,6 +14,7 @@ from seed.config.schema import Config, InferenceConfig, LearnerConfig, NetworkCo
 from seed.contract.loading import load_algorithm
 from seed.device.transfer import move
 from seed.inference.forward import ForwardPass, GroupRows, InferenceBatch
+from seed.ops.reward_shaping import shape_rewards
 from seed.run.description import Spaces
 from seed.run.plan import make_agent, plan_store
 from seed.store.rows import Unroll
@@ -246,7 +247,10 @@ def test_learning_sees_what_acting_saw(network: NetworkConfig, action: SpaceSpec
         _, complete = forward.run(InferenceBatch.of(steps))
         if complete:
             unroll = store.gather(complete)
-            rewards = vtrace.shape_rewards(unroll.rows.rewards, config.algorithm)
+            settings = config.algorithm
+            rewards = shape_rewards(
+                unroll.rows.rewards, settings.reward_scale, settings.reward_clip
+            )
             output = agent(unroll.rows, rewards, unroll.agent_state)
             torch.testing.assert_close(output.policy, unroll.behaviour["policy"])
             store.release(complete)
