@@ -9,9 +9,17 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from seed.contract import ActOutput, Fleet, LossResult, NetworkConfig, Rows, SpaceSpec, Unroll
-from seed.networks.body import Body
-from seed.networks.dueling import DuelingHead
+from seed.contract import (
+    ActOutput,
+    Body,
+    DuelingHead,
+    Fleet,
+    LossResult,
+    NetworkConfig,
+    Rows,
+    SpaceSpec,
+    Unroll,
+)
 from seed.ops.exploration import epsilon_greedy, epsilon_ladder
 from seed.ops.n_step import n_step_targets
 from seed.ops.reward_shaping import is_clipped, shape_rewards

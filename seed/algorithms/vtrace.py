@@ -9,8 +9,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from seed.contract import ActOutput, Fleet, LossResult, NetworkConfig, Rows, SpaceSpec, Unroll
-from seed.networks.actor_critic import ActorCritic
+from seed.contract import (
+    ActorCritic,
+    ActOutput,
+    Fleet,
+    LossResult,
+    NetworkConfig,
+    Rows,
+    SpaceSpec,
+    Unroll,
+)
 from seed.ops.reward_shaping import is_clipped, shape_rewards
 from seed.ops.transitions import transitions
 from seed.ops.vtrace import vtrace

@@ -8,8 +8,7 @@ import torch
 
 from seed.algorithms import vtrace
 from seed.algorithms.vtrace import DATA_SOURCE, Config, act, make_agent
-from seed.contract import LossResult, Unroll
-from seed.networks.actor_critic import ActorCritic
+from seed.contract import ActorCritic, LossResult, Unroll
 from seed.ops.reward_shaping import shape_rewards
 
 __all__ = ["DATA_SOURCE", "Config", "act", "loss", "make_agent"]

@@ -16,8 +16,15 @@ from torch import Tensor
 
 from seed.algorithms import vtrace
 from seed.algorithms.vtrace import DATA_SOURCE, Config, act
-from seed.contract import LossResult, NetworkConfig, Rows, SpaceSpec, Unroll
-from seed.networks.actor_critic import ActorCritic, ActorCriticOutput
+from seed.contract import (
+    ActorCritic,
+    ActorCriticOutput,
+    LossResult,
+    NetworkConfig,
+    Rows,
+    SpaceSpec,
+    Unroll,
+)
 from tools.chaos.checking import Ends, find_wrong
 from tools.chaos.marks import (
     ENV_SHIFT,

@@ -6,8 +6,7 @@ from typing import Literal
 
 from seed.algorithms import vtrace
 from seed.algorithms.vtrace import Config, act, make_agent
-from seed.contract import LossResult, Unroll
-from seed.networks.actor_critic import ActorCritic
+from seed.contract import ActorCritic, LossResult, Unroll
 
 __all__ = ["DATA_SOURCE", "Config", "act", "loss", "make_agent"]
 
