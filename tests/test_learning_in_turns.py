@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,25 @@ def test_an_algorithm_from_outside_learns_catch(tmp_path: Path) -> None:
         config, run_dir = "tests/outside/reinforce.toml", tmp_path / str(seed)
         discount = ("--algorithm.discount", 0.98)
         return train(run_dir, config, *discount, "--seed", seed, goal=0.6).return_mean
+
+    reached(0.6, train_seed)
+
+
+def test_the_algorithm_on_the_page_for_authors_learns_catch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it stands there, module and configuration, each in the file that the page names."""
+    page = Path("docs/writing_an_algorithm.md").read_text()
+    for kind, name in (("python", "my_actor_critic.py"), ("toml", "my_catch.toml")):
+        assert f"`{name}`" in page
+        block = re.search(rf"```{kind}\n(.*?)```", page, re.S)
+        assert block is not None
+        (tmp_path / name).write_text(block[1])
+    monkeypatch.setattr(sys, "path", sys.path[:])
+
+    def train_seed(seed: int) -> float:
+        config, run_dir = str(tmp_path / "my_catch.toml"), tmp_path / str(seed)
+        return train(run_dir, config, "--seed", seed, goal=0.6).return_mean
 
     reached(0.6, train_seed)
 

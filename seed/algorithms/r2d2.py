@@ -9,11 +9,20 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from seed.contract import ActOutput, Fleet, LossResult, NetworkConfig, Rows, SpaceSpec, Unroll
-from seed.networks.body import Body
-from seed.networks.dueling import DuelingHead
+from seed.contract import (
+    ActOutput,
+    Body,
+    DuelingHead,
+    Fleet,
+    LossResult,
+    NetworkConfig,
+    Rows,
+    SpaceSpec,
+    Unroll,
+)
 from seed.ops.exploration import epsilon_greedy, epsilon_ladder
 from seed.ops.n_step import n_step_targets
+from seed.ops.reward_shaping import is_clipped, shape_rewards
 from seed.ops.sequence_priorities import sequence_priorities
 from seed.ops.transitions import transitions
 from seed.ops.value_rescaling import rescale, unscale
@@ -129,7 +138,8 @@ def act(
     greedy: bool,
 ) -> ActOutput:
     """Epsilon-greedy actions for `[1, B]` rows; keeps Q of the action and the largest Q."""
-    q_values, agent_state = agent(rows, _shape_rewards(rows.rewards, config), agent_state)
+    rewards = shape_rewards(rows.rewards, config.reward_scale, config.reward_clip)
+    q_values, agent_state = agent(rows, rewards, agent_state)
     q_values = q_values[0]  # [B, A] float32
     if greedy:
         actions = q_values.argmax(dim=-1)
@@ -149,8 +159,8 @@ def loss(
     L = mean_b importance_b ½ Σ_t (y_t - Q(o_t, a_t))² over the unroll's transitions, with
     y_t = h(Σ_{k<n} γ^k r_{t+k+1} + γ^n h⁻¹(Q⁻(o_{t+n}, argmax_a Q(o_{t+n}, a)))).
     """
-    start = unroll.burn_in
-    rewards = _shape_rewards(unroll.rows.rewards, config)  # [K + T + 1, B] float32
+    start, scale, clip = unroll.burn_in, config.reward_scale, config.reward_clip
+    rewards = shape_rewards(unroll.rows.rewards, scale, clip)  # [K + T + 1, B] float32
     q_values = _learned_q_values(agent, unroll, rewards, config)  # [T + 1, B, A] float32
     with torch.no_grad():
         target_q_values = _learned_q_values(target, unroll, rewards, config)
@@ -168,9 +178,8 @@ def loss(
             "priority_mean": priorities.mean(),
             "importance_mean": unroll.importance.mean(),
         }
-        if config.reward_clip:
-            scaled = unroll.rows.rewards[start + 1 :] * config.reward_scale  # [T, B] float32
-            clipped = steps.valid & (scaled.abs() > config.reward_clip)
+        if clip:
+            clipped = steps.valid & is_clipped(unroll.rows.rewards[start + 1 :], scale, clip)
             metrics["reward_clipped_share"] = clipped.sum() / count
     return LossResult((unroll.importance * per_unroll).mean(), metrics, priorities)
 
@@ -192,7 +201,7 @@ def initial_priorities(unroll: Unroll, config: Config) -> Tensor:
         unroll.behaviour["q_taken"][:-1],
         unroll.behaviour["q_max"],
         unroll.rows,
-        _shape_rewards(unroll.rows.rewards, config),
+        shape_rewards(unroll.rows.rewards, config.reward_scale, config.reward_clip),
         config,
     )
     return sequence_priorities(steps.errors, steps.valid, config.max_priority_share)
@@ -251,9 +260,3 @@ def _learned_q_values(
 def _of_actions(q_values: Tensor, actions: Tensor) -> Tensor:
     """Q of the actions `[...] int64` among `[..., A] float32`; the actions' shape."""
     return q_values.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
-
-
-def _shape_rewards(rewards: Tensor, config: Config) -> Tensor:
-    """Rewards as the algorithm takes them: scaled, then clipped. Same shape."""
-    limit = config.reward_clip or math.inf
-    return (rewards * config.reward_scale).clamp(-limit, limit)

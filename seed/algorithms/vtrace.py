@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from seed.contract import ActOutput, Fleet, LossResult, NetworkConfig, Rows, SpaceSpec, Unroll
-from seed.networks.body import Body
-from seed.networks.policy import make_policy
+from seed.contract import (
+    ActorCritic,
+    ActOutput,
+    Fleet,
+    LossResult,
+    NetworkConfig,
+    Rows,
+    SpaceSpec,
+    Unroll,
+)
+from seed.ops.reward_shaping import is_clipped, shape_rewards
 from seed.ops.transitions import transitions
 from seed.ops.vtrace import vtrace
 
@@ -56,45 +64,6 @@ class Config:
             raise ValueError(f"reward_clip = {self.reward_clip}: expected at least 0")
 
 
-class Output(NamedTuple):
-    """What the network says.
-
-    Attributes:
-        policy: Parameters of the action distribution. `[T, B, P] float32`
-        values: `[T, B] float32`
-        agent_state: State after the last row. `[B, S] float32`
-    """
-
-    policy: Tensor
-    values: Tensor
-    agent_state: Tensor
-
-
-class ActorCritic(nn.Module):
-    """A body with a policy head and a value head."""
-
-    def __init__(self, observation: SpaceSpec, action: SpaceSpec, network: NetworkConfig) -> None:
-        """The policy head's weights start small, so that the first policy is near uniform."""
-        super().__init__()
-        self.body = Body(observation, action, network)
-        self.state_size = self.body.state_size
-        self.action_shape = action.shape
-        self.policy = make_policy(action)
-        self.policy_head = nn.Linear(self.body.output_size, self.policy.parameter_count)
-        self.value_head = nn.Linear(self.body.output_size, 1)
-        for head, gain in ((self.policy_head, 0.01), (self.value_head, 1.0)):
-            nn.init.orthogonal_(head.weight, gain)
-            nn.init.zeros_(head.bias)
-
-    def forward(self, rows: Rows, rewards: Tensor, agent_state: Tensor) -> Output:
-        """Runs over `[T, B]` rows; `rewards` are the rows' own, as the network may see them."""
-        features, agent_state = self.body(
-            rows.observations, rows.previous_actions, rewards, rows.first, agent_state
-        )
-        values = self.value_head(features).squeeze(-1)  # [T, B] float32
-        return Output(self.policy_head(features), values, agent_state)
-
-
 def make_agent(
     observation: SpaceSpec, action: SpaceSpec, network: NetworkConfig, config: Config
 ) -> ActorCritic:
@@ -112,11 +81,10 @@ def act(
     greedy: bool,
 ) -> ActOutput:
     """Samples an action for each of `[1, B]` rows; keeps the distribution's parameters."""
-    output = agent(rows, shape_rewards(rows.rewards, config), agent_state)
-    policy = output.policy[0]
-    actions = agent.policy.mode(policy) if greedy else agent.policy.sample(policy)
-    actions = actions.view(len(actions), *agent.action_shape)
-    return ActOutput(actions, {"policy": policy}, output.agent_state)
+    rewards = shape_rewards(rows.rewards, config.reward_scale, config.reward_clip)
+    output = agent(rows, rewards, agent_state)
+    policy = output.policy[0]  # [B, P] float32
+    return ActOutput(agent.choose(policy, greedy=greedy), {"policy": policy}, output.agent_state)
 
 
 def loss(agent: ActorCritic, target: None, unroll: Unroll, config: Config) -> LossResult:
@@ -125,14 +93,14 @@ def loss(agent: ActorCritic, target: None, unroll: Unroll, config: Config) -> Lo
     L = -Σ rho_t log π(a_t) A_t + value_cost ½ Σ (v_t - V_t)² - entropy_cost Σ H(π_t), over the
     unroll's transitions. The step from an episode's last row to the next episode's first is none.
     """
-    rewards = shape_rewards(unroll.rows.rewards, config)  # [T + 1, B] float32
-    output = agent(unroll.rows, rewards, unroll.agent_state)
+    rows, scale, clip = unroll.rows, config.reward_scale, config.reward_clip
+    rewards = shape_rewards(rows.rewards, scale, clip)  # [T + 1, B] float32
+    output = agent(rows, rewards, unroll.agent_state)
     policy, actions = output.policy[:-1], unroll.actions[:-1]
     behaviour = unroll.behaviour["policy"][:-1]
     log_probs = agent.policy.log_prob(policy, actions)  # [T, B] float32
     log_rhos = log_probs.detach() - agent.policy.log_prob(behaviour, actions)
     values = output.values
-    rows = unroll.rows
     steps = transitions(
         rows.terminated, rows.truncated, rows.first, rewards, values.detach(), config.discount
     )
@@ -158,13 +126,7 @@ def loss(agent: ActorCritic, target: None, unroll: Unroll, config: Config) -> Lo
             "rho_mean": (share * rhos).sum(),
             "rho_clipped_share": (share * (rhos > config.clip_rho)).sum(),
         }
-        if config.reward_clip:
-            clipped = (rows.rewards[1:] * config.reward_scale).abs() > config.reward_clip
+        if clip:
+            clipped = is_clipped(rows.rewards[1:], scale, clip)
             metrics["reward_clipped_share"] = (share * clipped).sum()
     return LossResult(total, metrics)
-
-
-def shape_rewards(rewards: Tensor, config: Config) -> Tensor:
-    """Rewards as the algorithm takes them: scaled, then clipped. Same shape."""
-    limit = config.reward_clip or math.inf
-    return (rewards * config.reward_scale).clamp(-limit, limit)

@@ -1,8 +1,8 @@
-"""Everything that the author of an algorithm imports, beside `seed.ops` and `seed.networks`.
+"""Everything that the author of an algorithm imports, beside the formulas of `seed.ops`.
 
-Owns the form of an algorithm's module and of what goes into its functions and comes out. No thread
-is at home here. Those who run algorithms find them by `seed.contract.loading`, and check what they
-return by `seed.contract.answers`.
+Owns the form of an algorithm's module and of what goes into its functions and comes out, and hands
+on the parts of networks. No thread is at home here. Those who run algorithms find them by
+`seed.contract.loading`, and check what they return by `seed.contract.answers`.
 """
 
 from __future__ import annotations
@@ -13,19 +13,30 @@ from typing import Any, Literal, NamedTuple, Protocol
 from torch import Tensor, nn
 
 from seed.config.schema import ConfigError, NetworkConfig
+from seed.networks.actor_critic import ActorCritic, ActorCriticOutput
+from seed.networks.body import Body
+from seed.networks.dueling import DuelingHead
+from seed.networks.policy import Categorical, DiagonalGaussian, make_policy
 from seed.store.rows import Rows, Unroll
 from seed.wire.spaces import SpaceSpec
 
 __all__ = [
     "ActOutput",
+    "ActorCritic",
+    "ActorCriticOutput",
     "Algorithm",
+    "Body",
+    "Categorical",
     "ConfigError",
+    "DiagonalGaussian",
+    "DuelingHead",
     "Fleet",
     "LossResult",
     "NetworkConfig",
     "Rows",
     "SpaceSpec",
     "Unroll",
+    "make_policy",
 ]
 
 

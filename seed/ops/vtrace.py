@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from seed.ops.decayed_sums import decayed_sums
+
 
 class VtraceReturns(NamedTuple):
     """What `vtrace` returns: constants for the losses, both [T, B] float32.
@@ -57,21 +59,10 @@ def vtrace(
         next_values = torch.cat([values[1:], bootstrap_value[None]])  # [T, B] float32
         deltas = rhos.clamp(max=clip_rho) * (rewards + discounts * next_values - values)
         decays = discounts * (lambda_ * rhos.clamp(max=1.0))  # [T, B] float32
-        vs = values + _decayed_sums(deltas, decays)
+        vs = values + decayed_sums(deltas, decays)
         next_vs = torch.cat([vs[1:], bootstrap_value[None]])  # [T, B] float32
         pg_advantages = rhos.clamp(max=clip_pg_rho) * (rewards + discounts * next_vs - values)
     return VtraceReturns(vs, pg_advantages)
-
-
-def _decayed_sums(terms: Tensor, decays: Tensor) -> Tensor:
-    """Return x [T, B] with x_t = terms_t + decays_t x_{t+1}, and x_T = 0."""
-    total = torch.zeros_like(terms[0])  # [B] float32
-    totals: list[Tensor] = []
-    for term, decay in zip(reversed(terms.unbind()), reversed(decays.unbind()), strict=True):
-        total = torch.addcmul(term, decay, total)
-        totals.append(total)
-    totals.reverse()
-    return torch.stack(totals)
 
 
 def _check_shapes(

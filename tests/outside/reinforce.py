@@ -8,9 +8,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from seed.contract import ActOutput, Fleet, LossResult, NetworkConfig, Rows, SpaceSpec, Unroll
-from seed.networks.body import Body
-from seed.networks.policy import make_policy
+from seed.contract import (
+    ActOutput,
+    Body,
+    Fleet,
+    LossResult,
+    NetworkConfig,
+    Rows,
+    SpaceSpec,
+    Unroll,
+    make_policy,
+)
 
 DATA_SOURCE: Literal["queue"] = "queue"
 

@@ -7,8 +7,9 @@ import dataclasses
 import torch
 
 from seed.algorithms import vtrace
-from seed.algorithms.vtrace import DATA_SOURCE, ActorCritic, Config, act, make_agent
-from seed.contract import LossResult, Unroll
+from seed.algorithms.vtrace import DATA_SOURCE, Config, act, make_agent
+from seed.contract import ActorCritic, LossResult, Unroll
+from seed.ops.reward_shaping import shape_rewards
 
 __all__ = ["DATA_SOURCE", "Config", "act", "loss", "make_agent"]
 
@@ -16,7 +17,8 @@ __all__ = ["DATA_SOURCE", "Config", "act", "loss", "make_agent"]
 def loss(agent: ActorCritic, target: None, unroll: Unroll, config: Config) -> LossResult:
     """V-trace's loss as if the current policy had acted."""
     with torch.no_grad():
-        rewards = vtrace.shape_rewards(unroll.rows.rewards, config)
+        scale, clip = config.reward_scale, config.reward_clip
+        rewards = shape_rewards(unroll.rows.rewards, scale, clip)
         policy = agent(unroll.rows, rewards, unroll.agent_state).policy
     unroll = dataclasses.replace(unroll, behaviour={"policy": policy})
     return vtrace.loss(agent, target, unroll, config)

@@ -15,8 +15,16 @@ import torch
 from torch import Tensor
 
 from seed.algorithms import vtrace
-from seed.algorithms.vtrace import DATA_SOURCE, ActorCritic, Config, Output, act
-from seed.contract import LossResult, NetworkConfig, Rows, SpaceSpec, Unroll
+from seed.algorithms.vtrace import DATA_SOURCE, Config, act
+from seed.contract import (
+    ActorCritic,
+    ActorCriticOutput,
+    LossResult,
+    NetworkConfig,
+    Rows,
+    SpaceSpec,
+    Unroll,
+)
 from tools.chaos.checking import Ends, find_wrong
 from tools.chaos.marks import (
     ENV_SHIFT,
@@ -36,7 +44,7 @@ log = logging.getLogger(__name__)
 class Agent(ActorCritic):
     """V-trace's agent, which does not see the marks."""
 
-    def forward(self, rows: Rows, rewards: Tensor, agent_state: Tensor) -> Output:
+    def forward(self, rows: Rows, rewards: Tensor, agent_state: Tensor) -> ActorCriticOutput:
         """Runs over `[T, B]` rows with marks."""
         boards = rows.observations[..., NUM_MARKS:].float()  # [T, B, cells] float32
         return super().forward(dataclasses.replace(rows, observations=boards), rewards, agent_state)

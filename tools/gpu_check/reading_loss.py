@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from seed.algorithms import vtrace
-from seed.algorithms.vtrace import ActorCritic, Config, act, make_agent
-from seed.contract import LossResult, Unroll
+from seed.algorithms.vtrace import Config, act, make_agent
+from seed.contract import ActorCritic, LossResult, Unroll
 
 __all__ = ["DATA_SOURCE", "Config", "act", "loss", "make_agent"]
 

@@ -12,9 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seed.algorithms.vtrace import ActorCritic, Config, act, loss, make_agent, shape_rewards
+from seed.algorithms.vtrace import Config, act, loss, make_agent
 from seed.config.schema import NetworkConfig
 from seed.contract import ActOutput, Fleet, LossResult
+from seed.networks.actor_critic import ActorCritic
+from seed.ops.reward_shaping import shape_rewards
 from seed.store.rows import Unroll
 from seed.wire.spaces import SpaceSpec
 from tests.seed.random_rows import random_rows
@@ -37,6 +39,10 @@ KINDS = pytest.mark.parametrize(
         (NUMBERED, BOX, PLAIN),
     ],
 )
+
+
+def shaped(rewards: Tensor) -> Tensor:
+    return shape_rewards(rewards, CONFIG.reward_scale, CONFIG.reward_clip)
 
 
 class Case(NamedTuple):
@@ -94,7 +100,7 @@ class Said(NamedTuple):
 
 def say(case: Case) -> Said:
     agent, unroll = case
-    output = agent(unroll.rows, shape_rewards(unroll.rows.rewards, CONFIG), unroll.agent_state)
+    output = agent(unroll.rows, shaped(unroll.rows.rewards), unroll.agent_state)
     log_probs = agent.policy.log_prob(output.policy, unroll.actions)
     log_mus = agent.policy.log_prob(unroll.behaviour["policy"], unroll.actions)
     entropy = agent.policy.entropy(output.policy)
@@ -232,7 +238,7 @@ def test_an_unroll_without_any_transition_is_harmless(reduction: Any) -> None:
 def test_on_policy_metrics() -> None:
     case = make_case(seed=4, end_share=0.0)
     unroll = case.unroll
-    rewards = shape_rewards(unroll.rows.rewards, CONFIG)
+    rewards = shaped(unroll.rows.rewards)
     output = case.agent(unroll.rows, rewards, unroll.agent_state)
     unroll.behaviour["policy"] = output.policy.detach()
     metrics = case.loss().metrics
@@ -275,17 +281,6 @@ def test_refuses_settings_outside_the_formulas_range(name: str, value: float) ->
         replace(CONFIG, **cast(Any, {name: value}))
 
 
-@pytest.mark.parametrize(
-    ("scale", "clip", "expected"),
-    [(1.0, 1.0, [-1.0, -0.5, 0.0, 1.0]), (0.5, 1.0, [-1.0, -0.25, 0.0, 1.0]),
-     (0.5, 0.0, [-2.0, -0.25, 0.0, 4.0]), (4.0, 3.0, [-3.0, -2.0, 0.0, 3.0])],
-)  # fmt: skip
-def test_rewards_are_scaled_then_clipped(scale: float, clip: float, expected: list[float]) -> None:
-    rewards = torch.tensor([-4.0, -0.5, 0.0, 8.0])
-    config = Config(reward_scale=scale, reward_clip=clip)
-    assert shape_rewards(rewards, config).tolist() == expected
-
-
 @pytest.mark.parametrize("clip", [0.7, 100.0, 0.0])
 def test_the_share_of_clipped_rewards_is_a_metric(clip: float) -> None:
     case = make_case(seed=4)
@@ -309,7 +304,7 @@ def test_acting_keeps_the_policy_and_the_state(
     rows, state = case.unroll.rows.between(0, 1), case.unroll.agent_state
     # With gradients, other kernels give the same up to rounding.
     with torch.no_grad():
-        output = case.agent(rows, shape_rewards(rows.rewards, CONFIG), state)
+        output = case.agent(rows, shaped(rows.rewards), state)
     acted, greedy = case.act(greedy=False), case.act(greedy=True)
     assert acted.actions.shape == (len(state), *action.shape)
     assert acted.actions.dtype == (torch.int64 if action.n else torch.float32)

@@ -15,6 +15,7 @@ from seed.contract.loading import load_algorithm
 from seed.device.transfer import move
 from seed.inference.batcher import GroupRows, InferenceBatch
 from seed.inference.forward import ForwardPass
+from seed.ops.reward_shaping import shape_rewards
 from seed.run.description import Spaces
 from seed.run.plan import make_agent, plan_store
 from seed.store.rows import Unroll
@@ -247,7 +248,10 @@ def test_learning_sees_what_acting_saw(network: NetworkConfig, action: SpaceSpec
         _, complete = forward.run(InferenceBatch.of(steps))
         if complete:
             unroll = store.gather(complete)
-            rewards = vtrace.shape_rewards(unroll.rows.rewards, config.algorithm)
+            settings = config.algorithm
+            rewards = shape_rewards(
+                unroll.rows.rewards, settings.reward_scale, settings.reward_clip
+            )
             output = agent(unroll.rows, rewards, unroll.agent_state)
             torch.testing.assert_close(output.policy, unroll.behaviour["policy"])
             store.release(complete)
