@@ -247,6 +247,18 @@ def test_a_run_says_what_is_normal_and_where_it_is_and_leaves_its_configuration(
         pass
 
 
+def test_what_a_killed_attempt_has_left_is_set_aside_before_the_run(
+    file: Path, supervised: Callable[[Callable[[Run], None]], None]
+) -> None:
+    run_dir = file.parent / "run"
+    run_dir.mkdir()
+    (run_dir / "metrics.jsonl").write_text('{"env_frames": 900}\n')
+    supervised(lambda run: None)
+    learn(file, "--local-envservers", 0)
+    assert not (run_dir / "metrics.jsonl").exists()
+    assert (run_dir / "earlier" / "1" / "metrics.jsonl").exists()
+
+
 def test_servers_are_stopped_however_the_run_ends(
     file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     supervised: Callable[[Callable[[Run], None]], None],

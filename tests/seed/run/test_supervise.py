@@ -24,7 +24,7 @@ from seed.run import supervise
 from seed.run.build import ProgressCounter
 from seed.run.local_servers import LocalServerError, LocalServers
 from seed.run.lock import RunTaken, hold_run
-from seed.run.metrics import MetricsWindow
+from seed.run.metrics import MetricsWindow, Writer
 from seed.transport.authentication import Authentication
 from seed.wire.keys import KeyPair, write_pair
 from tests.seed.configs import make_config
@@ -216,6 +216,21 @@ def test_the_last_line_is_where_the_next_process_goes_on(
 
     lines = Ending(build, tmp_path / "run", learn).supervise()
     assert [line["env_steps"] for line in lines] == [line_steps]
+
+
+def test_tensorboard_learns_where_the_run_goes_on(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts: list[int] = []
+
+    def open_writer(run_dir: Path, start_frames: int = 0) -> Writer:
+        starts.append(start_frames)
+        return Writer(run_dir, start_frames)
+
+    monkeypatch.setattr(supervise, "Writer", open_writer)
+    Ending(build, tmp_path / "run", complete).supervise()
+    # The five steps of earlier processes.
+    assert starts == [20]
 
 
 def test_time_never_goes_back_from_a_line_to_the_last_one() -> None:
