@@ -130,7 +130,7 @@ FIELDS = [
     ("environment.kwargs = { a = [1] }", r"environment.kwargs.a = \[1\]: expected"),
     *((f"environment.kwargs = {{ a = {value} }}", "kwargs.a: expected an integer of 64 bits at")
       for value in (-(2**63) - 1, 2**64)),
-    *((f"{name} = 1{'0' * 400}", rf"^{name} = 10+\.\.\.: expected a smaller number")
+    *((f"{name} = 1{'0' * 400}", f"^{name} = a number of more than 77 digits: expected a smaller")
       for name in ("optimizer.learning_rate", "algorithm.discount")),
     *((f"module_folders = {value}", r"^module_folders.* = .*: expected a")
       for value in ("3", '"folder"', "[3]")),
