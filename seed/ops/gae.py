@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from seed.ops.decayed_sums import decayed_sums
+from seed.ops.shapes import check_with_bootstrap
 
 
 def gae(
@@ -41,23 +42,8 @@ def gae(
 def _check(
     rewards: Tensor, discounts: Tensor, values: Tensor, bootstrap_value: Tensor, lambda_: float
 ) -> None:
-    shape = tuple(rewards.shape)
-    if len(shape) != 2 or shape[0] < 1:
-        raise ValueError(
-            f"rewards must be [T, B] with T at least 1, got shape {shape}; "
-            "put time first and the batch second"
-        )
-    for name, tensor in {"discounts": discounts, "values": values}.items():
-        if tuple(tensor.shape) != shape:
-            raise ValueError(
-                f"{name} must have rewards' shape {shape}, got {tuple(tensor.shape)}; "
-                "pass T rows of each, and row T only as bootstrap_value"
-            )
-    if tuple(bootstrap_value.shape) != shape[1:]:
-        raise ValueError(
-            f"bootstrap_value must be [B] = {shape[1:]}, got {tuple(bootstrap_value.shape)}; "
-            "pass the value of the observation after the last action"
-        )
+    named = {"rewards": rewards, "discounts": discounts, "values": values}
+    check_with_bootstrap(named, bootstrap_value)
     if not 0 <= lambda_ <= 1:
         raise ValueError(
             f"lambda_ must be from 0 to 1, got {lambda_}; 0 is the one-step error, "

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from seed.ops.shapes import check_time_batch
+
 
 def n_step_targets(rewards: Tensor, discounts: Tensor, next_values: Tensor, n: int) -> Tensor:
     """Return the n-step targets, [T, B] float32, without gradient.
@@ -41,15 +43,5 @@ def n_step_targets(rewards: Tensor, discounts: Tensor, next_values: Tensor, n: i
 def _check(rewards: Tensor, discounts: Tensor, next_values: Tensor, n: int) -> None:
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}; 1 is the one-step target, R2D2 uses 5")
-    shape = tuple(rewards.shape)
-    if len(shape) != 2 or shape[0] < 1:
-        raise ValueError(
-            f"rewards must be [T, B] with T at least 1, got shape {shape}; "
-            "put time first and the batch second"
-        )
-    for name, tensor in {"discounts": discounts, "next_values": next_values}.items():
-        if tuple(tensor.shape) != shape:
-            raise ValueError(
-                f"{name} must have rewards' shape {shape}, got {tuple(tensor.shape)}; "
-                "pass T rows of each, and in row t what follows action t"
-            )
+    named = {"rewards": rewards, "discounts": discounts, "next_values": next_values}
+    check_time_batch(named, "pass T rows of each, and in row t what follows action t")

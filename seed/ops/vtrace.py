@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from seed.ops.decayed_sums import decayed_sums
+from seed.ops.shapes import check_with_bootstrap
 
 
 class VtraceReturns(NamedTuple):
@@ -52,7 +53,10 @@ def vtrace(
 
     Raises ValueError on shapes or bounds other than these.
     """
-    _check_shapes(log_rhos, discounts, rewards, values, bootstrap_value)
+    named = {
+        "log_rhos": log_rhos, "discounts": discounts, "rewards": rewards, "values": values,
+    }  # fmt: skip
+    check_with_bootstrap(named, bootstrap_value)
     _check_bounds(clip_rho, clip_pg_rho, lambda_)
     with torch.no_grad():
         rhos = log_rhos.exp()  # [T, B] float32
@@ -63,29 +67,6 @@ def vtrace(
         next_vs = torch.cat([vs[1:], bootstrap_value[None]])  # [T, B] float32
         pg_advantages = rhos.clamp(max=clip_pg_rho) * (rewards + discounts * next_vs - values)
     return VtraceReturns(vs, pg_advantages)
-
-
-def _check_shapes(
-    log_rhos: Tensor, discounts: Tensor, rewards: Tensor, values: Tensor, bootstrap_value: Tensor
-) -> None:
-    shape = tuple(log_rhos.shape)
-    if len(shape) != 2 or shape[0] < 1:
-        raise ValueError(
-            f"log_rhos must be [T, B] with T at least 1, got shape {shape}; "
-            "put time first and the batch second"
-        )
-    named = {"discounts": discounts, "rewards": rewards, "values": values}
-    for name, tensor in named.items():
-        if tuple(tensor.shape) != shape:
-            raise ValueError(
-                f"{name} must have log_rhos' shape {shape}, got {tuple(tensor.shape)}; "
-                "pass T rows of each, and row T only as bootstrap_value"
-            )
-    if tuple(bootstrap_value.shape) != shape[1:]:
-        raise ValueError(
-            f"bootstrap_value must be [B] = {shape[1:]}, got {tuple(bootstrap_value.shape)}; "
-            "pass the value of the observation after the last action"
-        )
 
 
 def _check_bounds(clip_rho: float, clip_pg_rho: float, lambda_: float) -> None:
