@@ -21,5 +21,5 @@ def test_dry_run_prints_the_resolved_configuration_and_starts_nothing(
     assert tables["algorithm"]["discount"] == 0.5
     assert tables["environment"]["atari"]["action_repeat"] == 4
     assert "(84, 84)" in command.text
-    assert "local environment servers" in command.text
+    assert "local environment server" in command.text  # one for each core
     assert not run_dir.exists()
