@@ -173,7 +173,7 @@ class Learner:
             )
         for name, module in self._modules.items():
             checkpoint.unpack_module(loaded.tensors, name, module)
-        checkpoint.unpack_optimizer(loaded.tensors, self._optimizer)
+        checkpoint.unpack_optimizer(loaded.tensors, self._agent, self._optimizer)
         self.learner_steps = loaded.state["learner_steps"]
         self._saver.newest = loaded.path
 

@@ -187,7 +187,7 @@ def test_a_checkpoint_goes_on_with_and_without_graphs(
     packed = checkpoint.pack({"agent": first.agent}, first.optimizer)
     packed = {name: tensor.detach().clone() for name, tensor in packed.items()}
     checkpoint.unpack_module(packed, "agent", second.agent)
-    checkpoint.unpack_optimizer(packed, second.optimizer)
+    checkpoint.unpack_optimizer(packed, second.agent, second.optimizer)
     for index in range(6, 14):
         first.learn(index)
         second.learn(index)
