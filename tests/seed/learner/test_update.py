@@ -148,10 +148,10 @@ def test_graphs_keep_unrolls_and_gradients_in_place(monkeypatch: pytest.MonkeyPa
     for index in range(6):
         case.learn(index)
         unroll, gradients = case.update._kept[BATCH], [p.grad for p in case.agent.parameters()]
-        assert torch.equal(unroll.rows.observations, make_unroll(index).rows.observations)
+        assert torch.equal(unroll.rows.observations[""], make_unroll(index).rows.observations[""])
         assert torch.equal(unroll.behaviour["policy"], make_unroll(index).behaviour["policy"])
         row_index.add((
-            unroll.rows.observations.data_ptr(), unroll.agent_state.data_ptr(),
+            unroll.rows.observations[""].data_ptr(), unroll.agent_state.data_ptr(),
             *(gradient.data_ptr() for gradient in gradients if gradient is not None),
         ))  # fmt: skip
     assert len(row_index) == 1
@@ -186,9 +186,9 @@ def test_plain_calls_copy_no_unroll_and_keep_none() -> None:
         unroll = make_unroll(index)
         case.update.load(unroll)
         assert case.update._unroll is not None
-        assert case.update._unroll.rows.observations is unroll.rows.observations
+        assert case.update._unroll.rows.observations[""] is unroll.rows.observations[""]
         case.update.backward()
-        observations = weakref.ref(unroll.rows.observations)
+        observations = weakref.ref(unroll.rows.observations[""])
         case.update.step(0.1)
         del unroll
         assert observations() is None
@@ -220,7 +220,7 @@ class Weighing:
     """The loss is the weight times the observations' mean."""
 
     def loss(self, agent: nn.Module, target: None, unroll: Unroll, config: Any) -> LossResult:
-        mean = unroll.rows.observations.mean()
+        mean = unroll.rows.observations[""].mean()
         return LossResult(agent(mean[None]).sum(), {"seen": mean}, mean.repeat(BATCH))
 
 
@@ -230,7 +230,7 @@ def test_measuring_changes_no_weight_and_applying_does() -> None:
     optimizer = torch.optim.SGD(agent.parameters(), lr=7.0)
     update = Update(Config(), cast(Algorithm, Weighing()), agent, None, optimizer)
     unroll = make_unroll(4)
-    mean = unroll.rows.observations.mean().item()
+    mean = unroll.rows.observations[""].mean().item()
     update.load(unroll)
     for _ in range(2):
         outcome = update.backward()
@@ -262,7 +262,7 @@ class Pulling:
     """The gradient of each of two weights is what is observed, times a factor of its own."""
 
     def loss(self, agent: nn.Module, target: None, unroll: Unroll, config: Any) -> LossResult:
-        mean = unroll.rows.observations.mean()
+        mean = unroll.rows.observations[""].mean()
         weights = torch.stack([weight.sum() for weight in agent.parameters()])
         return LossResult((weights * torch.tensor([3.0, 4.0]) * mean).sum(), {})
 
@@ -293,7 +293,7 @@ def test_each_group_is_clipped_by_itself_and_the_norm_is_of_all(
             group["lr"] = torch.tensor(0.0)
     update = Update(config, cast(Algorithm, Pulling()), agent, None, optimizer)
     unroll = make_unroll(0)
-    ones = torch.ones_like(unroll.rows.observations)
+    ones = {"": torch.ones_like(unroll.rows.observations[""])}
     for _ in range(6):
         before = [weight.item() for weight in agent]
         update.load(replace(unroll, rows=replace(unroll.rows, observations=ones)))

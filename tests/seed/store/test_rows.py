@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -22,7 +21,7 @@ def along(*shape: int) -> Tensor:
     return OWNERS.expand(*shape, BATCH).clone()
 
 
-def make_unroll(observations: Any) -> Unroll:
+def make_unroll(observations: dict[str, Tensor]) -> Unroll:
     count = BURN_IN + LENGTH + 1
     flags = along(count) % 2 == 1
     rows = Rows(observations, along(count), along(count).float(), flags, flags, flags)
@@ -35,12 +34,12 @@ def make_unroll(observations: Any) -> Unroll:
 
 @pytest.mark.parametrize(
     "observations",
-    [along(6)[..., None].byte(), {"image": along(6)[..., None].byte(), "speed": along(6).float()}],
-    ids=["one", "parts"],
+    [{"": along(6)[..., None].byte()}, {"image": along(6).byte(), "speed": along(6).float()}, {}],
+    ids=["one", "parts", "none"],
 )
 @pytest.mark.parametrize("items", [[2], [3, 0], [0, 1, 2, 3], [1, 1], []])
 def test_all_of_an_unroll_is_taken_and_nothing_of_the_others(
-    observations: Any, items: list[int]
+    observations: dict[str, Tensor], items: list[int]
 ) -> None:
     unroll = make_unroll(observations)
     chosen = unroll.select(torch.tensor(items, dtype=torch.int64))
@@ -61,7 +60,7 @@ def tensors(unroll: Unroll) -> list[Tensor]:
 
 
 def test_nothing_is_prepared_unless_it_is_said() -> None:
-    unroll = make_unroll(along(6))
+    unroll = make_unroll({"": along(6)})
     bare = Unroll(**{name: value for name, value in vars(unroll).items() if name != "prepared"})
     assert bare.prepared == {}
     assert replace(unroll, prepared={}).select(OWNERS).prepared == {}
