@@ -189,6 +189,7 @@ class Turns:
         self, source: BatchSource, acting: Acting, goal: float, stop: threading.Event
     ) -> None:
         """In front of the algorithm's own source."""
+        self.lockstep = source.lockstep
         self._source, self._acting, self._goal, self._stop = source, acting, goal, stop
 
     def wait(self, timeout_s: float) -> bool:

@@ -124,8 +124,8 @@ def optional_initial_priorities(algorithm: Algorithm) -> InitialPriorities | Non
     return getattr(algorithm, "initial_priorities", None)
 
 
-def is_lockstep(algorithm: Algorithm) -> bool:
-    """The module's `LOCKSTEP`: whether acting waits for each update, unless it is overridden."""
+def optional_lockstep(algorithm: Algorithm) -> bool:
+    """The module's `LOCKSTEP`: whether acting is to wait for each update; False without it."""
     return getattr(algorithm, "LOCKSTEP", False)
 
 

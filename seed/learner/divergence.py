@@ -146,7 +146,7 @@ def find_extremes(
     for index, env_id in enumerate(env_ids):
         for magnitudes in (rows, left):
             extreme = {
-                f"{what} of {_describe(env_id, server_of)}": values[index]
+                f"{what} of {describe_environment(env_id, server_of)}": values[index]
                 for what, values in magnitudes.items()
                 if values[index] > LARGEST_ORDINARY
             }
@@ -176,7 +176,8 @@ def _largest(values: Tensor) -> list[float]:
     return largest
 
 
-def _describe(env_id: int, server_of: Callable[[int], str]) -> str:
+def describe_environment(env_id: int, server_of: Callable[[int], str]) -> str:
+    """An environment with the name of its server, for messages."""
     if env_id == NO_ENVIRONMENT:
         return "an environment of an earlier process"
     return f"environment {env_id} ({server_of(env_id)})"

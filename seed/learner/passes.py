@@ -53,9 +53,9 @@ def deal(count: int, passes: Passes, seed: int, update: int) -> Iterator[Minibat
     rng = np.random.default_rng([_SHUFFLES, seed, update])
     parts = sizes(count, passes.minibatches)
     for epoch in range(passes.epochs):
-        order = torch.from_numpy(rng.permutation(count))
-        for items in order.split(parts):
-            yield Minibatch(epoch, items)
+        order = rng.permutation(count)
+        for items in np.split(order, np.cumsum(parts)[:-1]):
+            yield Minibatch(epoch, torch.from_numpy(items))
 
 
 def as_rows(unroll: Unroll) -> Unroll:

@@ -20,15 +20,24 @@ class Batch(NamedTuple):
         unroll: Copied out of the store: pages may be written again at any time.
         env_ids: Whose unrolls they are, as `UnrollStore.owners` says.
         numbers: Replay's numbers of the unrolls; None from the queue. `[B] int64`
+        env_steps: Steps of all environments in the run up to this batch; None where acting has
+            gone on since.
     """
 
     unroll: Unroll
     env_ids: list[int]
     numbers: Int64Array | None = None
+    env_steps: int | None = None
 
 
 class BatchSource(Protocol):
-    """A source of batches; owned by the learner's thread."""
+    """A source of batches; owned by the learner's thread.
+
+    Attributes:
+        lockstep: Whether acting waits for the end of each batch, which then has `env_steps`.
+    """
+
+    lockstep: bool
 
     def wait(self, timeout_s: float) -> bool:
         """Whether there is a batch before the timeout."""
@@ -45,6 +54,8 @@ class BatchSource(Protocol):
 
 class QueueSource:
     """Every unroll once, in the order in which they became whole."""
+
+    lockstep = False
 
     def __init__(self, store: UnrollStore, batch_size: int) -> None:
         """Batches of `batch_size` unrolls."""

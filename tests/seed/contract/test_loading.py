@@ -12,13 +12,13 @@ from seed.algorithms.vtrace import Config
 from seed.config.schema import ConfigError
 from seed.contract.loading import (
     acting_part,
-    is_lockstep,
     load_algorithm,
     load_algorithm_config,
     optional_acting_part,
     optional_after_batch,
     optional_groups,
     optional_initial_priorities,
+    optional_lockstep,
     optional_passes,
     optional_prepare,
     optional_update_target,
@@ -75,13 +75,13 @@ def test_what_is_optional_may_be_left_out(folder: Path) -> None:
     (folder / "contract_required.py").write_text(text_of())
     without, agent = load_algorithm("contract_required"), nn.Linear(1, 1)
     assert [find(without) for find in OPTIONAL.values()] == [None] * len(OPTIONAL)
-    assert not is_lockstep(without)
+    assert not optional_lockstep(without)
     assert acting_part(without, agent) is agent
     whole = text_of(**dict.fromkeys(OPTIONAL, "lambda *_: 7"), LOCKSTEP="True")
     (folder / "contract_optional.py").write_text(whole)
     module: Any = load_algorithm("contract_optional")
     assert [find(module) for find in OPTIONAL.values()] == [vars(module)[name] for name in OPTIONAL]
-    assert is_lockstep(module)
+    assert optional_lockstep(module)
     assert acting_part(module, agent) == 7  # type: ignore[comparison-overlap]
 
 
