@@ -385,8 +385,10 @@ def test_unrolls_of_rounds_follow_on_each_other(
             assert unroll.behaviour["count"][burn_in:, b].tolist() == counts
             versions = [counters.version] * 3 + [0]
             assert unroll.policy_versions[burn_in:, b].tolist() == versions
-            if row >= burn_in:
-                assert unroll.agent_state[b].item() == row - burn_in
+            # Before a history's first row there are zeros.
+            before = unroll.rows.observations[:burn_in, b, 2].tolist()
+            assert before == ([row - 2, row - 1][:burn_in] if row else [0, 0][:burn_in])
+            assert unroll.agent_state[b].item() == max(0, row - burn_in)
             if env_id in last and last[env_id][0] == history:
                 assert last[env_id][1] + 3 == row
                 followed += 1
