@@ -97,7 +97,7 @@ def optional_initial_priorities(algorithm: Algorithm) -> InitialPriorities | Non
     """The module's `initial_priorities(unroll, config) -> [B] float32`, if it has one.
 
     Gives unrolls their priorities when they enter replay, from what acting has kept of them:
-    `rows.observations` is left out (`[T + 1, B, 0]`) and there is no burn-in. Without it, an
+    `rows.observations` is left out (an empty dict) and there is no burn-in. Without it, an
     unroll enters with priority 1.
     """
     return getattr(algorithm, "initial_priorities", None)

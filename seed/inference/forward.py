@@ -22,7 +22,7 @@ from seed.inference.buffers import BatchBuffers, DeviceBatch, HostBatch
 from seed.process.phases import Phases
 from seed.store.fleet import fleet_positions
 from seed.store.pages import PageLinks
-from seed.store.rows import Rows
+from seed.store.rows import PLAIN_PART, Rows
 from seed.store.unrolls import UnrollStore
 from seed.store.weights import Weights, load_tensors
 from seed.wire import messages
@@ -77,7 +77,6 @@ class ForwardPass:
         self._device = next((p.device for p in agent.parameters()), self._store_device)
         self._apart = self._device != self._store_device
         self._staged = self._store_device.type == "cuda"
-        self._stacked = layout.frame_stack > 1
         self._spared = bool(store.evaluation.any())
         self._captured = cuda_graphs and self._staged and not self._apart
         self._sizes = bucket_sizes(max_batch) if self._captured else range(max_batch + 1)
@@ -212,19 +211,21 @@ class ForwardPass:
         end = 0
         for step in steps:
             start, end = end, end + len(step.env_ids)
-            rows, observations = host.row_index.rows[start:end], step.arrays.observations
-            if len(host.observations):
-                host.observations[start:end] = observations
-            if self._staged:
-                continue
-            if self._spared and not self._stacked:
-                # What only the network sees, which has seen it then, need not be kept.
-                kept = ~host.marks[_EVALUATION, start:end]
-                if not np.count_nonzero(kept):
+            parts = {PLAIN_PART: step.arrays.observations}
+            for part, observations in parts.items():
+                rows, landing = host.row_index.rows[start:end], host.observations.get(part)
+                if landing is not None:
+                    landing[start:end] = observations
+                if self._staged:
                     continue
-                if not kept.all():
-                    rows, observations = rows[kept], observations[kept]
-            self._store.write_observations(rows, observations)
+                if self._spared and landing is not None:
+                    # What only the network sees, which has seen it then, need not be kept.
+                    kept = ~host.marks[_EVALUATION, start:end]
+                    if not np.count_nonzero(kept):
+                        continue
+                    if not kept.all():
+                        rows, observations = rows[kept], observations[kept]
+                self._store.write_observations(part, rows, observations)
 
     def _step(self, batch: DeviceBatch) -> None:
         """The device's work for one batch; what is captured."""

@@ -35,7 +35,7 @@ from seed.run.description import Spaces, describe
 from seed.run.local_servers import server_command, server_count
 from seed.store.fleet import evaluation_environments
 from seed.store.layout import Column, StoreLayout
-from seed.store.rows import Rows
+from seed.store.rows import PLAIN_PART, Rows
 from seed.wire.spaces import SpaceSpec
 from seed.wire.terminal import counted
 
@@ -262,7 +262,7 @@ def _layout(
         max_envs=config.inference.max_envs,
         frame_stack=config.network.frame_stack,
         state_size=int(agent.state_size),  # type: ignore[arg-type]
-        observation=_column(spaces.observation),
+        observations={PLAIN_PART: _column(spaces.observation)},
         action=_column(spaces.action),
         behaviour={
             name: Column(tuple(values.shape[1:]), values.dtype)
@@ -294,7 +294,7 @@ def _try_act(algorithm: Algorithm, config: Config, spaces: Spaces, agent: nn.Mod
         return torch.zeros(1, batch, *leading, *column.shape, dtype=column.dtype, device=device)
 
     rows = Rows(
-        observations=zeros(observation, *([stack] if stack > 1 else [])),
+        observations={PLAIN_PART: zeros(observation, *([stack] if stack > 1 else []))},
         previous_actions=zeros(action),
         rewards=zeros(Column((), torch.float32)),
         terminated=zeros(Column((), torch.bool)),

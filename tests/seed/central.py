@@ -117,7 +117,7 @@ def make_parts(
     )
     layout = StoreLayout(
         unroll_length, num_pages, max_envs=config.max_envs, frame_stack=1, state_size=1,
-        observation=Column((), torch.int64), action=Column((), torch.int64), behaviour={},
+        observations={"": Column((), torch.int64)}, action=Column((), torch.int64), behaviour={},
         evaluation_share=config.evaluation_share,
     )  # fmt: skip
     store = UnrollStore(layout, torch.device("cpu"))

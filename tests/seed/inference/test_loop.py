@@ -83,7 +83,7 @@ def test_inference_pauses_until_the_learner_makes_room(limits: dict[str, Any], r
         if "num_pages" in limits:
             # That they are out of the queue is not enough.
             dealer.expect_silence()
-        assert served.store.gather(pages).rows.observations.flatten().tolist() == [1] * 6
+        assert served.store.gather(pages).rows.observations[""].flatten().tolist() == [1] * 6
         served.store.release(pages)
         assert dealer.actions(rows) == [rows + 1]
         paused_s = served.inference.paused_s

@@ -17,7 +17,7 @@ from seed.inference.rounds import Rounds
 from seed.inference.session_table import Session
 from seed.store.layout import Column, StoreLayout
 from seed.store.pages import PageLinks
-from seed.store.rows import Unroll
+from seed.store.rows import PLAIN_PART, Unroll
 from seed.store.unrolls import UnrollStore
 from seed.store.weights import Weights
 from seed.wire.arrays import Int64Array
@@ -255,7 +255,7 @@ class Counters:
         self.rng = rng
         layout = StoreLayout(
             unroll_length=3, num_pages=3 * ENVS, max_envs=ENVS, frame_stack=1, state_size=1,
-            observation=Column((3,), torch.int64), action=Column((), torch.int64),
+            observations={PLAIN_PART: Column((3,), torch.int64)}, action=Column((), torch.int64),
             behaviour={"count": Column((), torch.float32)}, burn_in=burn_in,
             evaluation_share=evaluation_share,
         )  # fmt: skip
@@ -374,7 +374,7 @@ def test_unrolls_of_rounds_follow_on_each_other(
         unroll = counters.play_round()
         for b in range(len(unroll.importance) if unroll is not None else 0):
             assert unroll is not None
-            observations = unroll.rows.observations[burn_in:, b]  # [T + 1, 3] int64
+            observations = unroll.rows.observations[PLAIN_PART][burn_in:, b]  # [T + 1, 3] int64
             env_id, history, row = observations[0].tolist()
             assert not counters.store.evaluation[env_id]
             assert observations[:, :2].tolist() == [[env_id, history]] * 4
@@ -386,7 +386,7 @@ def test_unrolls_of_rounds_follow_on_each_other(
             versions = [counters.version] * 3 + [0]
             assert unroll.policy_versions[burn_in:, b].tolist() == versions
             # Before a history's first row there are zeros.
-            before = unroll.rows.observations[:burn_in, b, 2].tolist()
+            before = unroll.rows.observations[PLAIN_PART][:burn_in, b, 2].tolist()
             assert before == ([row - 2, row - 1][:burn_in] if row else [0, 0][:burn_in])
             assert unroll.agent_state[b].item() == max(0, row - burn_in)
             if env_id in last and last[env_id][0] == history:
