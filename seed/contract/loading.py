@@ -79,6 +79,11 @@ UpdateTarget = Callable[[nn.Module, nn.Module, int, Any], None]
 InitialPriorities = Callable[[Unroll, Any], Tensor]
 
 
+def optional_lockstep(algorithm: Algorithm) -> bool:
+    """The module's `LOCKSTEP`: whether acting is to wait for each update; False without it."""
+    return bool(getattr(algorithm, "LOCKSTEP", False))
+
+
 def optional_update_target(algorithm: Algorithm) -> UpdateTarget | None:
     """The module's `update_target(agent, target, learner_steps, config)`, if it has one.
 
