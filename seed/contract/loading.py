@@ -105,6 +105,11 @@ AfterBatch = Callable[[nn.Module, nn.Module | None, dict[str, Tensor], int, Any]
 ActingPart = Callable[[nn.Module], nn.Module]
 
 
+def optional_lockstep(algorithm: Algorithm) -> bool:
+    """The module's `LOCKSTEP`: whether acting is to wait for each update; False without it."""
+    return bool(getattr(algorithm, "LOCKSTEP", False))
+
+
 def optional_update_target(algorithm: Algorithm) -> UpdateTarget | None:
     """The module's `update_target(agent, target, learner_steps, config)`, if it has one.
 
@@ -122,11 +127,6 @@ def optional_initial_priorities(algorithm: Algorithm) -> InitialPriorities | Non
     unroll enters with priority 1.
     """
     return getattr(algorithm, "initial_priorities", None)
-
-
-def optional_lockstep(algorithm: Algorithm) -> bool:
-    """The module's `LOCKSTEP`: whether acting is to wait for each update; False without it."""
-    return getattr(algorithm, "LOCKSTEP", False)
 
 
 def optional_prepare(algorithm: Algorithm) -> Prepare | None:

@@ -273,12 +273,15 @@ class Learner:
             round_ = self._begin_round(self._source.next_batch())
             scalars = self._learn(round_)
             busy_s = time.monotonic() - began_s
-            self._end_round(round_)
+            self._publish_and_save(round_)
         elif self._saver.is_due():
             self._saver.try_to_save(self._state(self._now()))
         self.phases.enter("bookkeeping")
         scalars |= self._source.scalars()
         self.records.put(UpdateRecord(scalars, began_s - asked_s, busy_s))
+        if ready:
+            # Last of all: in lock-step inference goes on then.
+            self._slot.end_round()
 
     def _begin_round(self, batch: Batch) -> Round:
         """Decides all that depends on how far the run is; in lock-step the batch says it."""
@@ -323,7 +326,7 @@ class Learner:
                 self._config.algorithm.reward_clip, _CLIPPED,
             )  # fmt: skip
 
-    def _end_round(self, round_: Round) -> None:
+    def _publish_and_save(self, round_: Round) -> None:
         """What follows from a batch, whether there were updates or it was skipped."""
         if self._source.lockstep:
             # Nobody acts meanwhile: what is saved is what the next round acts with.
@@ -332,7 +335,6 @@ class Learner:
         else:
             self._publish_if_due()
             self._save_round(round_)
-        self._slot.end_round()
 
     def _publish_if_due(self) -> None:
         since = self.learner_steps - self._published_steps

@@ -102,6 +102,17 @@ class Columns:
         if self.layout.state_size:
             self._write(row_index.state_pages, {AGENT_STATES: agent_states})
 
+    def clear_actions(self, row_index: RowIndex[Tensor]) -> None:
+        """Writes zeros where `write_actions` writes, but for recurrent states: nothing was done.
+
+        Until the agent acts at these rows nothing of what lay there before is read as data.
+        """
+        rows = row_index.rows
+        for name, form in self.layout.columns.items():
+            if name in ("actions", "policy_versions") or name.startswith("behaviour."):
+                zeros = torch.zeros(len(rows), *form.shape, dtype=form.dtype, device=self.device)
+                self._write(rows, {name: zeros})
+
     def _write(self, rows: Tensor, values: Mapping[str, Tensor]) -> None:
         """Copies values `[n, *shape]` to these rows `[n] int64` of their columns."""
         host_rows = rows.numpy() if self._host else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,10 +27,12 @@ class WeightSlot:
 
     Attributes:
         rounds: Batches that the learner is done with; in lock-step inference goes on after each.
+        on_round_end: Called by the learner's thread after each.
     """
 
     def __init__(self) -> None:
         self.rounds = 0
+        self.on_round_end: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
         self._weights: Weights | None = None
 
@@ -46,6 +48,7 @@ class WeightSlot:
     def end_round(self) -> None:
         """The learner is done with a batch, and has published what it was to publish."""
         self.rounds += 1
+        self.on_round_end()
 
     def take(self) -> Weights | None:
         """The newest weights, once; None where there are none since the last call."""
