@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from seed.config.schema import Config, ConfigError
-from seed.contract import Algorithm
-from seed.contract.answers import check_prepared
+from seed.contract import Algorithm, Group
+from seed.contract.answers import check_groups, check_prepared
+from seed.contract.blame import refusing
 from seed.contract.loading import (
     optional_after_batch,
+    optional_groups,
     optional_passes,
     optional_prepare,
     optional_update_target,
@@ -265,6 +267,22 @@ class BatchUpdates:
 
 def _lock(device: torch.device) -> contextlib.AbstractContextManager[None]:
     return capture_lock.compute() if can_capture(device) else contextlib.nullcontext()
+
+
+def find_groups(
+    algorithm: Algorithm, config: Config, agent: nn.Module
+) -> Mapping[str, Group] | list[nn.Parameter]:
+    """What the optimizer trains: the algorithm's groups, or else all parameters as one.
+
+    Raises:
+        ConfigError: where the groups are not what the contract says.
+    """
+    make = optional_groups(algorithm)
+    if make is None:
+        return list(agent.parameters())
+    with refusing(algorithm, config.algorithm_name, "groups"):
+        groups = make(agent, config.algorithm)
+    return check_groups(groups, agent, config.algorithm_name)
 
 
 class Tally:

@@ -17,11 +17,11 @@ from torch import nn
 
 from seed.config.schema import Config
 from seed.contract import Algorithm
-from seed.contract.loading import acting_part, optional_groups, optional_update_target
+from seed.contract.loading import acting_part, optional_update_target
 from seed.device.graphs import can_capture
 from seed.device.names import prepare_thread
 from seed.learner import checkpoint
-from seed.learner.batch_updates import BatchResult, BatchUpdates, Rate
+from seed.learner.batch_updates import BatchResult, BatchUpdates, Rate, find_groups
 from seed.learner.checkpoint import CheckpointError, SaveReplay
 from seed.learner.optimizers import (
     learning_rate_fraction,
@@ -139,9 +139,8 @@ class Learner:
         self._progress = progress
         self._kept_state = kept_state
         self._device = next(agent.parameters()).device
-        make_groups = optional_groups(algorithm)
         self._optimizer = make_optimizer(
-            make_groups(agent, config.algorithm) if make_groups else agent.parameters(),
+            find_groups(algorithm, config, agent),
             config.optimizer,
             capturable=config.learner.cuda_graphs and can_capture(self._device),
         )
