@@ -10,7 +10,9 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from seed.algorithms import vtrace
 from seed.config.schema import Config, ConfigError
 from seed.inference.batcher import GroupRows, InferenceBatch
 from seed.inference.loop import Inference
@@ -18,8 +20,10 @@ from seed.learner.checkpoint import CheckpointError
 from seed.learner.loop import Progress
 from seed.learner.replay import Replay
 from seed.learner.sources import QueueSource
+from seed.networks.actor_critic import ActorCritic
 from seed.process.threads import ThreadGroup
 from seed.run import build as run_build
+from seed.run import evaluate
 from seed.run.build import ProgressCounter, Run, make_inference, make_store
 from seed.run.lock import RunTaken, hold_run
 from seed.run.plan import make_agent, plan_run
@@ -228,10 +232,14 @@ def test_initial_priorities_of_another_form_are_refused(
     build: Build, r2d2: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def one_for_all(unroll: Any, config: Any) -> Any:
-        return unroll.rows.rewards.sum()
+        # Before anything starts there are only zeros.
+        rewards = unroll.rows.rewards
+        return rewards.sum() if built else rewards.sum(dim=0)
 
+    built: list[Run] = []
     monkeypatch.setattr("seed.algorithms.r2d2.initial_priorities", one_for_all)
     run = build(r2d2)
+    built.append(run)
     play(run)
     with pytest.raises(ConfigError, match=r"'r2d2': initial_priorities gives a tensor of shape \("):
         replay_of(run).wait(0.0)
@@ -298,6 +306,51 @@ def test_a_replay_that_cannot_be_used_is_left_with_a_warning(
     (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert warning.getMessage().startswith("replay starts empty: ")
     learn(other)
+
+
+class Pair(nn.Module):
+    """What acts, before something that only learns."""
+
+    def __init__(self, actor: nn.Module) -> None:
+        super().__init__()
+        self.learner, self.actor = nn.Linear(3, 3), actor
+
+
+def test_only_the_acting_part_is_published_and_acts(
+    config: Config, monkeypatch: pytest.MonkeyPatch, build: Build
+) -> None:
+    make, loss = vtrace.make_agent, vtrace.loss
+    monkeypatch.setattr(vtrace, "make_agent", lambda *given: Pair(make(*given)))
+    monkeypatch.setattr(vtrace, "acting_part", lambda agent: agent.actor, raising=False)
+    monkeypatch.setattr(vtrace, "loss", lambda agent, *rest: loss(agent.actor, *rest))
+    run = build(config)
+    acting: Any = run.inference._forward._agent
+    learning: Any = run.learner._agent
+    assert isinstance(acting, ActorCritic)
+    with torch.no_grad():
+        learning.actor.policy_head.bias.fill_(7.0)
+    run.learner.publish()
+    weights = run.learner._slot.take()
+    assert weights is not None
+    run.inference._forward.load_weights(weights)
+    assert (acting.policy_head.bias == 7.0).all()
+    # A checkpoint has all, and an evaluation plays the part.
+    run.learner._save()
+    loaded = find_checkpoint(config)
+    assert loaded is not None
+    assert {name.split(".")[1] for name in loaded.tensors if name.startswith("agent.")} == {
+        "learner", "actor",
+    }  # fmt: skip
+    evaluated = evaluate._build(evaluate._plan(evaluate._adapt(config, 1), loaded), greedy=True)
+    acting = evaluated._forward._agent
+    assert isinstance(acting, ActorCritic)
+    taken = evaluated._slot.take()
+    assert taken is not None
+    evaluated._forward.load_weights(taken)
+    assert (acting.policy_head.bias == 7.0).all()
+    threads = ThreadGroup()
+    threads.start("inference", lambda: evaluated.run(threads.stop, lambda: "the end"))
+    threads.join()
 
 
 def serve(config: Config, seed: tuple[int, int] = (1, 0), favourite: int = 0) -> Inference:
