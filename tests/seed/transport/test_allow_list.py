@@ -12,7 +12,7 @@ from seed.config.schema import ConfigError
 from seed.transport import authentication as module
 from seed.transport.authentication import AllowList
 from seed.wire.keys import KeyFileError, KeyPair, read_public, write_pair
-from tests.seed.pipes import idle_pipe
+from tests.seed.entries import idle_pipe
 
 GOOD, OTHER, STRANGER = (KeyPair.new() for _ in range(3))
 

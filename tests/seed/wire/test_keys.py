@@ -17,7 +17,7 @@ from seed.wire.keys import (
     read_public,
     write_pair,
 )
-from tests.seed.pipes import idle_pipe
+from tests.seed.entries import idle_pipe
 
 
 def mode(path: Path) -> int:
