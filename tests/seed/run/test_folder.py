@@ -161,7 +161,7 @@ def test_the_written_configuration_goes_on_with_the_run(
 def test_what_is_in_the_place_of_the_unfinished_configuration_stays_as_it_is(
     tmp_path: Path, kind: str
 ) -> None:
-    run_dir, mine = tmp_path / "run", tmp_path / "missing disk"
+    run_dir, mine = tmp_path / "run", tmp_path / "mine"
     run_dir.mkdir()
     mine.write_text("mine")
     place = run_dir / ".config.toml.tmp"
