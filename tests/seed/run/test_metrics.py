@@ -105,18 +105,18 @@ def test_a_line_is_of_the_time_since_the_one_before(run: Run) -> None:
         "loss": 2.0, "policy_lag_mean": 2.5, "seldom": 8.0, "learner_utilisation": 0.25,
     })  # fmt: skip
     line = lines.close(
-        Progress(150, 6, 130.0), paused_s=24.0,
+        Progress(150, 6, 130.0), paused_s=14.0,
         acting={"waiting": 14.0, "forward": 6.0, "paused": 10.0},
         learning={"waiting": 2.0, "loss": 19.0},
     )  # fmt: skip
     assert expected(line, {
         "fps": 0.0, "inference_batch_mean": None, "policy_lag_mean": None, "loss": None,
-        "inference_paused_share": 1.0, "inference_share_waiting": 0.5,
+        "inference_paused_share": 0.5, "inference_share_waiting": 0.5,
         "inference_share_forward": 0.0, "inference_share_paused": 0.5,
         "learner_share_waiting": 0.05, "learner_share_loss": 0.95,
     })  # fmt: skip
     # A pause may have begun before the line's time.
-    assert lines.close(Progress(151, 6, 130.001), paused_s=24.02)["inference_paused_share"] == 1.0
+    assert lines.close(Progress(151, 6, 130.001), paused_s=14.02)["inference_paused_share"] == 1.0
     # Within no time.
     assert math.isfinite(lines.close(Progress(152, 6, 130.001))["fps"] or 0)
 
