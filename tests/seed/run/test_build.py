@@ -249,8 +249,9 @@ def test_a_run_goes_on_with_its_replay_where_it_can(
     if change == "torn":
         rows[0].write_bytes(rows[0].read_bytes()[:-1])
     # What is in a checkpoint may be left there.
-    changes = {"left there": {"in_checkpoint": False}, "of another form": {"burn_in": 1}}
-    r2d2 = with_replay(r2d2, **changes.get(change, {}))
+    if change in ("left there", "of another form"):
+        left = change == "left there"
+        r2d2 = with_replay(r2d2, in_checkpoint=not left, burn_in=2 if left else 1)
     other = build(r2d2, load(r2d2))
     restored = in_checkpoint and not change
     assert other.learner.learner_steps == 1
