@@ -26,7 +26,7 @@ def put(path: Path, kind: str) -> None:
         case "pipe":
             os.mkfifo(path)
         case _:
-            targets = {"link": Path("missing disk", path.name), "loop": path, "device": Path("/dev/zero")}
+            targets = {"link": f"missing disk/{path.name}", "loop": path, "device": "/dev/zero"}
             path.symlink_to(targets[kind])
 
 

@@ -123,7 +123,9 @@ def test_an_endless_message_is_thrown_away_piece_by_piece(
 def test_silence_is_noticed_within_the_time_that_is_promised() -> None:
     options = zmq.HEARTBEAT_IVL, zmq.HEARTBEAT_TIMEOUT, zmq.HEARTBEAT_TTL, zmq.HANDSHAKE_IVL
     with bind("tcp://127.0.0.1:*", 1000) as router:
-        heartbeat_ms, timeout_ms, peers_ms, handshake_ms = map(router.getsockopt, options)
+        heartbeat_ms, timeout_ms, peers_ms, handshake_ms = (
+            int(router.getsockopt(option)) for option in options
+        )
     # A heartbeat that comes late cuts nobody.
     assert 0 < 2 * heartbeat_ms < timeout_ms <= 20_000 - heartbeat_ms
     assert 2 * heartbeat_ms < peers_ms <= 20_000
