@@ -26,8 +26,8 @@ def put(path: Path, kind: str) -> None:
         case "pipe":
             os.mkfifo(path)
         case _:
-            targets = {"link": f"missing disk/{path.name}", "loop": path, "device": "/dev/zero"}
-            path.symlink_to(targets[kind])
+            elsewhere = {"link": f"missing disk/{path.name}", "device": "/dev/zero"}
+            path.symlink_to(elsewhere.get(kind, str(path)))
 
 
 @contextmanager
