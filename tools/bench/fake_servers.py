@@ -44,6 +44,7 @@ from seed.wire.messages import (
 )
 from seed.wire.spaces import SpaceSpec
 from tools.processes import Process, Processes
+from tools.watching import Window, measure, wait_until_learning, wait_watching
 
 EPISODE_STEPS = 1000
 REGISTERED = "registered "
@@ -286,6 +287,21 @@ def start_clients(
     for client in clients:
         client.wait_for(REGISTERED)
     return clients
+
+
+def measure_serving(
+    server: Process, processes: Processes, options: argparse.Namespace, updates: int = 0
+) -> Window:
+    """Lets clients work for this server alone; what its metrics said after so many updates."""
+    clients = start_clients(
+        processes, server.endpoint, options.groups, options.rows_per_message, options.servers
+    )
+    if updates:
+        wait_until_learning(server, processes.check, updates)
+    wait_watching(options.warmup, processes.check)
+    window = measure(server, options.seconds, processes.check)
+    processes.stop(*clients)
+    return window
 
 
 def report_window(answers: Sequence[Answer], start_s: float, seconds: float) -> dict[str, object]:
