@@ -147,7 +147,7 @@ class Acting:
         self._env_ids = opened.env_ids
         forward.set_connected(table.env_ids)
         offer = Offer({}, groups[0].observation, groups[0].action, (config.seed, 0))
-        seeds = offer.draw_seeds(hello.num_envs, 1)
+        seeds = offer.draw_seeds(table.env_ids, np.zeros(hello.num_envs, np.int64))
         welcome = offer.welcome(opened.number, opened.all_env_ids, seeds)
         self._session = Session(welcome, groups)
         self._waiting = deque(self._session.first_steps())

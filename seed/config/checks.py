@@ -113,6 +113,42 @@ def check_source(config: Config, source: Literal["queue", "replay"]) -> None:
         )
 
 
+def check_lockstep(config: Config, source: Literal["queue", "replay"], *, lockstep: bool) -> None:
+    """Refuses settings that cannot be where acting waits for each update, or only there.
+
+    Raises:
+        ConfigError: naming the field, the value and what was expected.
+    """
+    learner, inference = config.learner, config.inference
+    if not lockstep:
+        if learner.lockstep_envs:
+            raise ConfigError(
+                f"learner.lockstep_envs = {learner.lockstep_envs}: expected 0, as acting does not "
+                f"wait for updates here (learner.lockstep, algorithm {config.algorithm_name!r})"
+            )
+        return
+    if source == "replay":
+        raise ConfigError(
+            f"learner.lockstep = true: algorithm {config.algorithm_name!r} learns from replay, "
+            "which has no rounds; expected false"
+        )
+    reasons = {
+        "learner.publish_every_updates": "every round is acted by the weights of the last update",
+        "learner.queue_batches": "a round is learned from before the next one begins",
+        "inference.min_batch": "a batch is all of a cohort",
+    }
+    for field, reason in reasons.items():
+        table, name = field.split(".")
+        value = getattr(getattr(config, table), name)
+        if value != 1:
+            raise ConfigError(f"{field} = {value}: expected 1 in lock-step, where {reason}")
+    if learner.lockstep_envs > inference.max_envs:
+        raise ConfigError(
+            f"learner.lockstep_envs = {learner.lockstep_envs}: expected at most "
+            f"inference.max_envs = {inference.max_envs}"
+        )
+
+
 def _check_address(inference: InferenceConfig) -> None:
     if complaint := complaint_about(inference.address):
         raise ConfigError(f"inference.address = {inference.address!r}: {complaint}")

@@ -20,7 +20,7 @@ import tomli_w
 import tyro
 
 from seed.config.checks import check
-from seed.config.field_names import describe, meant, names_of
+from seed.config.field_names import describe, hints_of, meant, names_of
 from seed.config.refused_options import refusal
 from seed.config.schema import Config, ConfigError
 from seed.process.module_folders import module_folders, search
@@ -144,6 +144,20 @@ def _take_option(arguments: Sequence[str], option: str) -> tuple[list[str], str 
     return rest, value
 
 
+def _with_capitals(arguments: Sequence[str], algorithm_type: type) -> list[str]:
+    """With True for true, as the parser wants it, where a field may be that or a word."""
+    hints = hints_of(_config_type(algorithm_type)).items()
+    either = {name for name, hint in hints if bool in typing.get_args(hint)}
+    options = ["--" + name.replace("_", "-") for name in either]
+    words = [*arguments]
+    for before, (index, word) in zip(["", *arguments], enumerate(arguments), strict=False):
+        option, equals, value = word.rpartition("=")
+        named = (option if equals else before).replace("_", "-") in options
+        if named and value in ("true", "false"):
+            words[index] = option + equals + value.capitalize()
+    return words
+
+
 def _parse(arguments: Sequence[str], default: Config) -> Any:
     """The command line as `_command_line_type`; raises ConfigError with the parser's words."""
     algorithm_type: Any = type(default.algorithm)
@@ -153,7 +167,7 @@ def _parse(arguments: Sequence[str], default: Config) -> Any:
         with contextlib.redirect_stderr(complaint):
             return tyro.cli(
                 command_line_type,
-                args=list(arguments),
+                args=_with_capitals(arguments, algorithm_type),
                 prog="seed-learner",
                 description="Trains by the configuration in CONFIG; any field can be overridden. "
                 "--algorithm.name NAME chooses another algorithm; --version alone prints the "

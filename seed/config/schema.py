@@ -122,6 +122,9 @@ class InferenceConfig:
     back to the host. Off, as it has not been measured on a GPU yet."""
     evaluation_share: float = 0.0
     """Share of the environments whose rows are never learned from; their returns count apart."""
+    round_wait_s: float = 60.0
+    """In lock-step, seconds for which all wait for a late group of environments; then the round
+    goes on without it. The first round waits as long after the last group has come."""
     lease_s: float = 10.0
     """Seconds of silence after which an environment server's connection is tested."""
 
@@ -141,6 +144,11 @@ class LearnerConfig:
     With replay, of unrolls that wait to be inserted."""
     publish_every_updates: int = 1
     """Updates after which the weights are handed to inference."""
+    lockstep: bool | Literal["auto"] = "auto"
+    """Whether acting waits for each update: a batch is one unroll of every environment, whatever
+    `batch_size` says, and policy lag is 0. "auto" is what the algorithm asks for."""
+    lockstep_envs: int = 0
+    """Environments that the first round of lock-step waits for; 0: those of the local servers."""
     cuda_graphs: bool = False
     """On a GPU, launches an update as two graphs instead of kernel by kernel. Needs a loss that
     never reads a value back to the host; off because it has not been measured on a GPU yet."""

@@ -79,6 +79,11 @@ UpdateTarget = Callable[[nn.Module, nn.Module, int, Any], None]
 InitialPriorities = Callable[[Unroll, Any], Tensor]
 
 
+def optional_lockstep(algorithm: Algorithm) -> bool:
+    """The module's `LOCKSTEP`: whether acting is to wait for each update; False without it."""
+    return bool(getattr(algorithm, "LOCKSTEP", False))
+
+
 def optional_update_target(algorithm: Algorithm) -> UpdateTarget | None:
     """The module's `update_target(agent, target, learner_steps, config)`, if it has one.
 
@@ -92,7 +97,7 @@ def optional_initial_priorities(algorithm: Algorithm) -> InitialPriorities | Non
     """The module's `initial_priorities(unroll, config) -> [B] float32`, if it has one.
 
     Gives unrolls their priorities when they enter replay, from what acting has kept of them:
-    `rows.observations` is left out (`[T + 1, B, 0]`) and there is no burn-in. Without it, an
+    `rows.observations` is left out (an empty dict) and there is no burn-in. Without it, an
     unroll enters with priority 1.
     """
     return getattr(algorithm, "initial_priorities", None)

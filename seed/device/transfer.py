@@ -28,13 +28,13 @@ def overwrite(destination: Any, source: Any) -> None:
     Raises:
         ValueError: where there are more or fewer of them, or of other shapes.
     """
-    for old, new in zip(_tensors(destination), _tensors(source), strict=True):
+    for old, new in zip(tensors_of(destination), tensors_of(source), strict=True):
         if old.shape != new.shape:
             raise ValueError(f"a tensor of shape {list(new.shape)}, expected {list(old.shape)}")
         old.copy_(new, non_blocking=old.device.type == "cuda")
 
 
-def _tensors(value: Any) -> list[Tensor]:
+def tensors_of(value: Any) -> list[Tensor]:
     """All tensors of a dataclass or dictionary, in the order of its fields."""
     if isinstance(value, Tensor):
         return [value]
@@ -44,4 +44,4 @@ def _tensors(value: Any) -> list[Tensor]:
         parts = [getattr(value, field.name) for field in dataclasses.fields(value)]
     else:
         return []
-    return [tensor for part in parts for tensor in _tensors(part)]
+    return [tensor for part in parts for tensor in tensors_of(part)]

@@ -1,15 +1,13 @@
 """Which waiting STEPs go through the network next. No socket, no thread, no clock.
 
-`Sessions` tells a batcher which sessions there are (`open`, `close`) and what has arrived (`add`).
-The loop asks how long it may listen (`wait_s`), whether it need read on (`is_full`), and what to
-run (`next`). Another order of batches is another class with these six names.
+Two orders of batches: `Batcher` here conserves work, `Rounds` (rounds.py) keeps lock-step.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -76,6 +74,69 @@ class WaitingStep(NamedTuple):
     arrived_s: float
 
 
+class Turn(NamedTuple):
+    """What the loop runs next.
+
+    Attributes:
+        steps: Of groups whose environments are all different.
+        batch: Their rows, in the order of the steps.
+        store: Whether the rows are new; else they are in the store, and wait for their actions.
+        act: Whether actions are chosen now; else that comes later, in a turn of its own.
+        start: Row of a page at which histories that begin with this turn do; None for each
+            environment's own (`StoreLayout.first_offsets`).
+    """
+
+    steps: list[WaitingStep]
+    batch: InferenceBatch
+    store: bool = True
+    act: bool = True
+    start: int | None = None
+
+    @classmethod
+    def of(cls, steps: list[WaitingStep]) -> Turn:
+        """Stores and acts on these steps, at least one."""
+        return cls(steps, InferenceBatch.of([step.rows for step in steps]))
+
+
+class Schedule(Protocol):
+    """An order of batches. `Sessions` tells it who there is and what has come; the loop asks it."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more need be read before the next turn."""
+
+    def open(self, session: Session) -> None:
+        """From now on rows of this session may come."""
+
+    def close(self, session: Session) -> None:
+        """Forgets the session and what waits of it."""
+
+    def add(self, step: WaitingStep) -> bool:
+        """Takes in a STEP; whether it replaces an earlier one of its group, which is forgotten."""
+
+    def wait_s(self, now_s: float) -> float:
+        """Seconds for which listening is still better than a turn; infinite if nothing waits."""
+
+    def next(self, now_s: float, has_room: Callable[[InferenceBatch], bool]) -> Turn | None:
+        """What to run now.
+
+        None while listening is better, or while `has_room` denies new rows their place in the
+        store: then `wait_s` is 0, and they stay.
+        """
+
+
+def chunk(steps: Iterable[WaitingStep], max_batch: int) -> list[WaitingStep]:
+    """The first of these steps, as many as fit a batch; a group alone always does."""
+    chosen: list[WaitingStep] = []
+    rows = 0
+    for step in steps:
+        rows += len(step.rows.env_ids)
+        if rows > max_batch:
+            break
+        chosen.append(step)
+    return chosen
+
+
 class Batcher:
     """Work-conserving: whenever the device is free, every row that has arrived goes in.
 
@@ -122,30 +183,17 @@ class Batcher:
         oldest_s = next(iter(self._waiting.values())).arrived_s
         return max(0.0, oldest_s + self._max_wait_s - now_s)
 
-    def next(
-        self, now_s: float, has_room: Callable[[InferenceBatch], bool]
-    ) -> tuple[list[WaitingStep], InferenceBatch] | None:
-        """The oldest groups that fit one batch, which wait no longer, and their rows in that order.
-
-        None while listening is better, or while `has_room` denies these rows their place in the
-        store: then `wait_s` is 0, and they stay.
-        """
+    def next(self, now_s: float, has_room: Callable[[InferenceBatch], bool]) -> Turn | None:
+        """The oldest groups that fit one batch, which wait no longer, in that order."""
         if self.wait_s(now_s) > 0:
             return None
-        steps: list[WaitingStep] = []
-        rows = 0
-        for step in self._waiting.values():
-            rows += len(step.rows.env_ids)
-            if rows > self._max_batch:
-                break
-            steps.append(step)
-        batch = InferenceBatch.of([step.rows for step in steps])
-        if not has_room(batch):
+        turn = Turn.of(chunk(self._waiting.values(), self._max_batch))
+        if not has_room(turn.batch):
             return None
-        for step in steps:
+        for step in turn.steps:
             del self._waiting[step.session.number, step.group]
-        self._rows -= len(batch.env_ids)
-        return steps, batch
+        self._rows -= len(turn.batch.env_ids)
+        return turn
 
     def _forget(self, key: tuple[int, int]) -> bool:
         step = self._waiting.pop(key, None)

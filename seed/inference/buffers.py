@@ -31,8 +31,8 @@ class HostBatch(NamedTuple):
         fleet_positions: Its position in the fleet. `[n] float32`
         marks: `terminated`, `truncated`, `first`, and whether it is an evaluation environment.
             `[4, n] bool`
-        observations: `[n, *shape]`; of no rows where messages go straight to the store, as they do
-            where that is on the CPU and stacks are read out of it.
+        observations: By part, `[n, *shape]`; without those that go straight from messages to the
+            store, as they do where that is on the CPU and stacks are read out of it.
     """
 
     env_ids: Int64Array
@@ -40,7 +40,7 @@ class HostBatch(NamedTuple):
     rewards: Float32Array
     fleet_positions: Float32Array
     marks: BoolArray
-    observations: npt.NDArray[Any]
+    observations: dict[str, npt.NDArray[Any]]
 
 
 class DeviceBatch(NamedTuple):
@@ -75,32 +75,36 @@ class BatchBuffers:
         """Reserves it, on the host and, where the store is on a GPU, there."""
         self._layout = layout
         self._staged = device.type == "cuda"
-        # Without stacks what arrives is what the agent sees.
-        self._stacked = layout.frame_stack > 1
-        landing_rows = max_batch if self._staged or not self._stacked else 0
+        forms, action = layout.observations, layout.action
+        stacked = [part for part in forms if layout.stack_shape(part)]
+        # Without a stack what arrives is what the agent sees.
+        self._landing = [part for part in forms if self._staged or part not in stacked]
 
         def on_host(form: Column, rows: int = max_batch) -> Tensor:
             """Zeros `[rows, *shape]` in host memory, pinned where they are copied to a GPU."""
             return torch.zeros(rows, *form.shape, dtype=form.dtype, pin_memory=self._staged)
 
         # [max_batch * (1 + row_index_size)] int64, [2 * max_batch] float32, [4 * max_batch] bool,
-        # [max_batch, *shape]
+        # [max_batch, *shape] for each part in `_landing`
         self._host = (
             on_host(Column((), torch.int64), max_batch * (1 + row_index_size(layout))),
             on_host(Column((), torch.float32), 2 * max_batch),
             on_host(Column((), torch.bool), _MARKS * max_batch),
-            on_host(layout.observation, landing_rows),
+            *(on_host(forms[part]) for part in self._landing),
         )
         self._on_device = tuple(
             torch.zeros_like(host, device=device) if self._staged else host
             for host in self._host
         )
-        observation, action = layout.observation, layout.action
-        # [max_batch, stack, *shape], [max_batch, *shape]
-        self._seen = torch.zeros(
-            max_batch * self._stacked, layout.frame_stack, *observation.shape,
-            dtype=observation.dtype, device=device,
-        )  # fmt: skip
+        # [max_batch, stack, *shape] by part
+        self._seen = {
+            part: torch.zeros(
+                max_batch, *layout.stack_shape(part), *forms[part].shape,
+                dtype=forms[part].dtype, device=device,
+            )
+            for part in stacked
+        }  # fmt: skip
+        # [max_batch, *shape]
         self._previous = torch.zeros(
             max_batch, *action.shape, dtype=action.dtype, device=device
         )
@@ -109,34 +113,37 @@ class BatchBuffers:
     def batch(self, size: int) -> DeviceBatch:
         """The parts for batches of this size, padding included."""
         layout = self._layout
-        ends = ((1 + row_index_size(layout)) * size, 2 * size, _MARKS * size, size)
+        ends = [(1 + row_index_size(layout)) * size, 2 * size, _MARKS * size]
+        ends += [size] * len(self._landing)
         host = [buffer[:end] for buffer, end in zip(self._host, ends, strict=True)]
         device = [buffer[:end] for buffer, end in zip(self._on_device, ends, strict=True)]
-        numbers, reals, marks, observations = device
+        numbers, reals, marks, *landing = device
+        landed = dict(zip(self._landing, landing, strict=True))
         rewards, fleet_positions = reals.view(2, size)
         terminated, truncated, first, evaluation = marks.view(_MARKS, size)
-        seen = self._seen[:size] if self._stacked else observations
+        seen = {
+            part: self._seen[part][:size] if part in self._seen else landed[part]
+            for part in layout.observations
+        }
         return DeviceBatch(
-            host=_host_batch(host, size, layout),
+            host=self._host_batch(host, size),
             copies=list(zip(device, host, strict=True)) if self._staged else [],
             env_ids=numbers[:size],
             row_index=split_row_index(numbers[size:], layout),
-            arrived=Arrivals(
-                observations if self._staged else None, rewards, terminated, truncated
-            ),
+            arrived=Arrivals(landed if self._staged else {}, rewards, terminated, truncated),
             rows=Rows(
-                seen[None], self._previous[None, :size],
+                {part: values[None] for part, values in seen.items()}, self._previous[None, :size],
                 rewards[None], terminated[None], truncated[None], first[None],
             ),
             fleet=Fleet(fleet_positions, evaluation),
             actions=self._actions[:size],
         )  # fmt: skip
 
-
-def _host_batch(buffers: list[Tensor], size: int, layout: StoreLayout) -> HostBatch:
-    numbers, reals, marks, observations = (buffer.numpy() for buffer in buffers)
-    rewards, fleet_positions = reals.reshape(2, size)
-    return HostBatch(
-        numbers[:size], split_row_index(numbers[size:], layout), rewards, fleet_positions,
-        marks.reshape(_MARKS, size), observations,
-    )  # fmt: skip
+    def _host_batch(self, buffers: list[Tensor], size: int) -> HostBatch:
+        numbers, reals, marks, *landing = (buffer.numpy() for buffer in buffers)
+        rewards, fleet_positions = reals.reshape(2, size)
+        return HostBatch(
+            numbers[:size], split_row_index(numbers[size:], self._layout), rewards,
+            fleet_positions, marks.reshape(_MARKS, size),
+            dict(zip(self._landing, landing, strict=True)),
+        )  # fmt: skip

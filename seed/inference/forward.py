@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -21,7 +22,7 @@ from seed.inference.buffers import BatchBuffers, DeviceBatch, HostBatch
 from seed.process.phases import Phases
 from seed.store.fleet import fleet_positions
 from seed.store.pages import PageLinks
-from seed.store.rows import Rows
+from seed.store.rows import PLAIN_PART, Rows
 from seed.store.unrolls import UnrollStore
 from seed.store.weights import Weights, load_tensors
 from seed.wire import messages
@@ -76,7 +77,6 @@ class ForwardPass:
         self._device = next((p.device for p in agent.parameters()), self._store_device)
         self._apart = self._device != self._store_device
         self._staged = self._store_device.type == "cuda"
-        self._stacked = layout.frame_stack > 1
         self._spared = bool(store.evaluation.any())
         self._captured = cuda_graphs and self._staged and not self._apart
         self._sizes = bucket_sizes(max_batch) if self._captured else range(max_batch + 1)
@@ -91,8 +91,9 @@ class ForwardPass:
         self._buffers = BatchBuffers(layout, max_batch, self._store_device)
         self._device_batches: dict[int, tuple[DeviceBatch, CapturedCall[None]]] = {}
 
-    def _device_batch(self, size: int) -> tuple[DeviceBatch, CapturedCall[None]]:
-        """The memory of batches of this size, padding included, and what runs such a batch."""
+    def _device_batch(self, rows: int) -> tuple[DeviceBatch, CapturedCall[None]]:
+        """The memory of batches of so many rows or a few more, and what runs such a batch."""
+        size = self._sizes[bisect.bisect_left(self._sizes, rows)]
         if size not in self._device_batches:
             batch = self._buffers.batch(size)
             call = CapturedCall(
@@ -120,36 +121,77 @@ class ForwardPass:
         """From the next batch on, these environments are the fleet. `[num_envs] int64`"""
         self._fleet_positions[:-1] = fleet_positions(env_ids, self._store.evaluation)
 
-    def run(self, batch: InferenceBatch) -> tuple[npt.NDArray[Any], list[PageLinks]]:
+    def run(
+        self, batch: InferenceBatch, start: int | None = None
+    ) -> tuple[npt.NDArray[Any], list[PageLinks]]:
         """Stores the rows of this batch, for which the store has room, and chooses their actions.
+
+        Histories that begin do so at row `start` of a page; None for each environment's own.
 
         Returns:
             The actions `[n, *shape]`, in the order of the rows, and the pages that are now whole;
             the device has finished with both.
         """
+        with self._without_gradient():
+            memory, call = self._device_batch(len(batch.env_ids))
+            complete = self._allocate(memory, batch, start)
+            return self._act_on(memory, call, batch), complete
+
+    def store(self, batch: InferenceBatch, start: int | None = None) -> list[PageLinks]:
+        """As `run`, without actions, which `act` chooses later; returns the pages now whole."""
+        with self._without_gradient():
+            memory, _ = self._device_batch(len(batch.env_ids))
+            complete = self._allocate(memory, batch, start)
+            self._bring(memory, batch)
+            self._store.write_arrivals(memory.row_index, memory.arrived)
+            self._store.clear_actions(memory.row_index)
+            self._wait_for_device()
+            return complete
+
+    def act(self, batch: InferenceBatch) -> npt.NDArray[Any]:
+        """Chooses actions `[n, *shape]` for rows that are stored, the newest of their histories."""
+        with self._without_gradient():
+            self.phases.enter("store")
+            memory, call = self._device_batch(len(batch.env_ids))
+            self._store.locate_rows(batch.env_ids, memory.host.row_index)
+            return self._act_on(memory, call, batch)
+
+    def _without_gradient(self) -> contextlib.AbstractContextManager[object]:
         # A learner that captures, too, could not touch random numbers that were captured in
         # inference mode (pytorch issue 166792).
-        with torch.no_grad() if self._captured else torch.inference_mode():
-            return self._run(batch)
+        return torch.no_grad() if self._captured else torch.inference_mode()
 
-    def _run(self, batch: InferenceBatch) -> tuple[npt.NDArray[Any], list[PageLinks]]:
+    def _allocate(
+        self, memory: DeviceBatch, batch: InferenceBatch, start: int | None
+    ) -> list[PageLinks]:
+        """Finds places for new rows; returns the pages that are whole once they are written."""
         self.phases.enter("store")
-        n = len(batch.env_ids)
-        memory, call = self._device_batch(self._sizes[bisect.bisect_left(self._sizes, n)])
         first = (batch.flags & messages.FIRST) != 0
-        complete = self._store.allocate_rows(
-            batch.env_ids, batch.run_ids, first, memory.host.row_index
+        return self._store.allocate_rows(
+            batch.env_ids, batch.run_ids, first, memory.host.row_index, start
         )
+
+    def _act_on(
+        self, memory: DeviceBatch, call: CapturedCall[None], batch: InferenceBatch
+    ) -> npt.NDArray[Any]:
+        """Stores the rows where they have their places, and chooses their actions."""
+        self._bring(memory, batch)
+        call()
+        self._wait_for_device()
+        # A copy, as the next batch overwrites the buffer.
+        return memory.actions.numpy()[: len(batch.env_ids)].copy()
+
+    def _bring(self, memory: DeviceBatch, batch: InferenceBatch) -> None:
+        """Brings what has arrived to where the device finds it."""
         self._fill(memory.host, batch)
         self._copy_observations(memory.host, batch.steps)
         for device, host in memory.copies:
             device.copy_(host, non_blocking=True)
-        call()
+
+    def _wait_for_device(self) -> None:
         if self._staged:
             # By then all is in the store, too.
             torch.cuda.current_stream(self._store_device).synchronize()
-        # A copy, as the next batch overwrites the buffer.
-        return memory.actions.numpy()[:n].copy(), complete
 
     def _fill(self, host: HostBatch, batch: InferenceBatch) -> None:
         """Fills in all but observations. Rows beyond the batch's are of no environment, and any."""
@@ -169,19 +211,21 @@ class ForwardPass:
         end = 0
         for step in steps:
             start, end = end, end + len(step.env_ids)
-            rows, observations = host.row_index.rows[start:end], step.arrays.observations
-            if len(host.observations):
-                host.observations[start:end] = observations
-            if self._staged:
-                continue
-            if self._spared and not self._stacked:
-                # What only the network sees, which has seen it then, need not be kept.
-                kept = ~host.marks[_EVALUATION, start:end]
-                if not np.count_nonzero(kept):
+            parts = {PLAIN_PART: step.arrays.observations}
+            for part, observations in parts.items():
+                rows, landing = host.row_index.rows[start:end], host.observations.get(part)
+                if landing is not None:
+                    landing[start:end] = observations
+                if self._staged:
                     continue
-                if not kept.all():
-                    rows, observations = rows[kept], observations[kept]
-            self._store.write_observations(rows, observations)
+                if self._spared and landing is not None:
+                    # What only the network sees, which has seen it then, need not be kept.
+                    kept = ~host.marks[_EVALUATION, start:end]
+                    if not np.count_nonzero(kept):
+                        continue
+                    if not kept.all():
+                        rows, observations = rows[kept], observations[kept]
+                self._store.write_observations(part, rows, observations)
 
     def _step(self, batch: DeviceBatch) -> None:
         """The device's work for one batch; what is captured."""

@@ -1,7 +1,7 @@
 """All of inference's I/O: receive, decide, batch, forward, reply. Runs in a thread of its own.
 
-What a message means is decided in `sessions.py`, and which rows go next in `batcher.py`. Neither
-knows the socket or reads the clock; this module does.
+What a message means is decided in `sessions.py`, and which rows go next in `batcher.py` or, in
+lock-step, `rounds.py`. None of them knows the socket or reads the clock; this module does.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ import zmq
 
 from seed.config.schema import InferenceConfig
 from seed.inference.admission import Admission
-from seed.inference.batcher import Batcher, InferenceBatch, WaitingStep
+from seed.inference.batcher import Batcher, InferenceBatch, Schedule, Turn, WaitingStep
 from seed.inference.forward import ForwardPass
+from seed.inference.rounds import Rounds
 from seed.inference.sessions import Offer, Sessions
+from seed.process.waker import Waker
 from seed.store.pages import PageLinks
+from seed.store.ready_queue import RoundPages
 from seed.store.unrolls import UnrollStore
 from seed.store.weights import WeightSlot
 from seed.transport.authentication import Authentication
@@ -83,6 +86,7 @@ class Inference:
         *,
         queue_limit: int,
         publish: Callable[[list[PageLinks]], None],
+        rounds: Rounds | None = None,
         authentication: Authentication | None = None,
     ) -> None:
         """Binds the socket, so that a busy port is known before anything starts.
@@ -94,7 +98,9 @@ class Inference:
             store: Where rows go.
             slot: Where new weights come from.
             queue_limit: Whole pages in the store's queue at which batches pause.
-            publish: Gets the pages that a batch made whole.
+            publish: Gets the pages that a batch made whole; not in lock-step.
+            rounds: For lock-step with the learner: the store gets what each round made whole, and
+                acting waits until `slot` says that the learner is done with it.
             authentication: Who may connect; None where there are no keys.
 
         Raises:
@@ -112,9 +118,13 @@ class Inference:
         self._slot = slot
         self._queue_limit, self._publish = queue_limit, publish
         self._admission = Admission(authentication.allowed if authentication else None)
-        self._batcher = Batcher(config)
+        self._rounds = rounds
+        self._schedule: Schedule = Batcher(config) if rounds is None else rounds
+        # Of the present round, and the rounds that the learner was done with when it began.
+        self._complete: list[PageLinks] = []
+        self._rounds_done = slot.rounds
         self._sessions = Sessions(
-            config, offer, self._admission, self._batcher, store.evaluation,
+            config, offer, self._admission, self._schedule, store.evaluation,
             drop=store.drop, set_connected=forward.set_connected,
         )  # fmt: skip
         self.faults, self.server_of = self._sessions.faults, self._sessions.server_of
@@ -124,6 +134,11 @@ class Inference:
             config.address, offer.largest_frame_bytes(config.max_batch), authentication
         )
         self.endpoint = self._socket.get_string(zmq.LAST_ENDPOINT)
+        self._waker, self._poller = Waker(), zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._waker.fileno(), zmq.POLLIN)
+        if rounds is not None:
+            slot.on_round_end = self._waker.wake
         self._listener, self._socket_file = Listener(self.endpoint), SocketFile(self.endpoint)
 
     @property
@@ -148,14 +163,15 @@ class Inference:
             while not stop.is_set():
                 self._take_weights()
                 self._receive()
-                batch = self._next_batch()
-                if batch is not None:
-                    self._serve(*batch)
+                turn = self._next_turn()
+                if turn is not None:
+                    self._serve(turn)
                 self._check_periodically()
         finally:
             self._say_goodbye(farewell())
             self._listener.close()
             self._socket.close(linger=_FAREWELL_MS)
+            self._waker.close()
             self._socket_file.remove()
 
     def _take_weights(self) -> None:
@@ -168,10 +184,10 @@ class Inference:
         """Reads everything that has arrived, up to a full batch; waits only for the first."""
         self.phases.enter("receiving")
         # Down to whole milliseconds: what is left of `max_wait_us` is too short to sleep.
-        timeout_ms = int(min(1e3 * self._batcher.wait_s(time.monotonic()), _IDLE_POLL_MS))
+        timeout_ms = int(min(1e3 * self._schedule.wait_s(time.monotonic()), _IDLE_POLL_MS))
         # No more messages than rows either: a flood of refused ones must not keep batches waiting.
         for _ in range(self._config.max_batch):
-            if self._batcher.is_full:
+            if self._schedule.is_full:
                 return
             if self._draining:
                 self._draining = not drain(self._socket)
@@ -184,11 +200,13 @@ class Inference:
             timeout_ms = 0
 
     def _wait(self, timeout_ms: int) -> bool:
-        """Whether a message came before the timeout."""
+        """Whether a message came before the timeout, and before the learner's call to go on."""
         self.phases.enter("waiting")
-        arrived = bool(self._socket.poll(timeout_ms))
+        ready = dict(self._poller.poll(timeout_ms))
+        if self._waker.fileno() in ready:
+            self._waker.clear()
         self.phases.enter("receiving")
-        return arrived
+        return self._socket in ready
 
     def _handle(self, identity: bytes, frames: list[messages.Frame], key: str) -> None:
         self._draining = len(frames) > MOST_FRAMES
@@ -199,14 +217,35 @@ class Inference:
         if not send(self._socket, identity, codec.encode(message)):
             self._sessions.undelivered(message, time.monotonic())
 
-    def _next_batch(self) -> tuple[list[WaitingStep], InferenceBatch] | None:
+    def _next_turn(self) -> Turn | None:
         """What to run now; None, after a pause, where the learner has no room for it."""
         self.phases.enter("batching")
         now_s = time.monotonic()
-        batch = self._batcher.next(now_s, self._has_room)
-        if batch is None and not self._batcher.wait_s(now_s):
+        if self._rounds is not None:
+            self._keep_rounds(self._rounds, now_s)
+        turn = self._schedule.next(now_s, self._has_room)
+        if turn is None and not self._schedule.wait_s(now_s):
             self._pause()
-        return batch
+        return turn
+
+    def _keep_rounds(self, rounds: Rounds, now_s: float) -> None:
+        """Hands a round that has ended to the learner; begins the next once that is done."""
+        if rounds.take_end():
+            self._rounds_done = self._slot.rounds
+            pages, self._complete = self._complete, []
+            if pages:
+                self._store.publish_round(RoundPages(self._by_env_id(pages), self.env_steps))
+            else:
+                rounds.begin(now_s)
+        elif self._slot.rounds > self._rounds_done:
+            self._rounds_done = self._slot.rounds
+            # What the learner has published before it said so.
+            self._take_weights()
+            rounds.begin(now_s)
+
+    def _by_env_id(self, pages: list[PageLinks]) -> list[PageLinks]:
+        owners = self._store.owners(pages)
+        return [links for _, links in sorted(zip(owners, pages, strict=True))]
 
     def _has_room(self, batch: InferenceBatch) -> bool:
         full = self._store.num_ready >= self._queue_limit
@@ -219,19 +258,38 @@ class Inference:
         self._store.wait_for_release(_IDLE_POLL_MS / 1e3)
         self.paused_s += time.monotonic() - start_s
 
-    def _serve(self, steps: list[WaitingStep], batch: InferenceBatch) -> None:
+    def _serve(self, turn: Turn) -> None:
         """Runs one batch and sends the groups their actions."""
-        actions, complete = self._forward.run(batch)
-        self.phases.enter("replying")
-        end = 0
-        for step in steps:
-            start, end = end, end + len(step.rows.env_ids)
-            self._reply(step, actions[start:end])
+        if turn.act:
+            actions, complete = self._run(turn)
+            self.phases.enter("replying")
+            end = 0
+            for step in turn.steps:
+                start, end = end, end + len(step.rows.env_ids)
+                self._reply(step, actions[start:end])
+            self.records.put(BatchRecord(end, time.monotonic() - turn.steps[0].arrived_s))
+        else:
+            complete = self._forward.store(turn.batch, turn.start)
+        if turn.store:
+            self._count(turn)
+        if self._rounds is None:
+            self._publish(complete)
+        else:
+            self._complete += complete
+
+    def _run(self, turn: Turn) -> tuple[npt.NDArray[Any], list[PageLinks]]:
+        """Actions `[n, *shape]` for all rows, and the pages that are now whole."""
+        if turn.store:
+            return self._forward.run(turn.batch, turn.start)
+        return self._forward.act(turn.batch), []
+
+    def _count(self, turn: Turn) -> None:
+        """Counts the steps and episodes that new rows tell of."""
+        for step in turn.steps:
             if len(step.rows.arrays.episodes):
                 self._record_episodes(step)
-        self.env_steps += end - int(np.count_nonzero(batch.flags & messages.FIRST))
-        self._publish(complete)
-        self.records.put(BatchRecord(end, time.monotonic() - steps[0].arrived_s))
+        flags = turn.batch.flags
+        self.env_steps += len(flags) - int(np.count_nonzero(flags & messages.FIRST))
 
     def _reply(self, step: WaitingStep, actions: npt.NDArray[Any]) -> None:
         session, frame = step.session, actions.tobytes()

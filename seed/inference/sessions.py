@@ -1,6 +1,7 @@
 """What becomes of each message of an environment server. No socket, no thread, no clock.
 
-A STEP goes to the batcher; whatever else is to be said comes back as replies, for the loop to send.
+A STEP goes to the schedule of batches; whatever else is to be said comes back as replies, for the
+loop to send.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 
 from seed.config.schema import ConfigError, InferenceConfig
 from seed.inference.admission import Admission
-from seed.inference.batcher import Batcher, GroupRows, WaitingStep
+from seed.inference.batcher import GroupRows, Schedule, WaitingStep
 from seed.inference.fault_log import FaultLog
 from seed.inference.session_log import SessionLog
 from seed.inference.session_table import NoRoom, Refused, Session, SessionTable
@@ -47,10 +48,17 @@ class Offer:
             session, self.environment, self.observation, self.action, env_ids, seeds
         )
 
-    def draw_seeds(self, num_envs: int, sessions_opened: int) -> Int64Array:
-        """A seed for each environment of the newest session. `[num_envs] int64`"""
-        sequence = np.random.SeedSequence((*self.seed, sessions_opened))
-        return (sequence.generate_state(num_envs) >> 1).astype(np.int64)
+    def draw_seeds(self, env_ids: Int64Array, steps: Int64Array) -> Int64Array:
+        """A seed for each environment, whoever was welcomed first. `[n] int64`
+
+        Args:
+            env_ids: `[n] int64`
+            steps: STEPs that have come of each so far, so that a successor is not a repetition.
+                `[n] int64`
+        """
+        sources = zip(env_ids.tolist(), steps.tolist(), strict=True)
+        states = [np.random.SeedSequence((*self.seed, *each)).generate_state(1) for each in sources]
+        return (np.concatenate(states) >> 1).astype(np.int64)
 
     def largest_frame_bytes(self, max_batch: int) -> int:
         """Bytes beyond which a connection is cut; below, a wrong frame is told what is wrong."""
@@ -82,7 +90,7 @@ class Sessions:
         config: InferenceConfig,
         offer: Offer,
         admission: Admission,
-        batcher: Batcher,
+        schedule: Schedule,
         evaluation: BoolArray,
         *,
         drop: Callable[[Int64Array], None],
@@ -94,20 +102,22 @@ class Sessions:
             config: Limits and the lease.
             offer: What environment servers are told to run.
             admission: Whose messages are read at all.
-            batcher: Gets the STEPs.
+            schedule: Gets the STEPs.
             evaluation: Which env_ids are evaluation environments. `[max_envs] bool`
             drop: Called with the env_ids whose histories have broken.
             set_connected: Called with all connected env_ids whenever they change.
         """
         self.faults = FaultLog()
         self._lease_s = config.lease_s
-        self._offer, self._admission, self._batcher = offer, admission, batcher
+        self._offer, self._admission, self._schedule = offer, admission, schedule
         self._evaluation = evaluation
         self._drop, self._set_connected = drop, set_connected
         self._table = SessionTable(config.max_envs, config.max_batch, config.max_envs_per_key)
         self.server_of = self._table.server_of
         self._log = SessionLog()
         self._opened = 0
+        # STEPs of each environment. [max_envs] int64
+        self._steps = np.zeros(config.max_envs, np.int64)
         self._room_wanted = False
 
     @property
@@ -194,7 +204,8 @@ class Sessions:
         if step.seq < expected:
             return  # a double, or an old message that came late
         session.next_seq[step.group] = step.seq + 1
-        replaces = self._batcher.add(
+        self._steps[env_ids] += 1
+        replaces = self._schedule.add(
             WaitingStep(session, step.group, step.seq, GroupRows(env_ids, arrays), now_s)
         )
         # Ahead of a lost STEP, or of one that still waited: a row is missing either way.
@@ -210,15 +221,16 @@ class Sessions:
         if earlier is not None:
             self._close(earlier, "it connected anew", now_s)
         session = self._table.open(hello, identity, now_s, key)
-        self._batcher.open(session)
+        self._schedule.open(session)
         self.faults.begin(session.number, hello.name, hello.num_envs)
         self._set_connected(self._table.env_ids)
         self._opened += 1
         self._log.connected(hello.name, hello.num_envs, self._admission.name_of(key), now_s)
         if self._opened == 1:
             tell_missing_evaluation(hello.num_envs, self._evaluation)
-        seeds = self._offer.draw_seeds(hello.num_envs, self._opened)
-        return [(identity, self._offer.welcome(session.number, session.all_env_ids, seeds))]
+        env_ids = session.all_env_ids
+        seeds = self._offer.draw_seeds(env_ids, self._steps[env_ids])
+        return [(identity, self._offer.welcome(session.number, env_ids, seeds))]
 
     def _take_goodbye(
         self, identity: bytes, goodbye: messages.Goodbye, key: str, now_s: float
@@ -258,7 +270,7 @@ class Sessions:
 
     def _close(self, session: Session, reason: str, now_s: float) -> None:
         self._drop(session.all_env_ids)
-        self._batcher.close(session)
+        self._schedule.close(session)
         self._table.close(session)
         self.faults.forget(session.number)
         self._set_connected(self._table.env_ids)

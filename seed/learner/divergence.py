@@ -133,7 +133,11 @@ def find_extremes(
         env_ids: Whose they are; NO_ENVIRONMENT for those of an earlier process. B of them
         server_of: The name of the environment server that an environment belongs to.
     """
-    rows = _magnitudes({"reward": unroll.rows.rewards, "observation": unroll.rows.observations})
+    observations = {
+        f"observation {part!r}" if part else "observation": values
+        for part, values in unroll.rows.observations.items()
+    }
+    rows = _magnitudes({"reward": unroll.rows.rewards, **observations})
     left = _magnitudes({"recurrent state": unroll.agent_state[None], **unroll.behaviour})
     found: dict[str, float] = {}
     for index, env_id in enumerate(env_ids):

@@ -228,6 +228,8 @@ class Learner:
         self.phases.enter("bookkeeping")
         scalars |= self._source.scalars()
         self.records.put(UpdateRecord(scalars, began_s - asked_s, busy_s))
+        if ready:
+            self._slot.end_round()
 
     def _learn(self) -> dict[str, float]:
         """One update from one batch; returns the metrics, none where it was skipped."""

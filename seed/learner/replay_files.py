@@ -61,7 +61,7 @@ def write_pages(
     """
     pages = np.unique(links[links != NO_PAGE])
     for name, column in store.columns.items():
-        _write_column(folder / f"{name}.npy", column, _rows_of(store, column, pages), sign)
+        _write_column(_file_of(folder, name), column, _rows_of(store, column, pages), sign)
     return np.where(links == NO_PAGE, NO_PAGE, np.searchsorted(pages, links))
 
 
@@ -81,13 +81,13 @@ def read_pages(folder: Path, store: UnrollStore, links: Int64Array) -> Int64Arra
     """
     positions, uses = np.unique(links[links != NO_PAGE], return_counts=True)
     files = {
-        name: _open_column(folder / f"{name}.npy", column)
+        name: _open_column(_file_of(folder, name), column)
         for name, column in store.columns.items()
     }
     for name, column in store.columns.items():
         count = len(files[name]) // _rows_of_page(store, column)
         if positions.max(initial=-1) >= count:
-            raise UnfitReplay(f"{folder / name}.npy holds {count} pages, links go beyond")
+            raise UnfitReplay(f"{_file_of(folder, name)} holds {count} pages, links go beyond")
     pages = store.reserve(uses)
     for name, column in store.columns.items():
         source = _rows_of(store, column, positions).cpu()
@@ -122,6 +122,11 @@ def open_array(path: Path, dtype: np.dtype[Any], row: tuple[int, ...]) -> npt.ND
             f"{path} holds {file.dtype} {list(file.shape[1:])} a row, expected {dtype} {list(row)}"
         )
     return file
+
+
+def _file_of(folder: Path, column: str) -> Path:
+    """A column's file; observations of several parts have columns with "/" in their names."""
+    return folder / f"{column.replace('/', '%2F')}.npy"
 
 
 def _rows_of_page(store: UnrollStore, column: Tensor) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from seed.store.pages import PageLinks
+from seed.store.ready_queue import RoundPages
 from seed.store.rows import Unroll
 from seed.store.unrolls import UnrollStore
 from seed.wire.arrays import Int64Array
@@ -20,11 +22,14 @@ class Batch(NamedTuple):
         unroll: Copied out of the store: pages may be written again at any time.
         env_ids: Whose unrolls they are, as `UnrollStore.owners` says.
         numbers: Replay's numbers of the unrolls; None from the queue. `[B] int64`
+        env_steps: Steps of all environments in the run up to this batch; None where acting has
+            gone on since.
     """
 
     unroll: Unroll
     env_ids: list[int]
     numbers: Int64Array | None = None
+    env_steps: int | None = None
 
 
 class BatchSource(Protocol):
@@ -61,12 +66,7 @@ class QueueSource:
     def next_batch(self) -> Batch:
         """Those unrolls, copied out; their pages are handed back."""
         pages, self._pages = self._pages, []
-        unroll, env_ids = self._store.gather(pages), self._store.owners(pages)
-        if self._store.device.type == "cuda":
-            # Pages may be written again once released: the copies must be complete.
-            torch.cuda.current_stream(self._store.device).synchronize()
-        self._store.release(pages)
-        return Batch(unroll, env_ids)
+        return _copy_out(self._store, pages)
 
     def update_priorities(self, numbers: Int64Array, priorities: Tensor) -> None:
         """Does nothing: the unrolls are gone."""
@@ -74,3 +74,43 @@ class QueueSource:
     def scalars(self) -> dict[str, float]:
         """None."""
         return {}
+
+
+class RoundSource:
+    """All unrolls of a round of lock-step at once, however many they are."""
+
+    def __init__(self, store: UnrollStore, start_env_steps: int) -> None:
+        """Of the store into which inference writes, in a run with so many steps before."""
+        self._store = store
+        self._start_env_steps = start_env_steps
+        self._round: RoundPages | None = None
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether a round has ended."""
+        if self._round is None:
+            self._round = self._store.take_round(timeout_s)
+        return self._round is not None
+
+    def next_batch(self) -> Batch:
+        """Its unrolls, copied out; their pages are handed back."""
+        assert self._round is not None
+        taken, self._round = self._round, None
+        env_steps = self._start_env_steps + taken.env_steps
+        return _copy_out(self._store, taken.pages)._replace(env_steps=env_steps)
+
+    def update_priorities(self, numbers: Int64Array, priorities: Tensor) -> None:
+        """Does nothing: the unrolls are gone."""
+
+    def scalars(self) -> dict[str, float]:
+        """None."""
+        return {}
+
+
+def _copy_out(store: UnrollStore, pages: Sequence[PageLinks]) -> Batch:
+    """The unrolls of these pages, which are handed back."""
+    unroll, env_ids = store.gather(pages), store.owners(pages)
+    if store.device.type == "cuda":
+        # Pages may be written again once released: the copies must be complete.
+        torch.cuda.current_stream(store.device).synchronize()
+    store.release(pages)
+    return Batch(unroll, env_ids)

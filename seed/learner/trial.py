@@ -98,10 +98,12 @@ def zero_unroll(layout: StoreLayout, batch_size: int, device: torch.device) -> U
         return torch.zeros(shape, dtype=form.dtype, device=device)
 
     flag = Column((), torch.bool)
-    stack = (layout.frame_stack,) if layout.frame_stack > 1 else ()
     return Unroll(
         rows=Rows(
-            observations=zeros(layout.observation, *stack),
+            observations={
+                part: zeros(form, *layout.stack_shape(part))
+                for part, form in layout.observations.items()
+            },
             previous_actions=zeros(layout.action),
             rewards=zeros(Column((), torch.float32)),
             terminated=zeros(flag),

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from seed.config.schema import NetworkConfig
     from seed.wire.spaces import SpaceSpec
 
+# A part of observations that says which actions are legal: for the policy, not for the body.
+ACTION_MASK = "action_mask"
+
 IMAGE_TORSOS: dict[str, type[NatureTorso | ImpalaShallowTorso | ImpalaDeepTorso]] = {
     "nature": NatureTorso,
     "impala_shallow": ImpalaShallowTorso,
@@ -97,7 +100,7 @@ class Body(nn.Module):
 
     def forward(
         self,
-        observations: Tensor,
+        observations: dict[str, Tensor],
         previous_actions: Tensor,
         previous_rewards: Tensor,
         first: Tensor,
@@ -105,7 +108,8 @@ class Body(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return features [T, B, output_size] float32 and the state after the last row.
 
-        observations: [T, B, *shape], or [T, B, frame_stack, *shape] when frames are stacked.
+        observations: as rows have them, one part: [T, B, *shape], or [T, B, frame_stack, *shape]
+        when frames are stacked. A part "action_mask" is left out.
         previous_actions: [T, B] int64, or [T, B, *action shape] float32; the action before
         each row.
         previous_rewards: [T, B] float32, taken as given: the algorithm clips them.
@@ -113,7 +117,7 @@ class Body(nn.Module):
         and its previous action and reward count as zeros.
         state: [B, state_size] float32, the state before row 0.
         """
-        with torch.autocast(observations.device.type, torch.bfloat16, enabled=self._bfloat16):
+        with torch.autocast(first.device.type, torch.bfloat16, enabled=self._bfloat16):
             features = self.torso(self._arrange(observations)).unflatten(0, first.shape)
             if self.core is None:
                 return features.float(), state
@@ -121,9 +125,10 @@ class Body(nn.Module):
             features, state = self.core(torch.cat([features, previous], dim=-1), first, state)
             return features.float(), state.float()
 
-    def _arrange(self, observations: Tensor) -> Tensor:
+    def _arrange(self, observations: dict[str, Tensor]) -> Tensor:
         """Return the observations as the torso reads them: [T * B, ...], images [N, C, H, W]."""
-        rows = observations.flatten(0, 1)
+        (values,) = (values for part, values in observations.items() if part != ACTION_MASK)
+        rows = values.flatten(0, 1)
         if self._layout is None:
             return rows
         # A row without stack is a stack of one.

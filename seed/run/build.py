@@ -18,13 +18,14 @@ from seed.contract.answers import check_first_priorities
 from seed.contract.loading import optional_initial_priorities
 from seed.inference.forward import ForwardPass
 from seed.inference.loop import Inference
+from seed.inference.rounds import Rounds
 from seed.inference.sessions import Offer
 from seed.learner import checkpoint
 from seed.learner.checkpoint import CheckpointError
 from seed.learner.loop import Learner, Progress
 from seed.learner.replay import Replay
 from seed.learner.replay_files import UnfitReplay
-from seed.learner.sources import BatchSource, QueueSource
+from seed.learner.sources import BatchSource, QueueSource, RoundSource
 from seed.networks.body import Body
 from seed.run.folder import RunFolder
 from seed.run.plan import Plan, describe_bodies, has_replay, make_agent, queue_limit
@@ -107,7 +108,7 @@ def build_run(plan: Plan, folder: RunFolder) -> Run:
     if plan.loaded is not None:
         start = Progress(plan.loaded.state["env_steps"], time_s=plan.loaded.state["time_s"])
     counter = ProgressCounter(start, inference)
-    source = _make_source(plan, store)
+    source = _make_source(plan, store, start.env_steps)
     kept = source if isinstance(source, Replay) and config.replay.in_checkpoint else None
     learner = Learner(
         config, plan.algorithm, plan.agent, source, slot, counter.read, _kept_state(plan),
@@ -146,8 +147,10 @@ def make_store(
     return UnrollStore(layout, device, pinned=to_gpu)
 
 
-def _make_source(plan: Plan, store: UnrollStore) -> BatchSource:
+def _make_source(plan: Plan, store: UnrollStore, start_env_steps: int) -> BatchSource:
     batch_size = plan.config.learner.batch_size
+    if plan.first_envs is not None:
+        return RoundSource(store, start_env_steps)
     if not has_replay(plan.algorithm):
         return QueueSource(store, batch_size)
     return Replay(
@@ -206,9 +209,15 @@ def make_inference(
     )  # fmt: skip
     environment = dataclasses.asdict(config.environment)
     offer = Offer(environment, spaces.observation, spaces.action, plan.seed)
+    rounds = None
+    if plan.first_envs is not None:
+        rounds = Rounds(
+            config.inference, config.learner.unroll_length, plan.first_envs, drop=store.drop
+        )
     return Inference(
         _with_known_address(config), offer, forward, store, slot,
-        queue_limit=queue_limit(config), publish=store.publish, authentication=authentication,
+        queue_limit=queue_limit(config), publish=store.publish, rounds=rounds,
+        authentication=authentication,
     )  # fmt: skip
 
 

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from seed.config.addresses import candidates
-from seed.config.checks import check_source
+from seed.config.checks import check_lockstep, check_source
 from seed.config.loading import to_toml
 from seed.config.schema import Config, ConfigError
 from seed.contract import ActOutput, Algorithm, Fleet
 from seed.contract.answers import check_acted, check_agent
-from seed.contract.loading import load_algorithm
+from seed.contract.loading import load_algorithm, optional_lockstep
 from seed.device.memory import available_bytes
 from seed.device.names import resolve_device, resolve_precision
 from seed.learner.checkpoint import Checkpoint
@@ -33,8 +33,9 @@ from seed.learner.trial import update_bytes
 from seed.networks.body import Body
 from seed.run.description import Spaces, describe
 from seed.run.local_servers import server_command, server_count
+from seed.store.fleet import evaluation_environments
 from seed.store.layout import Column, StoreLayout
-from seed.store.rows import Rows
+from seed.store.rows import PLAIN_PART, Rows
 from seed.wire.spaces import SpaceSpec
 from seed.wire.terminal import counted
 
@@ -58,6 +59,7 @@ class Plan:
         layout: The store's form and size.
         server_count: Environment servers on this machine.
         seed: Of environments and sampling; its second part differs from process to process.
+        first_envs: In lock-step, environments that the first round waits for; else None.
     """
 
     config: Config
@@ -71,6 +73,7 @@ class Plan:
     layout: StoreLayout
     server_count: int
     seed: tuple[int, int]
+    first_envs: int | None = None
 
 
 def plan_run(config: Config, loaded: Checkpoint | None) -> Plan:
@@ -83,6 +86,11 @@ def plan_run(config: Config, loaded: Checkpoint | None) -> Plan:
     servers = server_count(config)
     algorithm = load_algorithm(config.algorithm_name)
     check_source(config, algorithm.DATA_SOURCE)
+    lockstep = is_lockstep(algorithm, config)
+    check_lockstep(config, algorithm.DATA_SOURCE, lockstep=lockstep)
+    first_envs = config.learner.lockstep_envs or servers * config.local.envs_per_server
+    if lockstep:
+        config = _with_round_as_batch(config, first_envs)
     spaces = _spaces(config, loaded)
     acting = resolve_device(config.inference.device, "inference.device")
     learning = resolve_device(config.learner.device, "learner.device")
@@ -97,6 +105,7 @@ def plan_run(config: Config, loaded: Checkpoint | None) -> Plan:
     return Plan(
         config, loaded, algorithm, spaces, agent, acting, learning, storing, layout, servers,
         seed=(config.seed, loaded.state["env_steps"] if loaded is not None else 0),
+        first_envs=first_envs if lockstep else None,
     )  # fmt: skip
 
 
@@ -111,6 +120,20 @@ def _bytes_beside_store(
 def has_replay(algorithm: Algorithm) -> bool:
     """Whether an algorithm learns from replay instead of the queue."""
     return algorithm.DATA_SOURCE == "replay"
+
+
+def is_lockstep(algorithm: Algorithm, config: Config) -> bool:
+    """Whether acting waits for each update, by the configuration or else by the algorithm."""
+    asked = config.learner.lockstep
+    return optional_lockstep(algorithm) if asked == "auto" else asked
+
+
+def _with_round_as_batch(config: Config, first_envs: int) -> Config:
+    """With the unrolls of a round as its batch size: one of each environment that trains."""
+    evaluation = evaluation_environments(first_envs, config.inference.evaluation_share)
+    batch_size = max(1, first_envs - int(evaluation.sum()))
+    learner = dataclasses.replace(config.learner, batch_size=batch_size)
+    return dataclasses.replace(config, learner=learner)
 
 
 def _spaces(config: Config, loaded: Checkpoint | None) -> Spaces:
@@ -138,12 +161,19 @@ def describe_plan(plan: Plan) -> str:
         *describe_bodies(plan.agent),
         f"acting on {plan.acting_device}, learning on {plan.learning_device}",
         f"from {loaded.state['env_frames']:,} frames on" if loaded else "from the first frame on",
-        f"a queue of {queue_limit(config)} unrolls of {config.learner.unroll_length} steps",
+        _describe_batches(plan),
         f"a store of {layout.nbytes / 2**30:.3g} GiB on {plan.store_device}"
         + (replayed if has_replay(plan.algorithm) else ""),
         f"{counted(plan.server_count, 'local environment server')}: {shlex.join(command)}",
     ]
     return to_toml(config) + "\n# would start:\n" + "\n".join(f"# {line}" for line in lines)
+
+
+def _describe_batches(plan: Plan) -> str:
+    length = plan.config.learner.unroll_length
+    if plan.first_envs is not None:
+        return f"in lock-step: an update from {length} steps of each environment that is connected"
+    return f"a queue of {queue_limit(plan.config)} unrolls of {length} steps"
 
 
 def describe_bodies(agent: nn.Module) -> list[str]:
@@ -232,14 +262,14 @@ def _layout(
         max_envs=config.inference.max_envs,
         frame_stack=config.network.frame_stack,
         state_size=int(agent.state_size),  # type: ignore[arg-type]
-        observation=_column(spaces.observation),
+        observations={PLAIN_PART: _column(spaces.observation)},
         action=_column(spaces.action),
         behaviour={
             name: Column(tuple(values.shape[1:]), values.dtype)
             for name, values in acted.behaviour.items()
         },
         evaluation_share=config.inference.evaluation_share,
-        staggered=True,
+        staggered=not is_lockstep(algorithm, config),
     )
 
 
@@ -264,7 +294,7 @@ def _try_act(algorithm: Algorithm, config: Config, spaces: Spaces, agent: nn.Mod
         return torch.zeros(1, batch, *leading, *column.shape, dtype=column.dtype, device=device)
 
     rows = Rows(
-        observations=zeros(observation, *([stack] if stack > 1 else [])),
+        observations={PLAIN_PART: zeros(observation, *([stack] if stack > 1 else []))},
         previous_actions=zeros(action),
         rewards=zeros(Column((), torch.float32)),
         terminated=zeros(Column((), torch.bool)),

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from seed.store.layout import SPARE_ROWS, Column, StoreLayout
+from seed.store.layout import SPARE_ROWS, Column, StoreLayout, observation_column
 from seed.store.row_index import RowIndex
 from seed.store.rows import Arrivals, Rows
 from seed.wire.arrays import Int64Array
@@ -48,6 +48,11 @@ class Columns:
             for name, column in self.tensors.items()
             if self.device.type == "cpu" and column.dtype != torch.bfloat16
         }
+        self._host_observations = {
+            part: self._host[name]
+            for part in layout.observations
+            if (name := observation_column(part)) in self._host
+        }
 
     def _reserve(self, rows: int, form: Column) -> Tensor:
         """A column `[rows + SPARE_ROWS, *shape]` whose spare rows are zero."""
@@ -56,13 +61,23 @@ class Columns:
         column[rows:] = 0
         return column
 
-    def write_observations(self, rows: Int64Array, observations: npt.NDArray[Any]) -> None:
-        """Copies observations `[n, *shape]` to their flat rows `[n]`; for columns on the CPU."""
-        self._host["observations"][rows] = observations
+    def write_observations(
+        self, part: str, rows: Int64Array, observations: npt.NDArray[Any]
+    ) -> None:
+        """Copies a part `[n, *shape]` to its flat rows `[n]`; for columns on the CPU."""
+        self._host_observations[part][rows] = observations
 
     def write_arrivals(self, row_index: RowIndex[Tensor], arrived: Arrivals) -> None:
         """Writes what environments sent, one row of each."""
-        self._write(row_index.rows, {**arrived._asdict(), "ages": row_index.ages})
+        values = {
+            "rewards": arrived.rewards,
+            "terminated": arrived.terminated,
+            "truncated": arrived.truncated,
+            "ages": row_index.ages,
+        }
+        for part, observations in arrived.observations.items():
+            values[observation_column(part)] = observations
+        self._write(row_index.rows, values)
 
     def write_actions(
         self,
@@ -87,12 +102,21 @@ class Columns:
         if self.layout.state_size:
             self._write(row_index.state_pages, {AGENT_STATES: agent_states})
 
-    def _write(self, rows: Tensor, values: Mapping[str, Tensor | None]) -> None:
-        """Copies values `[n, *shape]` to these rows `[n] int64` of their columns, where given."""
+    def clear_actions(self, row_index: RowIndex[Tensor]) -> None:
+        """Writes zeros where `write_actions` writes, but for recurrent states: nothing was done.
+
+        Until the agent acts at these rows nothing of what lay there before is read as data.
+        """
+        rows = row_index.rows
+        for name, form in self.layout.columns.items():
+            if name in ("actions", "policy_versions") or name.startswith("behaviour."):
+                zeros = torch.zeros(len(rows), *form.shape, dtype=form.dtype, device=self.device)
+                self._write(rows, {name: zeros})
+
+    def _write(self, rows: Tensor, values: Mapping[str, Tensor]) -> None:
+        """Copies values `[n, *shape]` to these rows `[n] int64` of their columns."""
         host_rows = rows.numpy() if self._host else None
         for name, value in values.items():
-            if value is None:
-                continue
             if name in self._host:
                 self._host[name][host_rows] = value.numpy()
             else:
@@ -101,8 +125,9 @@ class Columns:
 
     def read_inputs(self, row_index: RowIndex[Tensor], rows: Rows) -> None:
         """Reads stacks and previous actions `[1, n, ...]` of rows whose arrivals are written."""
-        if self.layout.frame_stack > 1:
-            self._read("observations", row_index.seen, rows.observations)
+        for part, observations in rows.observations.items():
+            if self.layout.stack_shape(part):
+                self._read(observation_column(part), row_index.seen, observations)
         self._read("actions", row_index.previous, rows.previous_actions)
 
     def _read(self, name: str, index: Tensor, out: Tensor) -> None:

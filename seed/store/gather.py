@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from seed.store.columns import AGENT_STATES, Columns
-from seed.store.layout import StoreLayout
+from seed.store.layout import StoreLayout, observation_column
 from seed.store.pages import Links
 from seed.store.rows import Rows, Unroll
 
@@ -35,7 +35,12 @@ def gather(columns: Columns, layout: StoreLayout, pages: Links) -> Unroll:
         columns,
         layout,
         rows[-len(index) - 1 :],
-        columns.copy_rows("observations", seen),
+        {
+            part: columns.copy_rows(
+                observation_column(part), seen if layout.stack_shape(part) else index
+            )
+            for part in layout.observations
+        },
         columns.tensors[AGENT_STATES].index_select(0, state_pages),
         layout.burn_in,
     )
@@ -44,11 +49,11 @@ def gather(columns: Columns, layout: StoreLayout, pages: Links) -> Unroll:
 def gather_without_observations(columns: Columns, layout: StoreLayout, pages: Links) -> Unroll:
     """What acting left behind in the unrolls of B pages.
 
-    Burn-in, observations (`[T + 1, B, 0]`) and recurrent states (`[B, 0]`) are left out.
+    Burn-in, observations (no parts) and recurrent states (`[B, 0]`) are left out.
     """
     rows, links = _unroll_rows(columns, layout, pages, context=1)
-    nothing = torch.empty(len(rows) - 1, len(links), 0, device=columns.device)
-    return _make_unroll(columns, layout, rows, nothing, nothing[0], burn_in=0)
+    stateless = torch.empty(len(links), 0, device=columns.device)
+    return _make_unroll(columns, layout, rows, {}, stateless, burn_in=0)
 
 
 def _unroll_rows(
@@ -68,7 +73,7 @@ def _make_unroll(
     columns: Columns,
     layout: StoreLayout,
     rows: Tensor,
-    observations: Tensor,
+    observations: dict[str, Tensor],
     agent_state: Tensor,
     burn_in: int,
 ) -> Unroll:

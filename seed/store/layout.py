@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from seed.store.rows import PLAIN_PART
 from seed.wire.arrays import Int64Array
 
 # At the end of every column, after the pages: one of zeros, and one for what nobody reads.
@@ -36,9 +37,10 @@ class StoreLayout:
         unroll_length: T, the rows of a page.
         num_pages: Pages in all.
         max_envs: Environments that may write at a time.
-        frame_stack: Newest observations that the network sees together; 1 for one.
+        frame_stack: Newest observations that the network sees together; 1 for one. Only of the
+            parts in `stacked`; of others it sees the newest.
         state_size: Numbers of an environment's recurrent state (S).
-        observation: Form of one stored observation.
+        observations: Form of one stored observation, by part.
         action: Form of one action.
         behaviour: Form of what the algorithm keeps of its acting policy, by name.
         burn_in: Rows before an unroll that `gather` puts before its row 0 (K).
@@ -46,6 +48,7 @@ class StoreLayout:
         evaluation_share: Share of the environments whose pages the learner never gets.
         staggered: Whether environments end their unrolls at different times, as `first_offsets`
             says.
+        stacked: Parts of observations that the network sees in frame stacks.
     """
 
     unroll_length: int
@@ -53,18 +56,23 @@ class StoreLayout:
     max_envs: int
     frame_stack: int
     state_size: int
-    observation: Column
+    observations: Mapping[str, Column]
     action: Column
     behaviour: Mapping[str, Column]
     burn_in: int = 0
     replay_unrolls: int = 0
     evaluation_share: float = 0.0
     staggered: bool = False
+    stacked: frozenset[str] = frozenset([PLAIN_PART])
 
     @property
     def context_rows(self) -> int:
         """Rows of the predecessor that an unroll needs: burn-in, frame stack, previous action."""
         return self.burn_in + max(1, self.frame_stack - 1)
+
+    def stack_shape(self, part: str) -> tuple[int, ...]:
+        """The dimension that a frame stack adds to a part of an observation; none without one."""
+        return (self.frame_stack,) if self.frame_stack > 1 and part in self.stacked else ()
 
     @property
     def first_offsets(self) -> Int64Array:
@@ -104,7 +112,7 @@ class StoreLayout:
     def columns(self) -> dict[str, Column]:
         """Form of every stored quantity of a row, by name."""
         return {
-            "observations": self.observation,
+            **{observation_column(part): form for part, form in self.observations.items()},
             "actions": self.action,
             "rewards": Column((), torch.float32),
             "terminated": Column((), torch.bool),
@@ -130,3 +138,8 @@ class StoreLayout:
         """Bytes of the whole store: its pages, and the spare rows of every column."""
         spare_nbytes = SPARE_ROWS * (self.row_nbytes + 4 * self.state_size)
         return self.num_pages * self.page_nbytes + spare_nbytes
+
+
+def observation_column(part: str) -> str:
+    """The name of the column that holds this part of the observations."""
+    return f"observations/{part}" if part else "observations"

@@ -69,6 +69,7 @@ class PageTable:
         unroll_length: int,
         evaluation: BoolArray,
         first_offsets: Int64Array | None = None,
+        context_rows: int = 1,
     ) -> None:
         """All pages are free and no environment writes.
 
@@ -79,8 +80,10 @@ class PageTable:
             first_offsets: Row of its first page at which a history of each environment begins; 0
                 everywhere where not given. Such a page is no unroll, only context of the next
                 one. `[max_envs] int64`
+            context_rows: Rows of the page before that an unroll needs, if there is such a page.
         """
         self.unroll_length = unroll_length
+        self._context_rows = context_rows
         max_envs = len(evaluation)
         if first_offsets is None:
             first_offsets = np.zeros(max_envs, np.int64)
@@ -120,12 +123,16 @@ class PageTable:
         return breaks
 
     def advance(
-        self, env_ids: Int64Array, run_ids: UInt64Array, first: BoolArray
+        self,
+        env_ids: Int64Array,
+        run_ids: UInt64Array,
+        first: BoolArray,
+        start: int | None = None,
     ) -> PageSlots:
         """Says where one new row of each environment goes; the environments are all different.
 
         A run_id other than the environment's last one ends its old history, and NO_HISTORY always
-        does.
+        does. Histories begin at row `start` of their first page; None for each one's own.
         """
         broken = self._breaks(env_ids, run_ids)
         if np.count_nonzero(broken):
@@ -139,32 +146,45 @@ class PageTable:
         opens |= offsets == self.unroll_length
         complete: list[PageLinks] = []
         if np.count_nonzero(opens):
-            complete = self._begin_pages(env_ids[opens].tolist())
+            complete = self._begin_pages(env_ids[opens].tolist(), start)
             pages, offsets = self._pages[env_ids], self._lengths[env_ids]
         self._ages[env_ids] = ages
         self._lengths[env_ids] = offsets + 1
         return PageSlots(pages, self._predecessors[env_ids], offsets, ages, complete)
 
-    def _begin_pages(self, env_ids: list[int]) -> list[PageLinks]:
+    def locate(self, env_ids: Int64Array) -> PageSlots:
+        """Where the newest row of each of these environments is; none of them is without one."""
+        pages, predecessors = self._pages[env_ids], self._predecessors[env_ids]
+        return PageSlots(pages, predecessors, self._lengths[env_ids] - 1, self._ages[env_ids], [])
+
+    def _begin_pages(self, env_ids: list[int], start: int | None) -> list[PageLinks]:
         """Opens a page for each of these environments; returns what the learner gets."""
         complete: list[PageLinks] = []
         unread: list[PageLinks] = []
         for env_id in env_ids:
             before, page = int(self._pages[env_id]), self._free.pop()
-            start = self._first_offsets[env_id] if before == NO_PAGE else 0
-            self._before[page], self._starts[page], self._ref_counts[page] = before, start, 1
+            offset = 0
+            if before == NO_PAGE:
+                offset = self._first_offsets[env_id] if start is None else start
+            self._before[page], self._starts[page], self._ref_counts[page] = before, offset, 1
             self._owners[page] = env_id
             self._pages[env_id], self._predecessors[env_id] = page, before
-            self._lengths[env_id] = start
+            self._lengths[env_id] = offset
             if before == NO_PAGE:
                 continue
             self._ref_counts[page] += 1
             self._ref_counts[before] += 1
             links = PageLinks(self._before[before], before, page)
-            skip = self._evaluation[env_id] or self._starts[before] > 0
+            skip = self._evaluation[env_id] or self._lacks_rows(before)
             (unread if skip else complete).append(links)
         self.consume(unread)
         return complete
+
+    def _lacks_rows(self, page: int) -> bool:
+        """Whether a page has not all rows of an unroll, or the page before not all its context."""
+        before = self._before[page]
+        late = before != NO_PAGE and self._starts[before] > self.unroll_length - self._context_rows
+        return self._starts[page] > 0 or late
 
     def drop(self, env_ids: Int64Array) -> None:
         """Ends the histories of these environments; counts the rows that the learner misses."""

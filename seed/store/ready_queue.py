@@ -6,8 +6,21 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from seed.store.pages import Links, PageLinks
+
+
+class RoundPages(NamedTuple):
+    """What a round of lock-step made whole.
+
+    Attributes:
+        pages: At least one, ordered by env_id.
+        env_steps: Steps of all environments in this process so far.
+    """
+
+    pages: Sequence[PageLinks]
+    env_steps: int
 
 
 class ReadyQueue:
@@ -19,10 +32,12 @@ class ReadyQueue:
         self._released: queue.SimpleQueue[Links] = queue.SimpleQueue()
         self._learner_moved = threading.Event()
         self._pages_short = 0
+        self._round: RoundPages | None = None
 
     def __len__(self) -> int:
         """Pages that wait for the learner; any thread may ask."""
-        return len(self._ready)
+        held = self._round
+        return len(self._ready) + (len(held.pages) if held else 0)
 
     # --- the inference thread's side -------------------------------------------------------------
 
@@ -32,6 +47,12 @@ class ReadyQueue:
             with self._became_ready:
                 self._ready.extend(complete)
                 self._became_ready.notify()
+
+    def publish_round(self, round_pages: RoundPages) -> None:
+        """As `publish`, for all pages of a round; the learner has taken those of the last one."""
+        with self._became_ready:
+            self._round = round_pages
+            self._became_ready.notify()
 
     def report_shortage(self, pages: int) -> None:
         """Says how many pages inference lacks; 0 where it has room, whatever it lacked before."""
@@ -70,6 +91,13 @@ class ReadyQueue:
             self._became_ready.wait_for(lambda: self._ready or self._pages_short > 0, timeout_s)
             taken = [self._ready.popleft() for _ in range(min(limit, len(self._ready)))]
         self._learner_moved.set()
+        return taken
+
+    def take_round(self, timeout_s: float) -> RoundPages | None:
+        """The round that was published; None where there is none before the timeout."""
+        with self._became_ready:
+            self._became_ready.wait_for(lambda: self._round is not None, timeout_s)
+            taken, self._round = self._round, None
         return taken
 
     def take_shortage(self) -> int:

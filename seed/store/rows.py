@@ -8,13 +8,18 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+# The name of a plain space's observation, which has one part.
+PLAIN_PART = ""
+
 
 @dataclass(frozen=True)
 class Rows:
     """What an agent sees. Leading dimensions `[T, B]`; in inference T is 1.
 
     Attributes:
-        observations: `[T, B, *shape]`, or `[T, B, stack, *shape]` with the newest frame last.
+        observations: By part: `[T, B, *shape]`, or `[T, B, stack, *shape]` with the newest frame
+            last. Nested keys are joined by "/"; a plain space has one part, `PLAIN_PART`. Empty
+            where they are left out.
         previous_actions: Chosen at the row before; zero at the first row of an episode.
         rewards: Arrived with the observation, as the environment gave them. `[T, B] float32`
         terminated: The episode ended here, and what follows is worth zero. `[T, B] bool`
@@ -22,7 +27,7 @@ class Rows:
         first: First row of an episode, or of a history that broke. `[T, B] bool`
     """
 
-    observations: Tensor
+    observations: dict[str, Tensor]
     previous_actions: Tensor
     rewards: Tensor
     terminated: Tensor
@@ -31,8 +36,12 @@ class Rows:
 
     def between(self, start: int, stop: int | None = None) -> Rows:
         """Rows `start` to `stop` (exclusive; None for the end) in time, without copying."""
-        fields = dataclasses.fields(self)
-        return Rows(**{field.name: getattr(self, field.name)[start:stop] for field in fields})
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        observations = fields.pop("observations")
+        return Rows(
+            observations={part: values[start:stop] for part, values in observations.items()},
+            **{name: values[start:stop] for name, values in fields.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -66,13 +75,13 @@ class Arrivals(NamedTuple):
     """What environments sent for one row each, all on the store's device.
 
     Attributes:
-        observations: `[n, *shape]`; None where they are in the store already.
+        observations: By part, `[n, *shape]`; without those that are in the store already.
         rewards: `[n] float32`
         terminated: `[n] bool`
         truncated: `[n] bool`
     """
 
-    observations: Tensor | None
+    observations: dict[str, Tensor]
     rewards: Tensor
     terminated: Tensor
     truncated: Tensor

@@ -42,8 +42,9 @@ class UnrollStore:
         self.evaluation = evaluation_environments(layout.max_envs, layout.evaluation_share)
         self._columns = Columns(layout, device, pinned=pinned)
         self._table = PageTable(
-            layout.num_pages, layout.unroll_length, self.evaluation, layout.first_offsets
-        )
+            layout.num_pages, layout.unroll_length, self.evaluation, layout.first_offsets,
+            layout.context_rows,
+        )  # fmt: skip
         self._queue = ReadyQueue()
         self.device = self._columns.device
         # What one part does alone. The inference thread calls these:
@@ -51,11 +52,14 @@ class UnrollStore:
         self.write_arrivals = self._columns.write_arrivals
         self.read_inputs = self._columns.read_inputs
         self.write_actions = self._columns.write_actions
+        self.clear_actions = self._columns.clear_actions
         self.publish = self._queue.publish
+        self.publish_round = self._queue.publish_round
         self.drop = self._table.drop
         # The learner's thread these:
         self.take = self._queue.take
         self.take_some = self._queue.take_some
+        self.take_round = self._queue.take_round
         self.take_shortage = self._queue.take_shortage
         self.owners = self._table.owners
         self.release = self._queue.release
@@ -101,6 +105,7 @@ class UnrollStore:
         run_ids: UInt64Array,
         first: BoolArray,
         row_index: RowIndex[Int64Array],
+        start: int | None = None,
     ) -> list[PageLinks]:
         """Says where one new row of each environment goes.
 
@@ -112,13 +117,21 @@ class UnrollStore:
             run_ids: `[n] uint64`
             first: Rows that start an episode. `[n] bool`
             row_index: Filled in, for n rows or more; the others become scratch.
+            start: Row of a page at which histories that begin now do; None for each one's own.
 
         Returns:
             Pages that are whole once these rows have been written.
         """
-        slots = self._table.advance(env_ids, run_ids, first)
+        slots = self._table.advance(env_ids, run_ids, first, start)
         fill_row_index(row_index, self.layout, slots)
         return slots.complete
+
+    def locate_rows(self, env_ids: Int64Array, row_index: RowIndex[Int64Array]) -> None:
+        """Says where the newest row of each environment is, `[n] int64`, all with a history.
+
+        `row_index` is filled in as by `allocate_rows`.
+        """
+        fill_row_index(row_index, self.layout, self._table.locate(env_ids))
 
     @property
     def rows_dropped(self) -> int:

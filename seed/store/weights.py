@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -23,9 +23,16 @@ class Weights(NamedTuple):
 
 
 class WeightSlot:
-    """Holds the newest published weights until inference takes them."""
+    """Holds the newest published weights until inference takes them.
+
+    Attributes:
+        rounds: Batches that the learner is done with; in lock-step inference goes on after each.
+        on_round_end: Called by the learner's thread after each.
+    """
 
     def __init__(self) -> None:
+        self.rounds = 0
+        self.on_round_end: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
         self._weights: Weights | None = None
 
@@ -37,6 +44,11 @@ class WeightSlot:
             torch.cuda.current_stream(weights.tensors[0].device).synchronize()
         with self._lock:
             self._weights = weights
+
+    def end_round(self) -> None:
+        """The learner is done with a batch, and has published what it was to publish."""
+        self.rounds += 1
+        self.on_round_end()
 
     def take(self) -> Weights | None:
         """The newest weights, once; None where there are none since the last call."""

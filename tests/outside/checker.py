@@ -52,7 +52,7 @@ def act(
     fleet: Fleet,
     greedy: bool,
 ) -> ActOutput:
-    newest = rows.observations[0, :, -1]  # [B, 4] int64
+    newest = rows.observations[""][0, :, -1]  # [B, 4] int64
     episode_row = newest[:, 2:3].float()
     actions = torch.randint(0, 5, (len(newest),))
     return ActOutput(actions, {"observation": newest, "state": agent_state}, episode_row + 1)
@@ -61,7 +61,7 @@ def act(
 def loss(agent: Recorder, target: Any, unroll: Unroll, config: Config) -> LossResult:
     global _checked
     rows = unroll.rows
-    newest = rows.observations[:, :, -1]  # [T + 1, B, 4] int64
+    newest = rows.observations[""][:, :, -1]  # [T + 1, B, 4] int64
     history, row, episode_row, _ = newest.unbind(-1)
     for what, wrong in find_wrong(unroll, newest, torch.where(rows.first, 0, row)).items():
         _require(not wrong.any(), what)
@@ -69,7 +69,7 @@ def loss(agent: Recorder, target: Any, unroll: Unroll, config: Config) -> LossRe
     state = unroll.behaviour["state"][..., 0]
     _require(torch.equal(state, episode_row.float()), "recurrent state while acting")
     _require(torch.equal(unroll.agent_state[:, 0], episode_row[0].float()), "stored state")
-    _check_stacks(rows.observations, episode_row)
+    _check_stacks(rows.observations[""], episode_row)
     _check_succession(history[0].tolist(), row)
     _checked += history.shape[1]
     metrics = {"unrolls_checked": torch.tensor(float(_checked)),

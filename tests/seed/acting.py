@@ -42,6 +42,6 @@ def acting(choose: Callable[[Shown], ActOutput]) -> Algorithm:
 
 def add_up(shown: Shown) -> ActOutput:
     """The state sums up an episode's observations; the action is the sum times a weight."""
-    after = shown.agent_state + shown.rows.observations[0][:, None]
+    after = shown.agent_state + shown.rows.observations[""][0][:, None]
     factor = cast(Tensor, shown.agent.weight).item()
     return ActOutput((after[:, 0] * factor).long(), {}, after)

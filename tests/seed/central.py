@@ -117,7 +117,7 @@ def make_parts(
     )
     layout = StoreLayout(
         unroll_length, num_pages, max_envs=config.max_envs, frame_stack=1, state_size=1,
-        observation=Column((), torch.int64), action=Column((), torch.int64), behaviour={},
+        observations={"": Column((), torch.int64)}, action=Column((), torch.int64), behaviour={},
         evaluation_share=config.evaluation_share,
     )  # fmt: skip
     store = UnrollStore(layout, torch.device("cpu"))
@@ -175,12 +175,12 @@ class Offline:
 
     def act(self) -> bool:
         """Runs the next batch; whether there was one."""
-        batch = self.batcher.next(self.now_s, self._has_room)
-        if batch is None:
+        turn = self.batcher.next(self.now_s, self._has_room)
+        if turn is None:
             return False
-        actions, complete = self.forward.run(batch[1])
+        actions, complete = self.forward.run(turn.batch)
         rows = iter(actions)
-        for step in batch[0]:
+        for step in turn.steps:
             chosen = np.array([next(rows) for _ in step.rows.env_ids])
             message = messages.Actions(step.session.number, step.group, step.seq, chosen.tobytes())
             self.deliver([(step.session.identity, message)])

@@ -33,7 +33,7 @@ LAYOUT = StoreLayout(
     max_envs=ENVS,
     frame_stack=1,
     state_size=1,
-    observation=Column((4,), torch.int64),
+    observations={"": Column((4,), torch.int64)},
     action=Column((), torch.int64),
     behaviour={"count": Column((), torch.float32)},
     burn_in=BURN_IN,
@@ -131,7 +131,7 @@ class Setup:
 
 def check(unroll: Unroll) -> None:
     """Every row is of the same history and in order, and the state is that of the first row."""
-    observations = unroll.rows.observations
+    observations = unroll.rows.observations[""]
     if observations.dim() == 3:
         observations = observations[:, :, None]  # [K + T + 1, B, stack, 4] int64
     for b in range(observations.shape[1]):

@@ -22,7 +22,7 @@ LAYOUT = StoreLayout(
     max_envs=6,
     frame_stack=1,
     state_size=1,
-    observation=Column((), torch.int64),
+    observations={"": Column((), torch.int64)},
     action=Column((), torch.int64),
     behaviour={"before": Column((), torch.float32)},
 )
@@ -49,7 +49,7 @@ class Seeing:
 
     def _choose(self, shown: Shown) -> ActOutput:
         self.rows, self.fleet, state = shown.rows, shown.fleet, shown.agent_state
-        newest = shown.rows.observations[0].reshape(len(state), -1)[:, -1]
+        newest = shown.rows.observations[""][0].reshape(len(state), -1)[:, -1]
         return ActOutput(10 * newest, {"before": state[:, 0]}, state + 1)
 
 

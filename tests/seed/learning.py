@@ -34,7 +34,7 @@ def make_batch(
     acted = torch.tensor(versions)[:, None].repeat(1, BATCH)
     flags, blank = torch.zeros_like(acted, dtype=torch.bool), torch.zeros_like(acted)
     observations = torch.full_like(acted, observation, dtype=torch.float32)
-    rows = Rows(observations, blank, blank.float(), flags, flags, flags)
+    rows = Rows({"": observations}, blank, blank.float(), flags, flags, flags)
     unroll = Unroll(rows, blank, {}, acted, torch.zeros(BATCH, 0), torch.ones(BATCH), burn_in)
     return Batch(unroll, list(range(BATCH)), None if numbers is None else np.array(numbers))
 
@@ -107,7 +107,7 @@ class Setup:
         assert config == self.config.algorithm
         self.env_steps += 10
         self.targets.append(target)
-        observations = unroll.rows.observations
+        observations = unroll.rows.observations[""]
         loss = agent(observations.mean()[None, None]).sum()
         metrics = {"seen": observations.mean(), **self.metrics}
         return LossResult(self.on_loss(loss), metrics, observations.sum(dim=0))

@@ -29,4 +29,4 @@ def random_rows(
     else:
         observations = torch.randint(observation.n, shape)
     rewards = (torch.randn(shape) * 3).masked_fill(first, 0.0)
-    return Rows(observations, previous, rewards, terminated, truncated, first), actions
+    return Rows({"": observations}, previous, rewards, terminated, truncated, first), actions

@@ -11,7 +11,7 @@ import torch
 from seed.store.layout import Column, StoreLayout
 from seed.store.rows import Arrivals, Rows, Unroll
 from seed.store.unrolls import UnrollStore
-from tests.seed.writing import place_and_fill, see
+from tests.seed.writing import read_rows, write_rows
 
 CPU = torch.device("cpu")
 LAYOUT = StoreLayout(
@@ -20,9 +20,10 @@ LAYOUT = StoreLayout(
     max_envs=24,
     frame_stack=3,
     state_size=2,
-    observation=Column((2,), torch.int64),
+    observations={"hand/camera": Column((2,), torch.int64), "speed": Column((), torch.int64)},
     action=Column((), torch.int64),
     behaviour={"logits": Column((3,), torch.float32), "value": Column((), torch.float32)},
+    stacked=frozenset(["hand/camera"]),
 )
 
 
@@ -37,8 +38,12 @@ class Row:
     truncated: bool = False
 
     @property
-    def observation(self) -> list[int]:
+    def camera(self) -> list[int]:
         return [self.number, -self.number]
+
+    @property
+    def speed(self) -> int:
+        return self.number * 3
 
     @property
     def action(self) -> int:
@@ -180,16 +185,19 @@ class Model:
         run_ids = np.array([self.run_ids[env_id] for env_id in env_ids], np.uint64)
         rows = [self.add_row(env_id, end) for env_id, end in zip(env_ids, ends, strict=True)]
         arrived = Arrivals(
-            torch.tensor([row.observation for row in rows]),
+            {
+                "hand/camera": torch.tensor([row.camera for row in rows]),
+                "speed": torch.tensor([row.speed for row in rows]),
+            },
             torch.tensor([row.reward for row in rows]),
             torch.tensor([row.terminated for row in rows]),
             torch.tensor([row.truncated for row in rows]),
         )
         first = np.array([row.first for row in rows])
-        row_index, complete = place_and_fill(
+        row_index, complete = write_rows(
             self.store, np.array(env_ids), run_ids, first, arrived
         )
-        self.check_seen(see(self.store, row_index, arrived), env_ids)
+        self.check_seen(read_rows(self.store, row_index, arrived), env_ids)
         behaviour = {
             "logits": torch.tensor([row.logits for row in rows]),
             "value": torch.tensor([row.value for row in rows]),
@@ -226,10 +234,10 @@ class Model:
         return row
 
     def stack(self, history: list[Row], index: int) -> list[list[int]]:
-        """The newest observations up to a row, zeros before its episode."""
+        """The newest pictures up to a row, zeros before its episode."""
         start = max(i for i in range(index + 1) if history[i].first or i == 0)
         oldest = index - self.layout.frame_stack + 1
-        return [history[i].observation if i >= start else [0, 0] for i in range(oldest, index + 1)]
+        return [history[i].camera if i >= start else [0, 0] for i in range(oldest, index + 1)]
 
     def check_seen(self, seen: Rows, env_ids: list[int]) -> None:
         histories = [self.current[env_id].rows for env_id in env_ids]
@@ -244,7 +252,9 @@ class Model:
                 row = history[index] if index >= 0 else NOTHING
                 begins = row.first or index == 0
                 if observed:
-                    assert rows.observations[t, b].tolist() == self.observation(history, index)
+                    pictures, speeds = rows.observations.values()
+                    assert pictures[t, b].tolist() == self.pictures(history, index)
+                    assert speeds[t, b] == row.speed
                 previous = NOTHING if begins else history[index - 1]
                 assert rows.previous_actions[t, b] == previous.action
                 assert rows.rewards[t, b] == row.reward
@@ -252,12 +262,12 @@ class Model:
                 assert rows.truncated[t, b] == row.truncated
                 assert rows.first[t, b] == begins
 
-    def observation(self, history: list[Row], index: int) -> list[list[int]] | list[int]:
-        """What the network sees at a row."""
+    def pictures(self, history: list[Row], index: int) -> list[list[int]] | list[int]:
+        """What the network sees of the camera at a row."""
         if self.layout.frame_stack == 1:
-            return history[index].observation if index >= 0 else NOTHING.observation
+            return history[index].camera if index >= 0 else NOTHING.camera
         if index < 0:
-            return [NOTHING.observation] * self.layout.frame_stack
+            return [NOTHING.camera] * self.layout.frame_stack
         return self.stack(history, index)
 
     def check_unroll(self, unroll: Unroll, unrolls: list[Whole]) -> None:

@@ -15,7 +15,7 @@ from seed.store.rows import Arrivals, Rows
 from seed.store.unrolls import UnrollStore
 
 
-def place_and_fill(
+def write_rows(
     store: UnrollStore,
     env_ids: npt.NDArray[Any],
     run_ids: npt.NDArray[Any],
@@ -30,17 +30,15 @@ def place_and_fill(
     return row_index, complete
 
 
-def see(store: UnrollStore, row_index: RowIndex[Tensor], arrived: Arrivals) -> Rows:
+def read_rows(store: UnrollStore, row_index: RowIndex[Tensor], arrived: Arrivals) -> Rows:
     """What the agent sees at rows that have been filled: `[1, n, ...]`."""
-    n, stack = len(row_index.rows), store.layout.frame_stack
-    observation, action = store.layout.observation, store.layout.action
-    if stack > 1:
-        observations = torch.empty(n, stack, *observation.shape, dtype=observation.dtype)
-    else:
-        assert arrived.observations is not None
-        observations = arrived.observations
+    n, action = len(row_index.rows), store.layout.action
+    observations = dict(arrived.observations)
+    for part, form in store.layout.observations.items():
+        if stack := store.layout.stack_shape(part):
+            observations[part] = torch.empty(n, *stack, *form.shape, dtype=form.dtype)
     rows = Rows(
-        observations=observations[None],
+        observations={part: values[None] for part, values in observations.items()},
         previous_actions=torch.empty(1, n, *action.shape, dtype=action.dtype),
         rewards=arrived.rewards[None],
         terminated=arrived.terminated[None],

@@ -27,12 +27,13 @@ from seed.config.schema import Config
 from seed.contract import Fleet
 from seed.contract.loading import load_algorithm, load_algorithm_config, optional_update_target
 from seed.device.names import resolve_device
+from seed.device.transfer import move
 from seed.learner.optimizers import make_optimizer
 from seed.process.tuning import keep_freed_memory
 from seed.run.build import prepare_to_act
 from seed.run.description import Spaces
 from seed.run.plan import make_agent
-from seed.store.rows import Rows, Unroll
+from seed.store.rows import PLAIN_PART, Rows, Unroll
 from seed.wire.spaces import SpaceSpec
 
 Kind = Literal["stepping", "acting", "learning"]
@@ -227,15 +228,16 @@ def _random_rows(
     terminated = torch.rand(length, count) < _END_PROBABILITY  # [T, B] bool
     first = terminated.roll(1, 0)
     first[0] = False
-    columns = {
-        "observations": torch.from_numpy(observations),
-        "previous_actions": torch.from_numpy(previous),
-        "rewards": torch.randn(length, count),
-        "terminated": terminated,
-        "truncated": torch.zeros_like(terminated),
-        "first": first,
-    }
-    return Rows(**{name: column.to(device) for name, column in columns.items()})
+    rows = Rows(
+        observations={PLAIN_PART: torch.from_numpy(observations)},
+        previous_actions=torch.from_numpy(previous),
+        rewards=torch.randn(length, count),
+        terminated=terminated,
+        truncated=torch.zeros_like(terminated),
+        first=first,
+    )
+    moved: Rows = move(rows, device)
+    return moved
 
 
 def _random_observations(

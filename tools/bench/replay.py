@@ -32,6 +32,7 @@ from seed.config.loading import parse_command_line
 from seed.config.schema import Config, ConfigError
 from seed.contract.loading import load_algorithm, load_algorithm_config
 from seed.device.names import resolve_device
+from seed.device.transfer import tensors_of
 from seed.learner.replay import Replay, count_unrolls
 from seed.learner.sum_tree import Priorities
 from seed.process.tuning import keep_freed_memory
@@ -110,8 +111,10 @@ def fill(store: UnrollStore, replay: Replay) -> list[PageLinks]:
         """A row of this form for each environment. `[max_envs, *shape]`"""
         return torch.zeros(count, *form.shape, dtype=form.dtype, device=device)
 
-    flags, observations = zeros(Column((), torch.bool)), zeros(layout.observation)
-    observations.random_(0, 256 if observations.dtype == torch.uint8 else 2)
+    flags = zeros(Column((), torch.bool))
+    observations = {part: zeros(form) for part, form in layout.observations.items()}
+    for values in observations.values():
+        values.random_(0, 256 if values.dtype == torch.uint8 else 2)
     arrived = Arrivals(observations, flags.float(), flags, flags)
     actions = zeros(layout.action)
     behaviour = {name: zeros(form) for name, form in layout.behaviour.items()}
@@ -149,9 +152,7 @@ def count_bytes(store: UnrollStore) -> dict[str, float]:
 
 def unroll_nbytes(unroll: Unroll) -> int:
     """Returns the bytes of all its tensors."""
-    rows = [getattr(unroll.rows, field.name) for field in dataclasses.fields(unroll.rows)]
-    rest = [unroll.actions, unroll.policy_versions, unroll.agent_state, unroll.importance]
-    return sum(tensor.nbytes for tensor in [*rows, *rest, *unroll.behaviour.values()])
+    return sum(tensor.nbytes for tensor in tensors_of(unroll))
 
 
 def time_batches(

@@ -46,8 +46,9 @@ class Agent(ActorCritic):
 
     def forward(self, rows: Rows, rewards: Tensor, agent_state: Tensor) -> ActorCriticOutput:
         """Runs over `[T, B]` rows with marks."""
-        boards = rows.observations[..., NUM_MARKS:].float()  # [T, B, cells] float32
-        return super().forward(dataclasses.replace(rows, observations=boards), rewards, agent_state)
+        boards = rows.observations[""][..., NUM_MARKS:].float()  # [T, B, cells] float32
+        seen = dataclasses.replace(rows, observations={"": boards})
+        return super().forward(seen, rewards, agent_state)
 
 
 def make_agent(
@@ -65,7 +66,7 @@ def loss(agent: Agent, target: None, unroll: Unroll, config: Config) -> LossResu
     `envs_server_K` have been seen; each has given an unroll since `made_s_server_K`, in seconds
     since the measurement's start.
     """
-    marks = unroll.rows.observations[..., :NUM_MARKS]  # [T + 1, B, marks] int64
+    marks = unroll.rows.observations[""][..., :NUM_MARKS]  # [T + 1, B, marks] int64
     metrics = _checks.check(unroll, marks)
     result = vtrace.loss(agent, target, unroll, config)
     figures = {name: torch.tensor(value) for name, value in metrics.items()}

@@ -182,7 +182,7 @@ def draw_unroll(case: Case, state_size: int, index: int) -> Unroll:
     previous[first] = 0
     stack = (case.network.frame_stack,) if case.network.frame_stack > 1 else ()
     rows = Rows(
-        observations=draws.values(case.observation, *shape, *stack),
+        observations={"": draws.values(case.observation, *shape, *stack)},
         previous_actions=previous,
         rewards=draws.numbers(*shape).masked_fill(first, 0.0),
         terminated=terminated,

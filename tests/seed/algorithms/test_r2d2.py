@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import replace
 from typing import Any, cast
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from seed.algorithms.r2d2 import initial_priorities, loss
 from seed.config.schema import NetworkConfig
+from seed.device.transfer import tensors_of
 from seed.ops.value_rescaling import rescale, unscale
 from seed.store.rows import Rows, Unroll
 from tests.seed.algorithms.r2d2_twin import (
@@ -118,7 +118,7 @@ def test_the_gradient_is_that_of_q_alone(network: NetworkConfig) -> None:
 
 def test_no_gradient_reaches_burn_in_or_target() -> None:
     case = make_case(seed=1, burn_in=3, end_share=0.0)
-    observations = case.unroll.rows.observations.requires_grad_()
+    observations = case.unroll.rows.observations[""].requires_grad_()
     case.loss().loss.backward()  # type: ignore[no-untyped-call]
     assert observations.grad is not None
     assert not observations.grad[:3].any()
@@ -131,7 +131,7 @@ def test_no_gradient_reaches_burn_in_or_target() -> None:
 def change_before(case: Case, row: int) -> None:
     """Makes the rows before this one, and the state before them all, different ones."""
     rows = case.unroll.rows
-    rows.observations[:row] += 3.0
+    rows.observations[""][:row] += 3.0
     rows.rewards[:row] -= 2.0
     rows.previous_actions[:row] = 2 - rows.previous_actions[:row]
     rows.terminated[:row] = ~rows.terminated[:row]
@@ -168,7 +168,7 @@ class TableQ(nn.Module):
         self.table = nn.Parameter(rescale(torch.tensor(values), CONFIG.rescale_epsilon))
 
     def forward(self, rows: Rows, rewards: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        return self.table[rows.observations], state
+        return self.table[rows.observations[""]], state
 
 
 def hand_targets(
@@ -185,7 +185,7 @@ def hand_targets(
             flags[flag, row] = True
             flags[2, row + 1 : row + 2] = True
     rows = Rows(
-        observations=torch.arange(5)[:, None],
+        observations={"": torch.arange(5)[:, None]},
         previous_actions=torch.zeros(5, 1, dtype=torch.int64),
         rewards=torch.tensor([900.0, 1.0, 2.0, 3.0, 4.0])[:, None].masked_fill(flags[2], 900.0),
         terminated=flags[0], truncated=flags[1], first=flags[2],
@@ -283,7 +283,7 @@ def test_initial_priorities_are_those_of_the_acting_network(
     unroll.behaviour["q_taken"] = q_values.gather(-1, unroll.actions[..., None])[..., 0]
     unroll.behaviour["q_max"] = q_values.amax(dim=-1)
     expected = loss(case.agent, case.agent, unroll, CONFIG).priorities
-    unseen = replace(unroll.rows, observations=unroll.rows.observations[..., :0])
+    unseen = replace(unroll.rows, observations={})
     actual = initial_priorities(replace(unroll, rows=unseen), CONFIG)
     torch.testing.assert_close(actual, expected)
     # What acting said where an episode ended, or of the last row's action, does not matter.
@@ -295,13 +295,8 @@ def test_initial_priorities_are_those_of_the_acting_network(
 
 def snapshot(case: Case) -> list[Tensor]:
     """Copies of all that the loss is given."""
-    unroll = case.unroll
-    given = [
-        *(getattr(unroll.rows, field.name) for field in dataclasses.fields(Rows)),
-        *unroll.behaviour.values(), unroll.actions, unroll.agent_state, unroll.importance,
-        *case.agent.parameters(), *case.target.parameters(),
-    ]  # fmt: skip
-    return [tensor.detach().clone() for tensor in given]
+    weights = [*case.agent.parameters(), *case.target.parameters()]
+    return [tensor.detach().clone() for tensor in (*tensors_of(case.unroll), *weights)]
 
 
 def test_loss_and_priorities_change_nothing() -> None:

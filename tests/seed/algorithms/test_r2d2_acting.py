@@ -42,7 +42,7 @@ def act_once(
     batch = len(positions)
     never = torch.zeros(1, batch, dtype=torch.bool)
     rows = Rows(
-        observations=torch.ones(1, batch, 4), rewards=torch.full((1, batch), 0.3),
+        observations={"": torch.ones(1, batch, 4)}, rewards=torch.full((1, batch), 0.3),
         previous_actions=torch.ones(1, batch, dtype=torch.int64),
         terminated=never, truncated=never, first=never,
     )  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from seed.algorithms import r2d2, vtrace
+from seed.algorithms import a2c, r2d2, vtrace
 from seed.config.checks import check, check_source
 from seed.config.ranges import RANGES
 from seed.config.schema import Config, ConfigError
@@ -23,7 +23,7 @@ HUGE = (10**18, 1e300, math.inf, -math.inf, math.nan, 10**400, -(10**400))
 UNBOUNDED = {
     "algorithm.clip_rho", "algorithm.clip_pg_rho", "algorithm.value_cost",
     "algorithm.entropy_cost", "algorithm.reward_scale", "algorithm.reward_clip",
-    "algorithm.rescale_epsilon", "algorithm.epsilon_last_power",
+    "algorithm.loss_scale",    "algorithm.rescale_epsilon", "algorithm.epsilon_last_power",
 }  # fmt: skip
 ACCEPTED = {"seed": 10**18, "optimizer.clip_norm": 10**18}
 
@@ -50,7 +50,7 @@ def refusal(config: Config, source: Any) -> str:
 
 CASES = [
     pytest.param(module.DATA_SOURCE, name, Config(algorithm=module.Config()), id=name)
-    for module in (vtrace, r2d2)
+    for module in (vtrace, r2d2, a2c)
     for name in numbers(Config(algorithm=module.Config()))
     if module is vtrace or name.startswith(("algorithm.", "replay."))
 ]

@@ -89,7 +89,7 @@ def test_says_what_is_wrong_with_a_module(
     "name", ["nosuch", "no.such.module", "seed.nosuch", "", ".", "..vtrace", "a b", "vtrace.x"]
 )
 def test_says_where_it_looked_in_vain(name: str) -> None:
-    with pytest.raises(ConfigError, match="that name; expected one of r2d2, vtrace, or the import"):
+    with pytest.raises(ConfigError, match=r"name; expected one of (\w+, )+vtrace, or the import"):
         load_algorithm(name)
 
 

@@ -39,12 +39,13 @@ def waiting(sender: Session, group: int = 0, seq: int = 0, arrived_s: float = 0.
 
 def take(batcher: Batcher, now_s: float = 0.0, *, room: bool = True) -> list[tuple[int, int]]:
     """Session and seq of each STEP in the next batch."""
-    batch = batcher.next(now_s, lambda rows: room)
-    if batch is None:
+    turn = batcher.next(now_s, lambda rows: room)
+    if turn is None:
         return []
-    steps, rows = batch
-    assert rows.env_ids.tolist() == [n for step in steps for n in step.rows.env_ids.tolist()]
-    return [(step.session.number, step.seq) for step in steps]
+    env_ids = [n for step in turn.steps for n in step.rows.env_ids.tolist()]
+    assert turn.batch.env_ids.tolist() == env_ids
+    assert turn[2:] == (True, True, None)
+    return [(step.session.number, step.seq) for step in turn.steps]
 
 
 A, B, C = session(1, 2), session(2, 2, 1), session(3, 4)

@@ -176,7 +176,7 @@ def exchange(meter: Meter, frame_stack: int = 1) -> Inference:
     layout = StoreLayout(
         unroll_length=20, num_pages=3 * BATCH, max_envs=BATCH,
         frame_stack=frame_stack, state_size=0,
-        observation=Column(OBSERVATION.shape, torch.uint8), action=Column((), torch.int64),
+        observations={"": Column(OBSERVATION.shape, torch.uint8)}, action=Column((), torch.int64),
         behaviour={},
     )  # fmt: skip
     store = UnrollStore(layout, torch.device("cpu"))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from seed.config.schema import Config, InferenceConfig, LearnerConfig, NetworkConfig
 from seed.contract.loading import load_algorithm
-from seed.device.transfer import move
+from seed.device.transfer import move, tensors_of
 from seed.inference.batcher import GroupRows, InferenceBatch
 from seed.inference.forward import ForwardPass
 from seed.ops.reward_shaping import shape_rewards
@@ -61,7 +61,7 @@ def test_rows_and_the_state_before_row_0_reach_the_store() -> None:
     batches = [[group([3], [t + 1]), group([1], [10 * (t + 1)])] for t in range(5)]
     unroll = gather(store, forward, *batches)
     # Pages come whole in the order of the batches: rows 0..2 of both, then rows 2..4.
-    assert unroll.rows.observations.T.tolist() == [
+    assert unroll.rows.observations[""].T.tolist() == [
         [1, 2, 3], [10, 20, 30], [3, 4, 5], [30, 40, 50],
     ]  # fmt: skip
     assert unroll.rows.rewards[1].tolist() == [1.0, 10.0, 2.0, 20.0]
@@ -143,10 +143,10 @@ def test_evaluation_environments_see_stacks_and_previous_actions() -> None:
         # A page may be written again as soon as nobody needs it: they have much the same rows.
         batch = group([0, 1], [1000 + t, t + 1], flags=messages.FIRST if first else 0)
         _, complete = forward.run(InferenceBatch.of([batch]))
-        assert seeing.rows.observations[0, 1].tolist() == history[-3:]
+        assert seeing.rows.observations[""][0, 1].tolist() == history[-3:]
         assert seeing.rows.previous_actions[0, 1] == 10 * history[-2]
         assert bool(seeing.rows.first[0, 1]) == first
-        assert (store.gather(complete).rows.observations[:, :, -1] >= 1000).all()
+        assert (store.gather(complete).rows.observations[""][:, :, -1] >= 1000).all()
         store.release(complete)
         assert store.has_room(np.arange(2), np.ones(2, np.uint64))
 
@@ -167,8 +167,9 @@ def test_acting_may_be_on_another_device_than_the_store(monkeypatch: pytest.Monk
     for t in range(3):
         actions, complete = forward.run(InferenceBatch.of([group([1, 0], [t + 1, t + 5])]))
         assert actions.tolist() == [0, 0]
-        assert all(value.is_meta for value in (*vars(seeing.rows).values(), seeing.fleet.positions))
-    assert store.gather(complete).rows.observations.T.tolist() == [[1, 2, 3], [5, 6, 7]]
+        shown = [*tensors_of(seeing.rows), seeing.fleet.positions]
+        assert all(value.is_meta for value in shown)
+    assert store.gather(complete).rows.observations[""].T.tolist() == [[1, 2, 3], [5, 6, 7]]
 
 
 def test_on_one_device_nothing_is_moved(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,8 +186,8 @@ def test_the_store_may_be_on_the_host_or_on_a_gpu(acting: str, storing: str) -> 
     store = UnrollStore(LAYOUT, torch.device(storing), pinned=storing == "cpu")
     forward = ForwardPass(SUMMING, 1, agent, store, 6)
     unroll = gather(store, forward, *[[group([3, 1], [t + 1, 10])] for t in range(5)])
-    assert unroll.rows.observations.device.type == storing
-    assert unroll.rows.observations.T.tolist() == [
+    assert unroll.rows.observations[""].device.type == storing
+    assert unroll.rows.observations[""].T.tolist() == [
         [1, 2, 3], [10, 10, 10], [3, 4, 5], [10, 10, 10],
     ]  # fmt: skip
     assert unroll.actions.T.tolist() == [[1, 3, 6], [10, 20, 30], [6, 10, 15], [30, 40, 50]]

@@ -10,8 +10,11 @@ import pytest
 import torch
 from torch import nn
 
+from seed.device.transfer import tensors_of
 from seed.inference.batcher import InferenceBatch
+from seed.inference.buffers import BatchBuffers
 from seed.inference.forward import ForwardPass, bucket_sizes
+from seed.store.layout import Column
 from seed.store.unrolls import UnrollStore
 from seed.store.weights import Weights
 from seed.wire import messages
@@ -52,8 +55,8 @@ def test_padding_changes_nothing(frame_stack: int, burn_in: int) -> None:
         assert complete == pages
         n, size = len(envs), seen[1].rows.rewards.shape[1]
         assert size == (0, 1, 2, 4, 4, 6, 6)[n]
-        for name, value in vars(seen[0].rows).items():
-            assert torch.equal(getattr(seen[1].rows, name)[:, :n], value)
+        shown, padded = (tensors_of(seeing.rows) for seeing in seen)
+        assert all(map(torch.equal, shown, (value[:, :n] for value in padded)))
         assert torch.equal(seen[1].fleet.positions[:n], seen[0].fleet.positions)
         assert seen[1].rows.first[0, n:].all()
         if complete:
@@ -79,7 +82,23 @@ def test_stacks_need_no_room_for_what_arrives_on_the_cpu() -> None:
     store = UnrollStore(replace(LAYOUT, frame_stack=2), CPU)
     forward = ForwardPass(Seeing().algorithm, 1, nn.Linear(1, 1), store, 6)
     run(forward, group([4, 2], [40, 20]))
-    assert forward._device_batch(2)[0].host.observations.size == 0
+    assert forward._device_batch(2)[0].host.observations == {}
+
+
+def test_only_parts_that_are_not_stacked_are_seen_as_they_land() -> None:
+    forms = {"picture": Column((5, 6), torch.uint8), "speed": Column((), torch.float32)}
+    layout = replace(
+        LAYOUT, frame_stack=2, observations=forms, stacked=frozenset(["picture"])
+    )
+    batch = BatchBuffers(layout, 6, CPU).batch(3)
+    batch.host.observations["speed"][:] = 1, 2, 3
+    assert list(batch.host.observations) == ["speed"]
+    seen = batch.rows.observations
+    assert {part: values.shape for part, values in seen.items()} == {
+        "picture": (1, 3, 2, 5, 6), "speed": (1, 3),
+    }  # fmt: skip
+    assert seen["speed"].tolist() == [[1, 2, 3]]
+    assert batch.arrived.observations == {}
 
 
 @pytest.mark.parametrize("frame_stack", [1, 2])

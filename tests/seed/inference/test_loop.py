@@ -83,7 +83,7 @@ def test_inference_pauses_until_the_learner_makes_room(limits: dict[str, Any], r
         if "num_pages" in limits:
             # That they are out of the queue is not enough.
             dealer.expect_silence()
-        assert served.store.gather(pages).rows.observations.flatten().tolist() == [1] * 6
+        assert served.store.gather(pages).rows.observations[""].flatten().tolist() == [1] * 6
         served.store.release(pages)
         assert dealer.actions(rows) == [rows + 1]
         paused_s = served.inference.paused_s
@@ -151,13 +151,13 @@ def test_a_flood_of_refused_messages_does_not_hold_up_batches(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     refused_before: list[int] = []
-    next_batch = Inference._next_batch
+    next_turn = Inference._next_turn
 
     def counting(self: Inference) -> Any:
         refused_before.append(self.messages_refused)
-        return next_batch(self)
+        return next_turn(self)
 
-    monkeypatch.setattr(Inference, "_next_batch", counting)
+    monkeypatch.setattr(Inference, "_next_turn", counting)
     with central() as served:
         dealer = served.connect()
         for _ in range(100):

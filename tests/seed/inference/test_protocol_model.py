@@ -188,7 +188,7 @@ class ProtocolMachine(RuleBasedStateMachine):
         while pages := self.offline.store.take(1, 0.0):
             unroll = self.offline.store.gather(pages)
             self.offline.store.release(pages)
-            rows = unroll.rows.observations.flatten().numpy()
+            rows = unroll.rows.observations[""].flatten().numpy()
             assert (np.diff(rows) == 100).all(), rows
             assert rows[0] // 10**6 < len(self.servers), rows
             self.unrolls += 1

@@ -300,7 +300,7 @@ def test_a_step_that_overtakes_another_breaks_the_history() -> None:
     assert peer.actions(4) == [4]
     for seq in (5, 6):
         peer.exchange(seq, [seq])
-    assert offline.unrolls(1).rows.observations.flatten().tolist() == [4, 5, 6]
+    assert offline.unrolls(1).rows.observations[""].flatten().tolist() == [4, 5, 6]
 
 
 # Else its rows would go to whoever holds the env_ids by then.
@@ -327,7 +327,7 @@ def test_rows_of_an_environment_that_is_down_are_not_missed() -> None:
         # Its recurrent state begins anew in every row.
         assert peer.actions(seq) == [0, 5 * (seq + 1)]
     assert offline.store.rows_dropped == 0
-    assert offline.unrolls(offline.store.num_ready).rows.observations.min() == 5
+    assert offline.unrolls(offline.store.num_ready).rows.observations[""].min() == 5
 
 
 # --- the fleet -----------------------------------------------------------------------------------

@@ -12,12 +12,12 @@ from seed.store.pages import NO_ENVIRONMENT
 from seed.store.rows import Rows, Unroll
 
 
-def ordinary(observations: torch.Tensor) -> Unroll:
+def ordinary(observations: torch.Tensor, part: str = "") -> Unroll:
     """Three unrolls of two rows."""
     zeros = torch.zeros(2, 3)
     flags = zeros.bool()
     return Unroll(
-        Rows(observations, zeros.long(), zeros.clone(), flags, flags, flags), zeros.long(),
+        Rows({part: observations}, zeros.long(), zeros.clone(), flags, flags, flags), zeros.long(),
         {"policy": torch.zeros(2, 3, 4)}, zeros.long(), torch.zeros(3, 5), torch.ones(3), 0,
     )  # fmt: skip
 
@@ -35,12 +35,17 @@ def test_ordinary_rows_are_nobodys_fault() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.int32])
 def test_rewards_and_observations_are_found(dtype: torch.dtype) -> None:
     unroll = ordinary(torch.zeros(2, 3, 2, dtype=dtype))
-    unroll.rows.observations[1, 0, 1] = -2_000_000
+    unroll.rows.observations[""][1, 0, 1] = -2_000_000
     unroll.rows.rewards[1, 2] = 3e38
     assert found(unroll) == {
         "observation of environment 7 (host:7)": 2e6,
         "reward of an environment of an earlier process": pytest.approx(3e38),
     }
+
+
+def test_a_part_is_named() -> None:
+    unroll = ordinary(torch.full((2, 3, 2), 1e7), "joints\n/left")
+    assert next(iter(found(unroll))) == r"observation 'joints\n/left' of environment 7 (host:7)"
 
 
 def test_what_acting_left_is_named_only_where_the_rows_are_ordinary() -> None:

@@ -48,7 +48,7 @@ def test_every_sample_is_one_history_and_starts_from_its_own_state(
     batches = setup.batches(150, **CHANCES)
     check_all(batches)
     for batch in batches:
-        newest = batch.unroll.rows.observations[burn_in].flatten(1)[:, -4:]  # [B, 4] int64
+        newest = batch.unroll.rows.observations[""][burn_in].flatten(1)[:, -4:]  # [B, 4] int64
         assert batch.env_ids == newest[:, 0].tolist()
     # All that could go wrong has been there: evictions, restarts, ends of episodes in the burn-in
     # and after it.

@@ -14,12 +14,15 @@ import pytest
 import torch
 
 from seed.config.schema import ReplayConfig
-from seed.learner.replay_files import UnfitReplay, count_pages
+from seed.learner.replay_files import UnfitReplay, count_pages, read_pages, write_pages
 from seed.store.layout import Column, StoreLayout
 from seed.store.rows import Unroll
+from seed.store.unrolls import UnrollStore
 from seed.wire.arrays import Float32Array, Int64Array
+from tests.seed import store_model
 from tests.seed.comparing import assert_same
 from tests.seed.counting import BURN_IN, LAYOUT, LENGTH, Setup, check_all
+from tests.seed.store_model import Model
 
 CONFIG = ReplayConfig(burn_in=BURN_IN, min_rows=3 * LENGTH, ratio=4.0)
 CHANCES = {"breaks": 0.02, "ends": 0.07}
@@ -41,6 +44,11 @@ def numbers_of(setup: Setup) -> Int64Array:
 
 def priorities_of(setup: Setup) -> Float32Array:
     return setup.replay._priorities.priorities()
+
+
+def observed(form: Column, part: str = "") -> dict[str, Any]:
+    """The change of a layout whose observations are of this form."""
+    return {"observations": {part: form}}
 
 
 def held(setup: Setup, newest: int = 100) -> Unroll:
@@ -66,7 +74,7 @@ def move(setup: Setup, folder: Path, layout: StoreLayout = LAYOUT, **config: Any
 @pytest.mark.parametrize("piece_bytes", [1, 100, 2**26])
 @pytest.mark.parametrize("changes", [
     {}, {"burn_in": 0}, {"frame_stack": 3}, {"state_size": 0, "burn_in": 0},
-    {"observation": Column((4,), torch.int32)},
+    observed(Column((4,), torch.int32)),
 ], ids=lambda changes: "-".join(changes))  # fmt: skip
 def test_what_was_saved_comes_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], piece_bytes: int
@@ -80,6 +88,18 @@ def test_what_was_saved_comes_back(
     assert np.array_equal(priorities_of(other), priorities_of(setup))
     assert other.replay.scalars() == setup.replay.scalars()
     assert other.replay._inserts_due() == setup.replay._inserts_due()
+
+
+def test_each_part_has_a_file_in_the_folder(tmp_path: Path) -> None:
+    model = Model(store_model.LAYOUT)
+    for _ in range(2 * model.layout.unroll_length + 1):
+        model.write([0], [0])
+    links = np.array(model.store.take(2, 0.0))
+    saved = write_pages(tmp_path, model.store, links, lambda: None)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"observations%2Fhand%2Fcamera.npy", "observations%2Fspeed.npy"} < names
+    other = UnrollStore(model.layout, model.store.device)
+    assert_same(other.gather(read_pages(tmp_path, other, saved)), model.store.gather(links))
 
 
 def test_a_page_is_written_once(tmp_path: Path) -> None:
@@ -178,8 +198,8 @@ def test_an_empty_replay_can_be_saved(tmp_path: Path, empty_first: bool) -> None
     [
         ({"unroll_length": 7}, "expected {'unroll_length': 7, 'burn_in': 4}"),
         ({"burn_in": 3}, "expected {'unroll_length': 6, 'burn_in': 3}"),
-        ({"observation": Column((5,), torch.int64)}, r"int64 \[4\] a row, expected int64 \[5\]"),
-        ({"observation": Column((4,), torch.int32)}, r"int64 \[4\] a row, expected int32 \[4\]"),
+        (observed(Column((5,), torch.int64)), r"int64 \[4\] a row, expected int64 \[5\]"),
+        (observed(Column((4,), torch.int32)), r"int64 \[4\] a row, expected int32 \[4\]"),
         ({"state_size": 2}, r"agent_states.npy holds float32 \[1\] a row, expected float32 \[2\]"),
         ({"behaviour": {"new": Column((), torch.float32)}}, r"behaviour.new.npy cannot be read \("),
     ],

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from seed.config.schema import Config, ConfigError, InferenceConfig, LearnerConfig, NetworkConfig
 from seed.contract.loading import load_algorithm
-from seed.device import transfer
+from seed.device.transfer import tensors_of
 from seed.learner.trial import peak_bytes, update_bytes, zero_unroll
 from seed.run.description import Spaces
 from seed.run.plan import make_agent, plan_store
@@ -36,7 +36,7 @@ def make_config(name: str) -> Config:
 
 
 def forms(unroll: object) -> list[tuple[torch.Size, torch.dtype]]:
-    return [(tensor.shape, tensor.dtype) for tensor in transfer._tensors(unroll)]
+    return [(tensor.shape, tensor.dtype) for tensor in tensors_of(unroll)]
 
 
 @pytest.mark.parametrize("burn_in", [0, 1])

@@ -149,10 +149,10 @@ def test_graphs_keep_unrolls_and_gradients_in_place(monkeypatch: pytest.MonkeyPa
         case.learn(index)
         unroll, gradients = case.update._unroll, [p.grad for p in case.agent.parameters()]
         assert unroll is not None
-        assert torch.equal(unroll.rows.observations, make_unroll(index).rows.observations)
+        assert torch.equal(unroll.rows.observations[""], make_unroll(index).rows.observations[""])
         assert torch.equal(unroll.behaviour["policy"], make_unroll(index).behaviour["policy"])
         row_index.add((
-            unroll.rows.observations.data_ptr(), unroll.agent_state.data_ptr(),
+            unroll.rows.observations[""].data_ptr(), unroll.agent_state.data_ptr(),
             *(gradient.data_ptr() for gradient in gradients if gradient is not None),
         ))  # fmt: skip
     assert len(row_index) == 1
@@ -164,9 +164,9 @@ def test_plain_calls_copy_no_unroll_and_keep_none() -> None:
         unroll = make_unroll(index)
         case.update.load(unroll)
         assert case.update._unroll is not None
-        assert case.update._unroll.rows.observations is unroll.rows.observations
+        assert case.update._unroll.rows.observations[""] is unroll.rows.observations[""]
         case.update.backward()
-        observations = weakref.ref(unroll.rows.observations)
+        observations = weakref.ref(unroll.rows.observations[""])
         case.update.step(0.1)
         del unroll
         assert observations() is None
@@ -198,7 +198,7 @@ class Weighing:
     """The loss is the weight times the observations' mean."""
 
     def loss(self, agent: nn.Module, target: None, unroll: Unroll, config: Any) -> LossResult:
-        mean = unroll.rows.observations.mean()
+        mean = unroll.rows.observations[""].mean()
         return LossResult(agent(mean[None]).sum(), {"seen": mean}, mean.repeat(BATCH))
 
 
@@ -208,7 +208,7 @@ def test_measuring_changes_no_weight_and_applying_does() -> None:
     optimizer = torch.optim.SGD(agent.parameters(), lr=7.0)
     update = Update(Config(), cast(Algorithm, Weighing()), agent, None, optimizer)
     unroll = make_unroll(4)
-    mean = unroll.rows.observations.mean().item()
+    mean = unroll.rows.observations[""].mean().item()
     update.load(unroll)
     for _ in range(2):
         outcome = update.backward()

@@ -110,8 +110,8 @@ def test_observations_are_scaled_by_what_their_space_declares(
         body.round_weights()
     pictures = torch.stack([torch.randint(n + 1, (3, 4, 2, 8, 9)) for n in largest], dim=-1)
     rows = discrete_rows(3, 4)
-    features, _ = bounded(pictures.to(torch.uint8), *rows, bounded.initial_state(4))
-    expected, _ = plain(pictures / torch.tensor(largest), *rows, plain.initial_state(4))
+    features, _ = bounded({"": pictures.to(torch.uint8)}, *rows, bounded.initial_state(4))
+    expected, _ = plain({"": pictures / torch.tensor(largest)}, *rows, plain.initial_state(4))
     tolerance = 1e-5 if precision == "float32" else 0.03
     torch.testing.assert_close(features, expected, atol=tolerance, rtol=tolerance)
 
@@ -130,21 +130,29 @@ def test_torso_gets_the_stack_as_channels(stack: int, shape: tuple[int, ...]) ->
             channels += frame.unbind(-1 if shape[-1] == 3 else 1)
     expected = body.torso(torch.stack(channels, dim=1)).reshape(2, 3, -1)
     given = observations if stack > 1 else observations[:, :, 0]
-    features, _ = body(given, *discrete_rows(2, 3), body.initial_state(3))
+    features, _ = body({"": given}, *discrete_rows(2, 3), body.initial_state(3))
     torch.testing.assert_close(features, expected)
 
 
 def test_mlp_flattens_the_stack() -> None:
     body = Body(VECTOR, DISCRETE, replace(PLAIN, frame_stack=3))
     observations = torch.randn(2, 5, 3, 4)
-    features, _ = body(observations, *discrete_rows(2, 5), body.initial_state(5))
+    features, _ = body({"": observations}, *discrete_rows(2, 5), body.initial_state(5))
     torch.testing.assert_close(features, body.torso(observations.reshape(10, 12)).reshape(2, 5, 8))
+
+
+def test_the_action_mask_is_left_out() -> None:
+    body = Body(VECTOR, DISCRETE, PLAIN)
+    observations, others = torch.randn(2, 5, 4), (*discrete_rows(2, 5), body.initial_state(5))
+    expected, _ = body({"": observations}, *others)
+    masked = {"action_mask": torch.ones(2, 5, 3), "observation": observations}
+    assert torch.equal(body(masked, *others)[0], expected)
 
 
 def test_without_lstm_there_is_no_state() -> None:
     body = Body(VECTOR, DISCRETE, PLAIN)
     assert (body.output_size, body.state_size) == (8, 0)
-    features, state = body(torch.randn(2, 5, 4), *discrete_rows(2, 5), body.initial_state(5))
+    features, state = body({"": torch.randn(2, 5, 4)}, *discrete_rows(2, 5), body.initial_state(5))
     assert features.shape == (2, 5, 8)
     assert state.shape == (5, 0)
 
@@ -170,7 +178,7 @@ def test_core_gets_features_action_and_reward() -> None:
     features = body.torso(observations.reshape(6, 4)).reshape(3, 2, 8)
     inputs = torch.cat([features, one_hots, rewards[..., None]], dim=-1)
     expected = body.core(inputs, first, state)
-    torch.testing.assert_close(body(observations, actions, rewards, first, state), expected)
+    torch.testing.assert_close(body({"": observations}, actions, rewards, first, state), expected)
 
 
 def test_core_gets_box_actions_as_they_are() -> None:
@@ -182,7 +190,7 @@ def test_core_gets_box_actions_as_they_are() -> None:
     inputs = torch.cat([features, actions, rewards[..., None]], dim=-1)
     expected = body.core(inputs, first, body.initial_state(2))
     for given in (actions, actions.reshape(3, 2, 2, 1)):
-        result = body(observations, given, rewards, first, body.initial_state(2))
+        result = body({"": observations}, given, rewards, first, body.initial_state(2))
         torch.testing.assert_close(result, expected)
 
 
@@ -198,8 +206,8 @@ def test_an_episode_start_forgets_all_that_came_before(action: SpaceSpec) -> Non
         actions = torch.randint(3, (2, 3))
         others = (actions + 1) % 3
     state = torch.randn(3, 10)
-    before, _ = body(observations, actions, torch.zeros(2, 3), first, state)
-    after, _ = body(observations, others, torch.full((2, 3), 9.0), first, state + 1)
+    before, _ = body({"": observations}, actions, torch.zeros(2, 3), first, state)
+    after, _ = body({"": observations}, others, torch.full((2, 3), 9.0), first, state + 1)
     assert torch.equal(before[first], after[first])
     assert not torch.isclose(before[~first], after[~first]).all(dim=-1).any()
 
@@ -209,11 +217,12 @@ def test_rows_one_by_one_match_the_whole() -> None:
     observations = torch.randn(6, 2, 4)
     actions, rewards, _ = discrete_rows(6, 2)
     first = torch.rand(6, 2) < 0.3
-    whole, last_state = body(observations, actions, rewards, first, body.initial_state(2))
+    whole, last_state = body({"": observations}, actions, rewards, first, body.initial_state(2))
     state = body.initial_state(2)
     for t in range(6):
         row = slice(t, t + 1)
-        features, state = body(observations[row], actions[row], rewards[row], first[row], state)
+        others = actions[row], rewards[row], first[row]
+        features, state = body({"": observations[row]}, *others, state)
         torch.testing.assert_close(features, whole[row])
     torch.testing.assert_close(state, last_state)
 
@@ -229,7 +238,7 @@ def record_products(body: Body) -> set[torch.dtype]:
         if isinstance(module, nn.Conv2d | nn.Linear):
             module.register_forward_hook(record)
     rows = torch.randint(256, (3, 2, 36, 36), dtype=torch.uint8)
-    features, state = body(rows, *discrete_rows(3, 2), torch.zeros(2, body.state_size))
+    features, state = body({"": rows}, *discrete_rows(3, 2), torch.zeros(2, body.state_size))
     assert features.dtype == state.dtype == torch.float32
     features.sum().backward()
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in body.parameters())
@@ -254,7 +263,7 @@ def test_bfloat16_is_close_to_float32() -> None:
     for precision in ("float32", "bfloat16"):
         torch.manual_seed(1)
         body = Body(SpaceSpec("uint8", (36, 36)), DISCRETE, replace(LSTM, precision=precision))
-        outputs.append(body(rows, *others, torch.zeros(3, body.state_size))[0])
+        outputs.append(body({"": rows}, *others, torch.zeros(3, body.state_size))[0])
     # bfloat16 keeps 8 bits of a number.
     torch.testing.assert_close(outputs[1], outputs[0], rtol=0, atol=0.02)
     assert (outputs[1] != outputs[0]).any()
@@ -267,9 +276,9 @@ def test_rounded_weights_give_the_same_features(precision: Literal["float32", "b
     rows = torch.randint(256, (1, 3, 36, 36), dtype=torch.uint8)
     others = discrete_rows(1, 3)
     with torch.inference_mode():
-        before, _ = body(rows, *others, torch.zeros(3, body.state_size))
+        before, _ = body({"": rows}, *others, torch.zeros(3, body.state_size))
         body.round_weights()
-        after, _ = body(rows, *others, torch.zeros(3, body.state_size))
+        after, _ = body({"": rows}, *others, torch.zeros(3, body.state_size))
     assert body.torso.layers[0].weight.dtype == getattr(torch, precision)
     assert after.dtype == torch.float32
     torch.testing.assert_close(after, before, rtol=0, atol=0.004 if precision == "bfloat16" else 0)

@@ -62,7 +62,7 @@ def replay_of(run: Run) -> Replay:
 
 def play(run: Run, rows: int = 16) -> None:
     """So many rows of every environment, stored as inference stores them."""
-    column = run.store.layout.observation
+    column = run.store.layout.observations[""]
     envs = np.arange(4)
     for row in range(rows):
         arrays = messages.StepArrays(

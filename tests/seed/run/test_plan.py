@@ -74,7 +74,7 @@ def test_the_store_holds_what_acting_leaves_behind() -> None:
     assert (layout.unroll_length, layout.max_envs, layout.frame_stack) == (7, 6, 2)
     # An LSTM has a cell and an output for each unit.
     assert layout.state_size == 10
-    assert layout.observation == Column((4,), torch.float32)
+    assert layout.observations[""] == Column((4,), torch.float32)
     assert layout.action == Column((), torch.int64)
     assert layout.behaviour == {"policy": Column((3,), torch.float32)}
     # Unrolls of a run end one by one.

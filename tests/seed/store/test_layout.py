@@ -12,7 +12,7 @@ def make_layout(unroll_length: int, **others: int) -> StoreLayout:
     fields = {"max_envs": 8, "frame_stack": 1, "burn_in": 0, "staggered": True} | others
     nothing = Column((), torch.float32)
     return StoreLayout(
-        unroll_length=unroll_length, num_pages=1, state_size=0, observation=nothing,
+        unroll_length=unroll_length, num_pages=1, state_size=0, observations={"": nothing},
         action=nothing, behaviour={}, **fields,  # type: ignore[arg-type]
     )  # fmt: skip
 

@@ -20,7 +20,7 @@ from seed.store.rows import Arrivals, Unroll
 from seed.store.unrolls import UnrollStore
 from seed.wire.spaces import SpaceSpec
 from tests.seed.store_model import CPU, LAYOUT, Model, Whole
-from tests.seed.writing import place_and_fill
+from tests.seed.writing import write_rows
 
 OPERATION: st.SearchStrategy[Any] = st.one_of(
     st.tuples(
@@ -131,7 +131,8 @@ def test_gathered_tensors_have_the_promised_forms() -> None:
         model.write([0], [0])
     pages = model.store.take(2, 0.0)
     unroll = model.store.gather(pages)
-    assert unroll.rows.observations.shape == (5, 2, 3, 2)
+    forms = {part: values.shape for part, values in unroll.rows.observations.items()}
+    assert forms == {"hand/camera": (5, 2, 3, 2), "speed": (5, 2)}
     assert unroll.rows.rewards.dtype == torch.float32
     assert unroll.rows.first.dtype == unroll.rows.terminated.dtype == torch.bool
     assert unroll.policy_versions.dtype == torch.int64
@@ -139,7 +140,7 @@ def test_gathered_tensors_have_the_promised_forms() -> None:
     assert unroll.importance.tolist() == [1.0, 1.0]
     acts = model.store.gather_without_observations(pages)
     assert acts.burn_in == 0
-    assert acts.rows.observations.shape == (4, 2, 0)
+    assert acts.rows.observations == {}
     assert acts.agent_state.shape == (2, 0)
 
 
@@ -151,7 +152,7 @@ def test_the_device_is_one_in_all_threads() -> None:
 
 def test_an_image_column_is_stored_once() -> None:
     form = Column((84, 84), torch.uint8)
-    layout = replace(LAYOUT, observation=form, unroll_length=20, num_pages=50, frame_stack=4)
+    layout = replace(LAYOUT, observations={"": form}, unroll_length=20, num_pages=50, frame_stack=4)
     store = UnrollStore(layout, CPU)
     assert 84 * 84 * 1000 <= store.nbytes <= 1.05 * 84 * 84 * 1000
 
@@ -198,8 +199,8 @@ def test_there_is_always_room_while_the_learner_waits(
 def write_blank_rows(store: UnrollStore, envs: Any, run_ids: Any) -> None:
     n = len(envs)
     blank = torch.zeros(n, dtype=torch.bool)
-    arrived = Arrivals(torch.zeros(n, 1), torch.zeros(n), blank, blank)
-    row_index, complete = place_and_fill(store, envs, run_ids, np.zeros(n, np.bool_), arrived)
+    arrived = Arrivals({"": torch.zeros(n, 1)}, torch.zeros(n), blank, blank)
+    row_index, complete = write_rows(store, envs, run_ids, np.zeros(n, np.bool_), arrived)
     actions, behaviour = torch.zeros(n, dtype=torch.int64), {"policy": torch.zeros(n, 2)}
     version = torch.zeros((), dtype=torch.int32)
     store.write_actions(row_index, actions, behaviour, torch.zeros(n, 0), version)

@@ -13,6 +13,7 @@ from envservers.environments.atari import AtariGroup
 from seed.config.loading import parse_command_line
 from seed.config.schema import Config
 from seed.contract.loading import load_algorithm, load_algorithm_config
+from seed.device.transfer import tensors_of
 from seed.run.plan import make_agent
 from seed.wire.spaces import SpaceSpec
 from tools.bench import bare_work
@@ -101,9 +102,9 @@ def test_an_unroll_is_as_a_run_makes_it(name: str, monkeypatch: pytest.MonkeyPat
     size = (burn_in + config.learner.unroll_length + 1, count)
     stack = (config.network.frame_stack,) if config.network.frame_stack > 1 else ()
     rows = unroll.rows
-    assert rows.observations.shape == (*size, *stack, *spaces.observation.shape)
-    assert str(rows.observations.dtype) == f"torch.{np.dtype(spaces.observation.dtype)}"
-    of_rows = [*vars(rows).values(), unroll.actions, unroll.policy_versions]
+    assert rows.observations[""].shape == (*size, *stack, *spaces.observation.shape)
+    assert str(rows.observations[""].dtype) == f"torch.{np.dtype(spaces.observation.dtype)}"
+    of_rows = [*tensors_of(rows), unroll.actions, unroll.policy_versions]
     assert {values.shape[:2] for values in (*of_rows, *unroll.behaviour.values())} == {size}
     assert (unroll.importance.shape, unroll.burn_in) == ((count,), burn_in)
     # Episodes begin after those that ended.

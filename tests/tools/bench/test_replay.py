@@ -57,5 +57,5 @@ def test_all_rows_of_a_full_replay_have_been_written(spaces: Spaces) -> None:
     # The oldest have been evicted: the first page of all had none before it.
     assert min(links.predecessor for links in held) >= 0
     unroll = store.gather(held)
-    assert unroll.rows.observations.flatten(2).any(dim=-1).all()
+    assert unroll.rows.observations[""].flatten(2).any(dim=-1).all()
     assert unroll.agent_state.all()

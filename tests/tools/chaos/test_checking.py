@@ -47,7 +47,7 @@ def unroll() -> Unroll:
     marks = torch.tensor(np.stack(observations))  # [T + 1, B, marks + 50] int64
     first = torch.cat([torch.ones(1, ENVS, dtype=torch.bool), terminated[:-1]])
     rows = Rows(
-        marks, marks[..., LED_HERE].clamp(min=0), torch.tensor(np.stack(rewards)).float(),
+        {"": marks}, marks[..., LED_HERE].clamp(min=0), torch.tensor(np.stack(rewards)).float(),
         terminated, torch.zeros_like(terminated), first,
     )  # fmt: skip
     chosen = torch.tensor(np.stack(actions))
@@ -56,7 +56,7 @@ def unroll() -> Unroll:
 
 def _wrong(unroll: Unroll) -> dict[str, list[int]]:
     """The unrolls that are wrong, by what is wrong."""
-    marks = unroll.rows.observations[..., :NUM_MARKS]
+    marks = unroll.rows.observations[""][..., :NUM_MARKS]
     found = find_wrong(unroll, marks, marks[..., REWARD])
     return {what: w.nonzero()[:, 0].tolist() for what, w in found.items() if w.any()}
 
@@ -64,7 +64,7 @@ def _wrong(unroll: Unroll) -> dict[str, list[int]]:
 def test_what_an_environment_made_is_right(unroll: Unroll) -> None:
     assert _wrong(unroll) == {}
     assert unroll.rows.terminated.any()
-    assert len(set(unroll.rows.observations[0, :, HISTORY].tolist())) == ENVS
+    assert len(set(unroll.rows.observations[""][0, :, HISTORY].tolist())) == ENVS
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_value_of_another_row_is_found(unroll: Unroll, field: str, what: str) 
 
 
 def test_a_row_of_another_history_or_a_missing_one_is_found(unroll: Unroll) -> None:
-    marks = unroll.rows.observations
+    marks = unroll.rows.observations[""]
     before = marks.clone()
     marks[7:, 2, ROW] += 1
     assert _wrong(unroll) == {"its rows are not contiguous": [2]}
@@ -96,7 +96,7 @@ def test_a_row_of_another_history_or_a_missing_one_is_found(unroll: Unroll) -> N
 
 
 def test_rows_are_learned_from_once(unroll: Unroll) -> None:
-    ends, marks = Ends(), unroll.rows.observations.clone()
+    ends, marks = Ends(), unroll.rows.observations[""].clone()
     everyone = torch.ones(ENVS, dtype=torch.bool)
     assert not ends.find_overlapping(marks, everyone).any()
     following = marks.clone()
@@ -125,7 +125,7 @@ def test_a_reset_with_seeds_starts_new_histories_of_the_same_environments() -> N
 
 
 def test_the_agent_sees_boards_and_no_marks(unroll: Unroll) -> None:
-    size = unroll.rows.observations.shape[-1]
+    size = unroll.rows.observations[""].shape[-1]
     network = NetworkConfig(torso="mlp", hidden_sizes=(4,))
     spaces = SpaceSpec("int64", (size,)), SpaceSpec("int64", (), 3)
     agent = make_agent(*spaces, network, Config())
@@ -136,23 +136,23 @@ def test_the_agent_sees_boards_and_no_marks(unroll: Unroll) -> None:
         return found
 
     before = values()
-    unroll.rows.observations[..., :NUM_MARKS] = 0
+    unroll.rows.observations[""][..., :NUM_MARKS] = 0
     assert torch.equal(values(), before)
-    unroll.rows.observations[..., NUM_MARKS:] += 1
+    unroll.rows.observations[""][..., NUM_MARKS:] += 1
     assert not torch.allclose(values(), before)
 
 
 def _check(checks: Checks, unroll: Unroll) -> dict[str, float]:
-    return checks.check(unroll, unroll.rows.observations[..., :NUM_MARKS])
+    return checks.check(unroll, unroll.rows.observations[""][..., :NUM_MARKS])
 
 
 def test_counts_and_the_oldest_environment_are_in_the_metrics(unroll: Unroll) -> None:
-    checks, made = Checks(), unroll.rows.observations[..., MADE_US]
+    checks, made = Checks(), unroll.rows.observations[""][..., MADE_US]
     made[0] = torch.tensor([3_000_000, 1_000_000, 2_000_000])
     assert _check(checks, unroll) == {
         "unrolls_checked": 3, "unrolls_wrong": 0, "envs_server_0": 3, "made_s_server_0": 1.0,
     }  # fmt: skip
-    unroll.rows.observations[..., ROW] += LENGTH
+    unroll.rows.observations[""][..., ROW] += LENGTH
     made[0] = torch.tensor([4_000_000, 5_000_000, 6_000_000])
     figures = _check(checks, unroll)
     assert figures["made_s_server_0"] == 4.0
@@ -162,9 +162,9 @@ def test_counts_and_the_oldest_environment_are_in_the_metrics(unroll: Unroll) ->
 def test_a_wrong_unroll_is_logged_with_what_is_wrong(
     unroll: Unroll, caplog: pytest.LogCaptureFixture
 ) -> None:
-    unroll.rows.observations[..., HISTORY] += 5 << SERVER_SHIFT
+    unroll.rows.observations[""][..., HISTORY] += 5 << SERVER_SHIFT
     # A flipped bit in a row's history: neither server nor environment are other ones for that.
-    unroll.rows.observations[0, 1, HISTORY] ^= 1 << ENV_SHIFT + 3
+    unroll.rows.observations[""][0, 1, HISTORY] ^= 1 << ENV_SHIFT + 3
     figures = _check(Checks(), unroll)
     assert (figures["unrolls_wrong"], figures["envs_server_5"]) == (1, 3)
     (line,) = caplog.messages
