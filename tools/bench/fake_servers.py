@@ -17,13 +17,11 @@ import random
 import resource
 import secrets
 import selectors
-import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import NamedTuple
 
 import numpy as np
@@ -43,7 +41,7 @@ from seed.wire.messages import (
     Welcome,
 )
 from seed.wire.spaces import SpaceSpec
-from tools.processes import Process, Processes
+from tools.processes import Process, Processes, sigterm_event
 from tools.watching import Window, measure, wait_until_learning, wait_watching
 
 EPISODE_STEPS = 1000
@@ -316,17 +314,10 @@ def report_window(answers: Sequence[Answer], start_s: float, seconds: float) -> 
 
 def work(fleet: FakeServers, arguments: argparse.Namespace) -> float:
     """Works until SIGTERM, or for as long as asked; returns when the time measured began."""
-    stopping = False
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        """Handles SIGTERM."""
-        nonlocal stopping
-        stopping = True
-
-    signal.signal(signal.SIGTERM, stop)
+    stopping = sigterm_event()
     parent, connecting_s = os.getppid(), time.perf_counter()
     start_s = end_s = math.inf
-    while not stopping and time.perf_counter() < end_s and os.getppid() == parent:
+    while not stopping.is_set() and time.perf_counter() < end_s and os.getppid() == parent:
         fleet.work()
         if math.isinf(start_s) and fleet.registered == arguments.servers:
             registered_s = time.perf_counter() - connecting_s
