@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 import signal
 from pathlib import Path
@@ -66,3 +65,51 @@ def test_the_same_seed_is_the_same_run(
 def _equal(one: Trained, other: Trained) -> bool:
     assert one.weights.keys() == other.weights.keys()
     return all(torch.equal(one.weights[key], other.weights[key]) for key in one.weights)
+
+
+def test_who_dies_or_hangs_or_comes_holds_nobody_up(start: Start, tmp_path: Path) -> None:
+    """Every unroll is checked on the way: a wrong one ends the learner."""
+    config, run_dir = tmp_path / "run.toml", tmp_path / "run"
+    # The last of 8 environments of a server hangs, once in all.
+    environment = (
+        'id = "tests.outside.faulty:make"\n'
+        f'kwargs = {{ how = "hang", at = 300, marker = "{tmp_path}/hung" }}'
+    )
+    text = Path("tests/outside/counter.toml").read_text()
+    config.write_text(re.sub("id = .*counter:make.*", environment, text))
+    learner = start(
+        "seed-learner", config, "--run-dir", run_dir, "--learner.lockstep", "true",
+        "--learner.queue-batches", 1, "--inference.round-wait-s", 1, "--inference.lease-s", 0.2,
+        "--local-envservers", 0, "--inference.address", "tcp://127.0.0.1:*",
+        "--learner.lockstep-envs", 12, "--total-env-frames", 10**9,
+    )  # fmt: skip
+    address = re.search(r"tcp://\S+\d", learner.wait_for("listening on"))
+    assert address is not None
+
+    def start_server(num_envs: int) -> Command:
+        return start(
+            "seed-envserver", "--connect", address.group(), "--num-envs", num_envs, "--groups", 2
+        )
+
+    def go_on(steps: int) -> None:
+        lines = read_metrics(run_dir)
+        goal = (lines[-1]["env_steps"] if lines else 0) + steps
+        wait_until(
+            lambda: learner.process.poll() is not None
+            or (bool(lines := read_metrics(run_dir)) and lines[-1]["env_steps"] >= goal)
+        )
+        assert learner.process.poll() is None, learner.text
+
+    victim = start_server(4).process
+    start_server(8)
+    learner.wait_for("left the round")
+    go_on(1_000)
+    victim.kill()
+    start_server(4)
+    go_on(1_000)
+    learner.process.send_signal(signal.SIGTERM)
+    assert learner.wait() == 75, learner.text
+    lines = read_metrics(run_dir)
+    assert {line["policy_lag_mean"] for line in lines} - {None} == {0.0}
+    assert last_known(lines, "unrolls_checked") > 100
+    assert last_known(lines, "num_envs") == 12
