@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from seed.config.addresses import AUTO, USUAL
 from seed.config.schema import Config, InferenceConfig
 from seed.contract.answers import check_first_priorities
-from seed.contract.loading import optional_initial_priorities
+from seed.contract.loading import acting_part, optional_initial_priorities
 from seed.inference.forward import ForwardPass
 from seed.inference.loop import Inference
 from seed.inference.rounds import Rounds
@@ -99,7 +99,8 @@ def build_run(plan: Plan, folder: RunFolder) -> Run:
         CheckpointError: where the plan's checkpoint does not fit its network.
     """
     config = plan.config
-    acting = make_agent(plan.algorithm, config, plan.spaces, plan.acting_device)
+    twin = make_agent(plan.algorithm, config, plan.spaces, plan.acting_device)
+    acting = acting_part(plan.algorithm, twin)
     store = make_store(plan.layout, plan.store_device, plan.learning_device)
     slot = WeightSlot()
     authentication = make_authentication(config.inference)

@@ -95,7 +95,7 @@ def test_the_counter_goes_on_where_a_checkpoint_has_left_off(
     run.inference.env_steps = 20
     now_s[0] += 3.0
     assert counter.read() == Progress(25, 0, 63.0)
-    run.learner.learner_steps = 9
+    run.learner._updates.learner_steps = 9
     run.counter = counter
     assert (run.progress(), run.env_frames()) == (Progress(25, 9, 63.0), 25)
     # The checkpoint has all three, of one moment.
@@ -125,7 +125,7 @@ def test_says_what_differs_from_the_run_that_it_goes_on_with(
 ) -> None:
     caplog.set_level("INFO")
     first = build(config)
-    assert first.learner._server_of == first.inference.server_of
+    assert first.learner._updates._server_of == first.inference.server_of
     first.learner._save()
     loaded = find_checkpoint(config)
     assert loaded is not None

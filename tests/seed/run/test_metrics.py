@@ -166,7 +166,7 @@ def test_says_how_the_threads_are(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Inference, "messages_refused", 2)
     monkeypatch.setattr(Inference, "messages_dropped", 6)
     run.inference.faults.total, run.inference.faults.num_quarantined = 4, 1
-    run.learner._saver.failed, run.learner._guard.skipped = 1, 8
+    run.learner._saver.failed, run.learner._updates.guard.skipped = 1, 8
     said = {
         "num_envs": 6, "queue_length": 5, "rows_dropped": 3, "messages_refused": 2,
         "messages_dropped": 6, "env_faults": 4, "envs_quarantined": 1, "checkpoints_failed": 1,
