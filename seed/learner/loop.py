@@ -266,19 +266,20 @@ class Learner:
         self.phases.enter("waiting")
         ready = self._source.wait(_WAIT_TIMEOUT_S)
         began_s = time.monotonic()
-        scalars, busy_s = {}, 0.0
+        scalars, busy_s, goes_on = {}, 0.0, False
         if ready:
             self.phases.enter("gather")
             round_ = self._begin_round(self._source.next_batch())
             scalars = self._learn(round_)
             busy_s = time.monotonic() - began_s
             self._publish_and_save(round_)
+            goes_on = not round_.stop
         elif self._saver.is_due():
             self._saver.try_to_save(self._state(self._now()))
         self.phases.enter("bookkeeping")
         scalars |= self._source.scalars()
         self.records.put(UpdateRecord(scalars, began_s - asked_s, busy_s))
-        if ready:
+        if goes_on:
             # Last of all: in lock-step inference goes on then.
             self._slot.end_round()
 
