@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -219,6 +220,13 @@ def _check(processes: Sequence[Process]) -> None:
         time.sleep(_GRACE_S)
         for process in processes:
             process.check()
+
+
+def sigterm_event() -> threading.Event:
+    """An event that SIGTERM sets from now on, in a process that a measurement has started."""
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda number, frame: stopping.set())
+    return stopping
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:

@@ -85,7 +85,9 @@ def run_command(
         return 130
     print("\n".join(["", format_table(results.header, results.rows), *results.notes]))
     if arguments.json is not None:
-        write_json(arguments.json, origin, {"settings": settings_of(arguments), **results.figures})
+        settings = {name: value for name, value in vars(arguments).items() if name != "json"}
+        found = {"origin": origin, "settings": settings, **results.figures}
+        arguments.json.write_text(json.dumps(found, indent=2, default=_to_json) + "\n")
     return 0
 
 
@@ -127,12 +129,6 @@ def origin_line(origin: Mapping[str, Any]) -> str:
     return f"{hardware}; commit {origin['commit']}, {versions}"
 
 
-def write_json(path: Path, origin: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
-    """Writes both as one JSON object: the figures, and `origin` with where they come from."""
-    text = json.dumps({"origin": origin, **figures}, indent=2, default=_to_json)
-    path.write_text(text + "\n")
-
-
 class _HelpFormatter(
     argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter
 ):
@@ -171,11 +167,6 @@ def add_override(parser: argparse.ArgumentParser) -> None:
         "--override", nargs=argparse.REMAINDER, default=[], metavar="...",
         help="all that follows overrides the configuration, as for seed-learner",
     )  # fmt: skip
-
-
-def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """A command line's values for the JSON file, but for the file's own name."""
-    return {name: value for name, value in vars(arguments).items() if name != "json"}
 
 
 def positive(text: str) -> int:

@@ -11,7 +11,7 @@ import torch
 from seed.store.layout import Column, StoreLayout
 from seed.store.rows import Arrivals, Rows, Unroll
 from seed.store.unrolls import UnrollStore
-from tests.seed.writing import place_and_fill, see
+from tests.seed.writing import read_rows, write_rows
 
 CPU = torch.device("cpu")
 LAYOUT = StoreLayout(
@@ -194,10 +194,10 @@ class Model:
             torch.tensor([row.truncated for row in rows]),
         )
         first = np.array([row.first for row in rows])
-        row_index, complete = place_and_fill(
+        row_index, complete = write_rows(
             self.store, np.array(env_ids), run_ids, first, arrived
         )
-        self.check_seen(see(self.store, row_index, arrived), env_ids)
+        self.check_seen(read_rows(self.store, row_index, arrived), env_ids)
         behaviour = {
             "logits": torch.tensor([row.logits for row in rows]),
             "value": torch.tensor([row.value for row in rows]),

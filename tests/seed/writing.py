@@ -15,7 +15,7 @@ from seed.store.rows import Arrivals, Rows
 from seed.store.unrolls import UnrollStore
 
 
-def place_and_fill(
+def write_rows(
     store: UnrollStore,
     env_ids: npt.NDArray[Any],
     run_ids: npt.NDArray[Any],
@@ -30,7 +30,7 @@ def place_and_fill(
     return row_index, complete
 
 
-def see(store: UnrollStore, row_index: RowIndex[Tensor], arrived: Arrivals) -> Rows:
+def read_rows(store: UnrollStore, row_index: RowIndex[Tensor], arrived: Arrivals) -> Rows:
     """What the agent sees at rows that have been filled: `[1, n, ...]`."""
     n, action = len(row_index.rows), store.layout.action
     observations = dict(arrived.observations)

@@ -106,14 +106,11 @@ def test_numbers_have_their_ranges(
             reader(text)
 
 
-def test_a_file_must_have_a_folder(tmp_path: Path) -> None:
+def test_a_file_must_have_a_folder_and_what_is_overridden_comes_last(tmp_path: Path) -> None:
     assert new_file(str(tmp_path / "x.json")) == tmp_path / "x.json"
     for path in (tmp_path, tmp_path / "nowhere" / "x.json"):
         with pytest.raises(argparse.ArgumentTypeError, match="expected a file"):
             new_file(str(path))
-
-
-def test_what_is_overridden_comes_last() -> None:
     parser = start_parser("some", "")
     add_override(parser)
     words = ["--json", "x.json", "--override", "--json", "--seed", "3"]

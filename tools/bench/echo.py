@@ -10,12 +10,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import secrets
-import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 import numpy as np
 import zmq
@@ -26,7 +24,7 @@ from seed.wire import codec, messages
 from seed.wire.spaces import SpaceSpec
 from tools.bench.free_environments import NUM_ACTIONS
 from tools.bench.learner_configs import environment_table
-from tools.processes import LOG_INTERVAL_S
+from tools.processes import LOG_INTERVAL_S, sigterm_event
 
 _PATIENCE_MS = 20
 _MAX_FRAME_BYTES = 2**30
@@ -76,20 +74,12 @@ class Echo:
 
 def main(argv: Sequence[str]) -> None:
     """Serves until SIGTERM; the only argument is the folder for `metrics.jsonl`."""
-    run_dir = Path(argv[0])
-    stopping = False
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        """Handles SIGTERM."""
-        nonlocal stopping
-        stopping = True
-
-    signal.signal(signal.SIGTERM, stop)
+    run_dir, stopping = Path(argv[0]), sigterm_event()
     echo = Echo(side=84)
     print(f"listening on {echo.endpoint}, metrics in {run_dir}", flush=True)
     start_s = time.monotonic()
     with (run_dir / "metrics.jsonl").open("w", buffering=1) as lines:
-        while not stopping:
+        while not stopping.is_set():
             echo.serve(LOG_INTERVAL_S)
             line = {"time_s": time.monotonic() - start_s, "env_steps": echo.rows}
             lines.write(json.dumps(line) + "\n")

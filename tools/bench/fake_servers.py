@@ -17,13 +17,11 @@ import random
 import resource
 import secrets
 import selectors
-import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import NamedTuple
 
 import numpy as np
@@ -43,7 +41,8 @@ from seed.wire.messages import (
     Welcome,
 )
 from seed.wire.spaces import SpaceSpec
-from tools.processes import Process, Processes
+from tools.processes import Process, Processes, sigterm_event
+from tools.watching import Window, measure, wait_until_learning, wait_watching
 
 EPISODE_STEPS = 1000
 REGISTERED = "registered "
@@ -288,6 +287,21 @@ def start_clients(
     return clients
 
 
+def measure_serving(
+    server: Process, processes: Processes, options: argparse.Namespace, updates: int = 0
+) -> Window:
+    """Lets clients work for this server alone; what its metrics said after so many updates."""
+    clients = start_clients(
+        processes, server.endpoint, options.groups, options.rows_per_message, options.servers
+    )
+    if updates:
+        wait_until_learning(server, processes.check, updates)
+    wait_watching(options.warmup, processes.check)
+    window = measure(server, options.seconds, processes.check)
+    processes.stop(*clients)
+    return window
+
+
 def report_window(answers: Sequence[Answer], start_s: float, seconds: float) -> dict[str, object]:
     """Rows due in the window, and by message milliseconds since it left, and since it was due."""
     inside = [answer for answer in answers if start_s <= answer.due_s < start_s + seconds]
@@ -300,17 +314,10 @@ def report_window(answers: Sequence[Answer], start_s: float, seconds: float) -> 
 
 def work(fleet: FakeServers, arguments: argparse.Namespace) -> float:
     """Works until SIGTERM, or for as long as asked; returns when the time measured began."""
-    stopping = False
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        """Handles SIGTERM."""
-        nonlocal stopping
-        stopping = True
-
-    signal.signal(signal.SIGTERM, stop)
+    stopping = sigterm_event()
     parent, connecting_s = os.getppid(), time.perf_counter()
     start_s = end_s = math.inf
-    while not stopping and time.perf_counter() < end_s and os.getppid() == parent:
+    while not stopping.is_set() and time.perf_counter() < end_s and os.getppid() == parent:
         fleet.work()
         if math.isinf(start_s) and fleet.registered == arguments.servers:
             registered_s = time.perf_counter() - connecting_s

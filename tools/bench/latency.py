@@ -28,7 +28,7 @@ from seed.config.schema import Config
 from seed.contract.loading import load_algorithm_config
 from seed.process.tuning import keep_freed_memory
 from tools.bench.bare_work import make_acting
-from tools.bench.fake_servers import start_clients
+from tools.bench.fake_servers import measure_serving, start_clients
 from tools.bench.learner_configs import add_load_options, inference_tables, read_load
 from tools.processes import Process, Processes
 from tools.report import (
@@ -41,7 +41,7 @@ from tools.report import (
     spread,
     start_parser,
 )
-from tools.watching import measure, wait_watching
+from tools.watching import measure
 
 _FINISH_TIMEOUT_S = 120.0
 _WARM_CALLS = 3
@@ -89,17 +89,6 @@ def time_forward(config: Config, batch: int, seconds: float) -> Percentiles:
     return percentiles(times_ms)
 
 
-def measure_highest(learner: Process, processes: Processes, options: argparse.Namespace) -> float:
-    """Rows per second that the learner serves at most."""
-    clients = start_clients(
-        processes, learner.endpoint, options.groups, options.rows_per_message, options.servers
-    )
-    wait_watching(options.warmup, processes.check)
-    window = measure(learner, options.seconds, processes.check)
-    processes.stop(*clients)
-    return window.steps_per_s
-
-
 def measure_load(
     rows_per_s: float,
     learner: Process,
@@ -133,21 +122,16 @@ def measure_load(
 
 
 def join_reports(
-    reports: Sequence[Mapping[str, Any]],
-    rows_per_s: float,
-    seconds: float,
-    batch_rows: float,
+    reports: Sequence[Mapping[str, Any]], rows_per_s: float, seconds: float, batch_rows: float,
     forward: Percentiles,
-) -> Measured:
+) -> Measured:  # fmt: skip
     """What became of a load that several fake environment servers' processes offered together."""
-    sent_ms, due_ms = (
-        [time_ms for report in reports for time_ms in report[name]]
+    sent, due = (
+        percentiles([time_ms for report in reports for time_ms in report[name]])
         for name in ("latencies_ms", "due_latencies_ms")
     )
     answered = sum(report["rows"] for report in reports) / (rows_per_s * seconds)
-    return Measured(
-        rows_per_s, answered, batch_rows, percentiles(sent_ms), percentiles(due_ms), forward
-    )
+    return Measured(rows_per_s, answered, batch_rows, sent, due, forward)
 
 
 def summarize(measured: Sequence[Measured]) -> dict[str, Any]:
@@ -209,7 +193,8 @@ def measure_all(options: argparse.Namespace) -> Results:
     with Processes() as processes:
         learner = processes.start_learner(tables)
         highest = spread([
-            measure_highest(learner, processes, options) for _ in range(options.repetitions)
+            measure_serving(learner, processes, options).steps_per_s
+            for _ in range(options.repetitions)
         ])  # fmt: skip
         for _ in range(options.repetitions):
             for load, of_load in measured.items():

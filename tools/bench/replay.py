@@ -44,15 +44,7 @@ from seed.store.pages import Links, PageLinks
 from seed.store.row_index import row_index_size, split_row_index
 from seed.store.rows import Arrivals, Unroll
 from seed.store.unrolls import UnrollStore
-from tools.report import (
-    Results,
-    Spread,
-    add_override,
-    positive,
-    run_command,
-    spread,
-    start_parser,
-)
+from tools import report
 from tools.watching import memory_bytes
 
 _CPU = torch.device("cpu")
@@ -190,7 +182,7 @@ def _time_gather(store: UnrollStore, links: Links, repetitions: int) -> dict[str
     return {"nbytes": nbytes, **time_ms(calls, store.device, repetitions)}
 
 
-def time_rounds(items: int, batch: int, repetitions: int) -> dict[str, Spread]:
+def time_rounds(items: int, batch: int, repetitions: int) -> dict[str, report.Spread]:
     """Returns the milliseconds of a round of drawing: the mean of many."""
     rng = np.random.default_rng(0)
     tree = Priorities(items, _EXPONENT, rng)
@@ -206,12 +198,12 @@ def time_rounds(items: int, batch: int, repetitions: int) -> dict[str, Spread]:
             tree.update_priorities(tree.sample(batch).numbers, changed)
 
     [each] = time_ms({"round": play}, _CPU, repetitions).values()
-    return {"round": Spread(*(value / _ROUNDS for value in dataclasses.astuple(each)))}
+    return {"round": report.Spread(*(value / _ROUNDS for value in dataclasses.astuple(each)))}
 
 
 def time_ms(
     calls: dict[str, Callable[[], object]], device: torch.device, repetitions: int
-) -> dict[str, Spread]:
+) -> dict[str, report.Spread]:
     """Returns each call's milliseconds. They take turns; the first turn is not counted."""
     times_ms: dict[str, list[float]] = {name: [] for name in calls}
     for repetition in range(repetitions + 1):
@@ -222,7 +214,7 @@ def time_ms(
                 torch.cuda.synchronize(device)
             if repetition > 0:
                 times_ms[name].append((time.perf_counter() - started_s) * 1e3)
-    return {name: spread(times) for name, times in times_ms.items()}
+    return {name: report.spread(times) for name, times in times_ms.items()}
 
 
 def measure(config: Config, options: argparse.Namespace) -> dict[str, Any]:
@@ -285,19 +277,19 @@ def make_rows(figures: dict[str, Any]) -> list[list[str]]:
 
 def make_parser() -> argparse.ArgumentParser:
     """Returns the command line."""
-    parser = start_parser("replay", __doc__)
+    parser = report.start_parser("replay", __doc__)
     add = parser.add_argument
     add("--config", default="configs/atari57_r2d2.toml", help="file of a run with a replay")
-    add("--rows", type=positive, default=200_000, help="rows of the replay measured")
-    add("--items", type=positive, nargs="+", default=[1_000, 100_000, 1_000_000],
+    add("--rows", type=report.positive, default=200_000, help="rows of the replay measured")
+    add("--items", type=report.positive, nargs="+", default=[1_000, 100_000, 1_000_000],
         help="unrolls to draw from")  # fmt: skip
     add("--device", default="cpu", help="cpu or cuda")
-    add("--repetitions", type=positive, default=15, help="timings per median")
-    add_override(parser)
+    add("--repetitions", type=report.positive, default=15, help="timings per median")
+    report.add_override(parser)
     return parser
 
 
-def measure_all(options: argparse.Namespace) -> Results:
+def measure_all(options: argparse.Namespace) -> report.Results:
     """All figures of one configuration."""
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -306,12 +298,12 @@ def measure_all(options: argparse.Namespace) -> Results:
     check_source(config, "replay")
     figures = measure(config, options)
     header = (" ".join(words), "measured", "as configured", "x copy")
-    return Results(header, make_rows(figures), figures)
+    return report.Results(header, make_rows(figures), figures)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    return run_command(make_parser(), measure_all, argv)
+    return report.run_command(make_parser(), measure_all, argv)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from seed.config.schema import Config, ConfigError
 from seed.contract.loading import load_algorithm_config
 from seed.device.names import resolve_device
 from seed.run.local_servers import server_count
+from tools import report
 from tools.bench.bare_work import Kind, Task
 from tools.bench.roofline_figures import (
     HEADER,
@@ -50,14 +51,6 @@ from tools.bench.roofline_figures import (
 from tools.bench.thread_times import read_busy_s, read_threads, sum_groups
 from tools.bench.workers import Cost, Workers
 from tools.processes import Processes
-from tools.report import (
-    Results,
-    add_override,
-    add_times,
-    positive,
-    run_command,
-    start_parser,
-)
 from tools.watching import measure, usable_cores, wait_until_learning, wait_watching
 
 # Shares of --seconds: before the real run is watched, and for each bare work.
@@ -152,7 +145,7 @@ def to_figures(setting: Setting, repetitions: Sequence[Repetition]) -> dict[str,
     }
 
 
-def measure_all(options: argparse.Namespace) -> Results:
+def measure_all(options: argparse.Namespace) -> report.Results:
     """All configurations, one after another."""
     settings = [read_setting([path, *options.override]) for path in options.configs]
     rows, runs, notes = [], [], []
@@ -163,27 +156,27 @@ def measure_all(options: argparse.Namespace) -> Results:
             rows += [[" ".join(setting.words), "", "", ""], *make_rows(figures, setting.on_gpu)]
             notes += describe_disturbance(repetitions)
             runs.append(figures)
-    return Results(HEADER, rows, {"runs": runs}, notes)
+    return report.Results(HEADER, rows, {"runs": runs}, notes)
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Returns the command line."""
-    parser = start_parser("roofline", __doc__)
+    parser = report.start_parser("roofline", __doc__)
     parser.add_argument(
         "configs", metavar="CONFIG", nargs="*", default=["configs/pong_vtrace.toml"],
         help="files of runs with local environment servers",
     )  # fmt: skip
-    add_times(parser, seconds=20.0)
+    report.add_times(parser, seconds=20.0)
     parser.add_argument(
-        "--batch", type=positive, help="rows of bare acting, instead of the real run's mean"
+        "--batch", type=report.positive, help="rows of bare acting, instead of the real run's mean"
     )
-    add_override(parser)
+    report.add_override(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    return run_command(make_parser(), measure_all, argv)
+    return report.run_command(make_parser(), measure_all, argv)
 
 
 if __name__ == "__main__":

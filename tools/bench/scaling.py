@@ -26,17 +26,10 @@ import time
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
+from tools import report
 from tools.bench.fake_servers import start_clients
 from tools.bench.learner_configs import Load, null_tables
 from tools.processes import POLL_S, Process, Processes
-from tools.report import (
-    Results,
-    add_times,
-    positive,
-    run_command,
-    spread,
-    start_parser,
-)
 from tools.watching import (
     Window,
     cpu_seconds,
@@ -170,13 +163,13 @@ def summarize(point: Point, measured: Sequence[Measured]) -> dict[str, Any]:
     return {
         **point._asdict(),
         "environments": point.environments,
-        "rows_per_s": spread([window.steps_per_s for window in windows]),
-        "cpu_us_per_row": spread([window.cpu_us_per_step for window in windows]),
-        "cores_used": spread([window.cores_used for window in windows]),
+        "rows_per_s": report.spread([window.steps_per_s for window in windows]),
+        "cpu_us_per_row": report.spread([window.cpu_us_per_step for window in windows]),
+        "cores_used": report.spread([window.cores_used for window in windows]),
         "batch_rows": means.get("inference_batch_mean"),
         "num_envs": means["num_envs"],
-        "registered_s": spread([each.registered_s for each in measured]),
-        "registered_cpu_s": spread([each.registered_cpu_s for each in measured]),
+        "registered_s": report.spread([each.registered_s for each in measured]),
+        "registered_cpu_s": report.spread([each.registered_cpu_s for each in measured]),
         "memory_bytes": measured[0].memory_bytes,
     }
 
@@ -207,22 +200,22 @@ def make_row(figures: dict[str, Any]) -> list[str]:
 
 def make_parser() -> argparse.ArgumentParser:
     """Returns the command line."""
-    parser = start_parser("scaling", __doc__)
+    parser = report.start_parser("scaling", __doc__)
     add = parser.add_argument
     add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what is measured")
-    add("--environments", nargs="+", type=positive, default=[16, 128, 1024, 4096],
+    add("--environments", nargs="+", type=report.positive, default=[16, 128, 1024, 4096],
         help="environments in all")  # fmt: skip
-    add("--connections", nargs="+", type=positive, default=[1, 8, 64],
+    add("--connections", nargs="+", type=report.positive, default=[1, 8, 64],
         help="environment servers; 4000 work too")  # fmt: skip
-    add("--servers", type=positive, default=2, help="connections where they do not grow")
-    add("--middle", type=positive, default=256, help="environments where they do not grow")
-    add("--processes", type=positive, default=2, help="that hold the connections, at most")
-    add("--max-batch", type=positive, default=256, help="rows of the largest batch")
-    add_times(parser, seconds=2.0, warmup=0.5)
+    add("--servers", type=report.positive, default=2, help="connections where they do not grow")
+    add("--middle", type=report.positive, default=256, help="environments where they do not grow")
+    add("--processes", type=report.positive, default=2, help="that hold the connections, at most")
+    add("--max-batch", type=report.positive, default=256, help="rows of the largest batch")
+    report.add_times(parser, seconds=2.0, warmup=0.5)
     return parser
 
 
-def measure_all(options: argparse.Namespace) -> Results:
+def measure_all(options: argparse.Namespace) -> report.Results:
     """All points, in turns."""
     points = make_points(options)
     measured: dict[Point, list[Measured]] = {point: [] for point in points}
@@ -235,12 +228,12 @@ def measure_all(options: argparse.Namespace) -> Results:
             for point, of_point in measured.items():
                 of_point.append(measure_point(point, learners[point.side], processes, options))
     figures = [summarize(point, of_point) for point, of_point in measured.items()]
-    return Results(HEADER, [make_row(of_point) for of_point in figures], {"points": figures})
+    return report.Results(HEADER, [make_row(of_point) for of_point in figures], {"points": figures})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    return run_command(make_parser(), measure_all, argv)
+    return report.run_command(make_parser(), measure_all, argv)
 
 
 if __name__ == "__main__":

@@ -20,37 +20,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tools.bench.fake_servers import start_clients
-from tools.bench.learner_configs import (
-    FRAMES_PER_STEP,
-    Tables,
-    add_load_options,
-    inference_tables,
-    null_tables,
-    r2d2_tables,
-    read_load,
-    vtrace_tables,
-)
+from tools import report
+from tools.bench import learner_configs
+from tools.bench.fake_servers import measure_serving
+from tools.bench.learner_configs import FRAMES_PER_STEP
 from tools.processes import Process, Processes
-from tools.report import (
-    Results,
-    add_override,
-    add_times,
-    positive,
-    run_command,
-    spread,
-    start_parser,
-)
-from tools.watching import (
-    Window,
-    measure,
-    median_means,
-    wait_until_learning,
-    wait_watching,
-)
+from tools.watching import Window, median_means
 
 ECHO = "echo"
 LEARNING = ("vtrace", "r2d2")
@@ -59,16 +37,17 @@ KINDS = (ECHO, "null", "inference", *LEARNING)
 _FIRST_UPDATES = 2
 
 
-def learner_tables(kind: str, options: argparse.Namespace) -> Tables:
+def learner_tables(kind: str, options: argparse.Namespace) -> learner_configs.Tables:
     """The configuration of a kind's learner."""
-    load = read_load(options)
-    make: dict[str, Callable[[], Tables]] = {
-        "null": lambda: null_tables(load),
-        "inference": lambda: inference_tables(load),
-        "vtrace": lambda: vtrace_tables(load, options.unroll, options.batch),
-        "r2d2": lambda: r2d2_tables(load, options.r2d2_unroll, options.r2d2_batch, options.lstm),
-    }
-    return make[kind]()
+    load = learner_configs.read_load(options)
+    if kind == "vtrace":
+        return learner_configs.vtrace_tables(load, options.unroll, options.batch)
+    if kind == "r2d2":
+        return learner_configs.r2d2_tables(
+            load, options.r2d2_unroll, options.r2d2_batch, options.lstm
+        )
+    make = learner_configs.null_tables if kind == "null" else learner_configs.inference_tables
+    return make(load)
 
 
 def start_servers(processes: Processes, options: argparse.Namespace) -> dict[str, Process]:
@@ -88,29 +67,14 @@ def start_servers(processes: Processes, options: argparse.Namespace) -> dict[str
     return servers
 
 
-def measure_kind(
-    kind: str, server: Process, processes: Processes, options: argparse.Namespace
-) -> Window:
-    """Lets the clients work for this server alone; returns what its metrics said."""
-    clients = start_clients(
-        processes, server.endpoint, options.groups, options.rows_per_message, options.servers
-    )
-    if kind in LEARNING:
-        wait_until_learning(server, processes.check, _FIRST_UPDATES)
-    wait_watching(options.warmup, processes.check)
-    window = measure(server, options.seconds, processes.check)
-    processes.stop(*clients)
-    return window
-
-
 def summarize(windows: Sequence[Window], echoes: Sequence[Window]) -> dict[str, Any]:
     """Figures of one kind over its repetitions; `echoes` are of the same ones, or none at all."""
     of_echo = [w.steps_per_s / echo.steps_per_s for w, echo in zip(windows, echoes, strict=False)]
     return {
-        "rows_per_s": spread([window.steps_per_s for window in windows]),
-        "of_echo": spread(of_echo) if of_echo else None,
-        "cpu_us_per_row": spread([window.cpu_us_per_step for window in windows]),
-        "updates_per_s": spread([window.updates_per_s for window in windows]),
+        "rows_per_s": report.spread([window.steps_per_s for window in windows]),
+        "of_echo": report.spread(of_echo) if of_echo else None,
+        "cpu_us_per_row": report.spread([window.cpu_us_per_step for window in windows]),
+        "updates_per_s": report.spread([window.updates_per_s for window in windows]),
         "metrics": median_means(windows),
     }
 
@@ -147,38 +111,42 @@ def describe_shares(kind: str, metrics: Mapping[str, float]) -> list[str]:
 
 def make_parser() -> argparse.ArgumentParser:
     """Returns the command line."""
-    parser = start_parser("synthetic", __doc__)
+    parser = report.start_parser("synthetic", __doc__)
     add = parser.add_argument
     add("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="what is measured")
-    add_load_options(parser, groups=2, rows=32)
-    add("--unroll", type=positive, default=20, help="V-trace: steps of an unroll")
-    add("--batch", type=positive, default=4, help="V-trace: unrolls of an update")
-    add("--r2d2-unroll", type=positive, default=40, help="R2D2: steps; half as many of burn-in")
-    add("--r2d2-batch", type=positive, default=8, help="R2D2: unrolls of an update")
-    add("--lstm", type=positive, default=512, help="R2D2: units")
-    add_times(parser, seconds=5.0, warmup=1.0)
-    add_override(parser)
+    learner_configs.add_load_options(parser, groups=2, rows=32)
+    for option, size, text in (
+        ("--unroll", 20, "V-trace: steps of an unroll"),
+        ("--batch", 4, "V-trace: unrolls of an update"),
+        ("--r2d2-unroll", 40, "R2D2: steps; half as many of burn-in"),
+        ("--r2d2-batch", 8, "R2D2: unrolls of an update"),
+        ("--lstm", 512, "R2D2: units"),
+    ):
+        add(option, type=report.positive, default=size, help=text)
+    report.add_times(parser, seconds=5.0, warmup=1.0)
+    report.add_override(parser)
     return parser
 
 
-def measure_all(options: argparse.Namespace) -> Results:
+def measure_all(options: argparse.Namespace) -> report.Results:
     """All kinds, in turns."""
     windows: dict[str, list[Window]] = {kind: [] for kind in options.kinds}
     with Processes() as processes:
         servers = start_servers(processes, options)
         for _ in range(options.repetitions):
             for kind, server in servers.items():
-                windows[kind].append(measure_kind(kind, server, processes, options))
+                updates = _FIRST_UPDATES if kind in LEARNING else 0
+                windows[kind].append(measure_serving(server, processes, options, updates))
     echoes = windows.get(ECHO, [])
     figures = {kind: summarize(measured, echoes) for kind, measured in windows.items()}
     notes = [line for kind, of in figures.items() for line in describe_shares(kind, of["metrics"])]
     rows = [make_row(kind, of_kind) for kind, of_kind in figures.items()]
-    return Results(HEADER, rows, {"kinds": figures}, ["", *notes])
+    return report.Results(HEADER, rows, {"kinds": figures}, ["", *notes])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    return run_command(make_parser(), measure_all, argv)
+    return report.run_command(make_parser(), measure_all, argv)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import pytest
 from seed.config.loading import from_tables, parse_command_line, read_toml, to_toml
 from seed.config.schema import Config, ConfigError
 from seed.contract.loading import load_algorithm_config
+from tests.seed.entries import put
 
 FILE = """
 run_dir = "runs/x"
@@ -36,7 +37,6 @@ queue_batches = 2
 name = "vtrace"
 discount = 0.5
 """
-NAMES = "from seed.algorithms.vtrace import DATA_SOURCE, Config, act, loss, make_agent\n"
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def parse(*arguments: object) -> Config:
     return parse_command_line([str(a) for a in arguments], load_algorithm_config).config
 
 
-def test_reads_every_kind_of_field() -> None:
+def test_reads_every_kind_of_field_and_writes_it_again() -> None:
     config = load(FILE)
     assert config.run_dir == "runs/x"
     assert config.environment.kwargs == {"g": 9.5, "length": 3, "name": "a b", "fast": True}
@@ -86,13 +86,15 @@ def test_reads_every_kind_of_field() -> None:
     # An integer where a float is declared.
     assert (config.learner.queue_batches, type(config.learner.queue_batches)) == (2.0, float)
     assert (config.algorithm_name, config.algorithm.discount) == ("vtrace", 0.5)
-
-
-def test_what_the_file_leaves_out_keeps_its_default() -> None:
-    config = load(FILE)
+    # What the file leaves out keeps its default.
     assert config.optimizer == Config().optimizer
     assert config.learner.unroll_length == Config().learner.unroll_length
     assert config.algorithm.lambda_ == 1.0
+    text = to_toml(config)
+    assert load(text) == config
+    assert to_toml(load(text)) == text
+    assert "algorithm_name" not in text
+    assert config != load(FILE.replace("0.5", "0.25"))
 
 
 @pytest.mark.parametrize(
@@ -122,51 +124,32 @@ def test_refuses_files_that_no_run_has(
 # A pipe would be waited for, a device never end.
 @pytest.mark.parametrize("kind", ["folder", "pipe", "device"])
 def test_reads_plain_files_only(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "odd.toml"
-    match kind:
-        case "folder":
-            path.mkdir()
-        case "pipe":
-            os.mkfifo(path)
-        case "device":
-            path.symlink_to("/dev/zero")
+    put(tmp_path / "odd.toml", kind)
     with pytest.raises(ConfigError, match=r"odd.toml: cannot be read \(Not a plain file\)"):
-        read_toml(path)
+        read_toml(tmp_path / "odd.toml")
 
 
-def test_round_trip_through_toml() -> None:
-    config = load(FILE)
-    text = to_toml(config)
-    assert load(text) == config
-    assert to_toml(load(text)) == text
-    assert "algorithm_name" not in text
-    assert config != load(FILE.replace("0.5", "0.25"))
-
-
-def test_command_line_beats_file_beats_default(file: Path) -> None:
-    assert parse(file).learner.batch_size == 4
-    config = parse(file, "--learner.batch-size", 8, "--algorithm.discount", 0.75)
-    assert config.learner.batch_size == 8
-    assert config.algorithm.discount == 0.75
-    assert load(to_toml(config)) == config
-    assert config.learner.queue_batches == 2.0
-    assert config.learner.unroll_length == Config().learner.unroll_length
-
-
-def test_command_line_takes_every_kind_of_field(file: Path) -> None:
+def test_command_line_takes_every_kind_of_field_and_beats_file_and_default(file: Path) -> None:
     config = parse(
         file, "--seed", 7, "--local-envservers", "auto", "--network.hidden-sizes", 3, 2,
         "--optimizer.kind", "adam", "--inference.insecure-no-auth",
         "--inference.address", "tcp://*:5555", "--environment.atari.action-repeat", 1,
+        "--learner.batch-size", 8, "--algorithm.discount", 0.75,
     )  # fmt: skip
     assert (config.seed, config.local_envservers) == (7, "auto")
     assert config.network.hidden_sizes == (3, 2)
     assert config.inference.insecure_no_auth
     assert config.environment.atari.action_repeat == 1
+    assert (config.learner.batch_size, config.algorithm.discount) == (8, 0.75)
+    # What only the file says, and what neither does.
+    assert config.learner.queue_batches == 2.0
+    assert config.learner.unroll_length == Config().learner.unroll_length
+    assert config.environment.kwargs == {"g": 9.5, "length": 3, "name": "a b", "fast": True}
+    assert load(to_toml(config)) == config
     for words, dry_run in (((), False), (("--dry-run",), True)):
         command = parse_command_line([str(file), *words], load_algorithm_config)
         assert (command.config_file, command.dry_run) == (file, dry_run)
-    assert config.environment.kwargs == {"g": 9.5, "length": 3, "name": "a b", "fast": True}
+        assert command.config.learner.batch_size == 4
 
 
 def complaint(monkeypatch: pytest.MonkeyPatch, encoding: str, *arguments: object) -> str:
@@ -175,9 +158,6 @@ def complaint(monkeypatch: pytest.MonkeyPatch, encoding: str, *arguments: object
     with pytest.raises(ConfigError) as refused:
         parse(*arguments)
     return str(refused.value)
-
-
-ENCODINGS = pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 
 
 @pytest.mark.parametrize(
@@ -262,7 +242,7 @@ def test_a_configuration_that_may_have_been_meant_is_named(
         parse(given)
 
 
-@ENCODINGS
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_the_configuration_file_is_required(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
 ) -> None:
@@ -275,15 +255,6 @@ def test_the_configuration_file_is_required(
     monkeypatch.chdir(Path(__file__).parents[3])
     said = complaint(monkeypatch, encoding)
     assert "; configs/ has atari57_r2d2.toml, breakout_vtrace.toml, " in said
-
-
-@pytest.mark.parametrize("form", [("--algorithm.name", "{}"), ("--algorithm.name={}",)])
-def test_the_algorithm_can_be_chosen_on_the_command_line(file: Path, form: tuple[str, ...]) -> None:
-    file.write_text('[algorithm]\nname = "nosuch"\ntemperature = 3')
-    words = [word.format("elsewhere.algorithm") for word in form]
-    command = parse_command_line([str(file), *words, "--algorithm.shape.depth", "5"], load_foreign)
-    assert command.config.algorithm_name == "elsewhere.algorithm"
-    assert command.config.algorithm == ForeignConfig(3.0, Shape(5))
 
 
 def field_names(cls: Any) -> list[str]:
@@ -315,34 +286,40 @@ def test_help_lists_every_field_with_its_unit(
     assert "algorithm-name" not in words
 
 
-def test_a_foreign_algorithm_brings_its_own_fields(tmp_path: Path) -> None:
-    path = tmp_path / "foreign.toml"
-    path.write_text('[algorithm]\nname = "elsewhere.algorithm"\ntemperature = 2')
-    parsed = parse_command_line([str(path), "--algorithm.shape.depth", "5"], load_foreign)
-    assert parsed.config.algorithm == ForeignConfig(2.0, Shape(5))
-    assert parsed.config.algorithm_name == "elsewhere.algorithm"
-    again = from_tables(tomllib.loads(to_toml(parsed.config)), load_foreign)
-    assert again == parsed.config
-
-
-def test_a_foreign_algorithm_is_found_by_its_import_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("elsewhere.algorithm", []), ("nosuch", ["--algorithm.name", "elsewhere.algorithm"]),
+     ("nosuch", ["--algorithm.name=elsewhere.algorithm"])],
+)  # fmt: skip
+def test_a_foreign_algorithm_brings_its_own_fields(
+    file: Path, name: str, words: list[str]
 ) -> None:
-    package = tmp_path / "foreign_package"
-    package.mkdir()
-    (package / "__init__.py").write_text("")
-    (package / "algorithm.py").write_text(
+    file.write_text(f'[algorithm]\nname = "{name}"\ntemperature = 3')
+    command = parse_command_line([str(file), *words, "--algorithm.shape.depth", "5"], load_foreign)
+    assert command.config.algorithm_name == "elsewhere.algorithm"
+    assert command.config.algorithm == ForeignConfig(3.0, Shape(5))
+    assert from_tables(tomllib.loads(to_toml(command.config)), load_foreign) == command.config
+
+
+# By its import path, or beside the file.
+@pytest.mark.parametrize("name", ["foreign_package.algorithm", "beside_the_file"])
+def test_a_foreign_algorithm_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    if "." in name:
+        (tmp_path / "elsewhere" / "foreign_package").mkdir(parents=True)
+        monkeypatch.syspath_prepend(tmp_path / "elsewhere")
+    path = tmp_path.joinpath("elsewhere" if "." in name else "", *name.split("."))
+    path.with_suffix(".py").write_text(
         "from dataclasses import dataclass\n\n"
         "@dataclass(frozen=True)\nclass Config:\n    depth: int = 3\n\n"
         'DATA_SOURCE = "queue"\nmake_agent = act = loss = print\n'
     )
-    monkeypatch.syspath_prepend(tmp_path)
-    path = tmp_path / "run.toml"
-    path.write_text('[algorithm]\nname = "foreign_package.algorithm"')
-    config = parse(path, "--algorithm.depth", 4)
+    (tmp_path / "run.toml").write_text(f'[algorithm]\nname = "{name}"')
+    config = parse(tmp_path / "run.toml", "--algorithm.depth", 4)
     assert config.algorithm.depth == 4
     assert load(to_toml(config)) == config
-    assert "foreign_package.algorithm" in sys.modules
+    assert name in sys.modules
 
 
 def test_the_runs_folder_and_modules_stay_where_the_command_began(
@@ -363,13 +340,6 @@ def test_the_runs_folder_and_modules_stay_where_the_command_began(
     again = parse(tmp_path / "config.toml")
     assert again.run_dir == config.run_dir
     assert again.module_folders == ("/", *config.module_folders)
-
-
-def test_an_algorithm_may_lie_beside_the_file(tmp_path: Path) -> None:
-    (tmp_path / "beside_the_file.py").write_text(NAMES)
-    path = tmp_path / "run.toml"
-    path.write_text('[algorithm]\nname = "beside_the_file"\ndiscount = 0.5')
-    assert parse(path).algorithm.discount == 0.5
 
 
 @pytest.mark.parametrize("run_dir", ["x", os.fsdecode(b"/\xff")])

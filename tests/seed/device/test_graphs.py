@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 import pytest
 import torch
@@ -59,46 +60,35 @@ class Adding:
 
 
 def test_on_a_cpu_a_call_is_a_call() -> None:
-    adding = Adding(CPU)
-    graph = adding.graph()
-    assert not graph.captures
-    assert [graph().item() for _ in range(6)] == [10, 20, 30, 40, 50, 60]
-    assert adding.calls == 6
+    call_and_call(Adding(CPU), capture=True)
 
 
 def test_without_capture_a_call_is_a_call(device: torch.device) -> None:
-    adding = Adding(device)
-    graph = adding.graph(capture=False)
+    call_and_call(Adding(device), capture=False)
+
+
+def call_and_call(adding: Adding, *, capture: bool) -> None:
+    graph = adding.graph(capture=capture)
     assert not graph.captures
     assert [graph().item() for _ in range(6)] == [10, 20, 30, 40, 50, 60]
     assert adding.calls == 6
 
 
-def test_every_call_does_the_work_once(device: torch.device) -> None:
+def test_every_call_does_the_work_once_on_the_same_tensors(device: torch.device) -> None:
     adding = Adding(device)
     graph = adding.graph()
     assert graph.captures
     assert [graph().item() for _ in range(7)] == [10, 20, 30, 40, 50, 60, 70]
     # Three to warm up, and the capture.
     assert adding.calls == 4
-
-
-def test_replays_read_what_is_in_the_same_tensors_now(device: torch.device) -> None:
-    adding = Adding(device)
-    graph = adding.graph()
-    for _ in range(4):
-        graph()
+    # Replays read what is in the tensors now, and return the same ones.
     adding.input.fill_(5.0)
-    assert graph().item() == 90
+    assert graph().item() == 120
     adding.sum.zero_()
-    assert graph().item() == 50
-
-
-def test_replays_return_the_same_tensors(device: torch.device) -> None:
-    graph = Adding(device).graph()
-    results = [graph() for _ in range(6)]
-    assert results[3] is results[4] is results[5]
-    assert results[3].item() == 60
+    result = graph()
+    assert result.item() == 50
+    assert graph() is result
+    assert result.item() == 100
 
 
 def test_reading_a_value_back_cannot_be_captured(device: torch.device) -> None:
@@ -135,17 +125,14 @@ def test_nobody_computes_or_captures_while_there_is_a_capture() -> None:
     lock, order = CaptureLock(), []
     started = threading.Barrier(3)
 
-    def compute() -> None:
+    def wait_and(use: Callable[[], AbstractContextManager[None]]) -> None:
         started.wait()
-        with lock.compute():
+        with use():
             order.append("other")
 
-    def capture() -> None:
-        started.wait()
-        with lock.capture():
-            order.append("other")
-
-    threads = [threading.Thread(target=function) for function in (compute, capture)]
+    threads = [
+        threading.Thread(target=wait_and, args=(use,)) for use in (lock.compute, lock.capture)
+    ]
     with lock.capture():
         for thread in threads:
             thread.start()
@@ -156,7 +143,7 @@ def test_nobody_computes_or_captures_while_there_is_a_capture() -> None:
     assert order == ["captured", "other", "other"]
 
 
-def test_many_compute_at_a_time() -> None:
+def test_many_compute_at_a_time_and_a_failure_lets_the_others_go_on() -> None:
     lock, both = CaptureLock(), threading.Barrier(2)
 
     def compute() -> None:
@@ -167,16 +154,11 @@ def test_many_compute_at_a_time() -> None:
     thread.start()
     compute()
     thread.join()
-
-
-def test_a_failed_computation_lets_the_others_go_on() -> None:
-    lock = CaptureLock()
     with pytest.raises(ValueError, match="failed"), lock.compute():
         raise ValueError("failed")
-    with lock.capture():
-        pass
-    with lock.compute():
-        pass
+    for use in (lock.capture, lock.compute):
+        with use():
+            pass
 
 
 def test_a_failed_capture_is_the_end_for_those_who_wait_and_those_who_come() -> None:

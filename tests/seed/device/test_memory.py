@@ -10,6 +10,8 @@ import torch
 
 from seed.device.memory import available_bytes
 
+CPU = torch.device("cpu")
+
 
 def set_memory(
     monkeypatch: pytest.MonkeyPatch, folder: Path, memory: str | None, files: dict[str, str]
@@ -37,24 +39,21 @@ def set_memory(
     ],
 )
 def test_the_memory_left_is_the_machines_or_the_containers(
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    memory: str | None,
-    limit: str | None,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, memory: str | None, limit: str | None,
     expected: int,
-) -> None:
+) -> None:  # fmt: skip
+    assert available_bytes(CPU) > 0
     set_memory(monkeypatch, tmp_path, memory, {} if limit is None else {"memory.max": limit})
-    assert available_bytes(torch.device("cpu")) == expected
+    assert available_bytes(CPU) == expected
 
 
-V2 = ("memory.max", "memory.current", "memory.stat", "inactive_file")
-V1 = (
-    "memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat",
-    "total_inactive_file",
+@pytest.mark.parametrize(
+    "version",
+    [("memory.max", "memory.current", "memory.stat", "inactive_file"),
+     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat",
+      "total_inactive_file")],
+    ids=["v2", "v1"],
 )  # fmt: skip
-
-
-@pytest.mark.parametrize("version", [V1, V2], ids=["v1", "v2"])
 @pytest.mark.parametrize(
     ("limit", "used", "cache", "expected"),
     [
@@ -76,11 +75,7 @@ def test_what_a_container_uses_is_not_left(
     counts = f"anon 7\nfile 9\n{version[3]} {cache}\nactive_file 5\n"
     files = dict(zip(version[:3], (limit, used, counts), strict=True))
     set_memory(monkeypatch, tmp_path, "MemAvailable: 500 kB\n", files)
-    assert available_bytes(torch.device("cpu")) == expected
-
-
-def test_this_machine_has_memory_left() -> None:
-    assert available_bytes(torch.device("cpu")) > 0
+    assert available_bytes(CPU) == expected
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

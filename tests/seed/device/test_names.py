@@ -12,16 +12,15 @@ from seed.device.graphs import capture_lock
 from seed.device.names import prepare_thread, resolve_device
 
 
-@pytest.mark.parametrize(("has_gpu", "expected"), [(True, "cuda"), (False, "cpu")])
+@pytest.mark.parametrize(
+    ("name", "has_gpu", "expected"),
+    [("auto", True, "cuda"), ("auto", False, "cpu"), ("cpu", True, "cpu")],
+)
 def test_auto_is_a_gpu_where_there_is_one(
-    monkeypatch: pytest.MonkeyPatch, has_gpu: bool, expected: str
+    monkeypatch: pytest.MonkeyPatch, name: str, has_gpu: bool, expected: str
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: has_gpu)
-    assert resolve_device("auto", "learner.device") == torch.device(expected)
-
-
-def test_a_name_is_that_device() -> None:
-    assert resolve_device("cpu", "learner.device") == torch.device("cpu")
+    assert resolve_device(name, "learner.device") == torch.device(expected)
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "gpu", "", "cpu:x"])

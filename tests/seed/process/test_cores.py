@@ -10,15 +10,11 @@ from seed.process import cores
 from seed.process.cores import usable_cores
 
 
-def write(mount: Path, files: dict[str, str]) -> None:
-    for name, text in files.items():
-        (mount / name).parent.mkdir(parents=True, exist_ok=True)
-        (mount / name).write_text(text)
-
-
 @pytest.mark.parametrize(
     ("own", "files", "expected"),
     [
+        # Without control groups the affinity counts.
+        ("", {}, 8),
         ("0::/", {}, 8),
         ("0::/", {"cpu.max": "max 100000\n"}, 8),
         ("0::/", {"cpu.max": "200000 100000\n"}, 2),
@@ -44,17 +40,12 @@ def write(mount: Path, files: dict[str, str]) -> None:
 def test_the_containers_quota_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, files: dict[str, str], expected: int
 ) -> None:
-    (tmp_path / "own").write_text(f"{own}\n")
-    write(tmp_path / "mount", files)
+    if own:
+        (tmp_path / "own").write_text(f"{own}\n")
+    for name, text in files.items():
+        (tmp_path / "mount" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "mount" / name).write_text(text)
     monkeypatch.setattr(cores, "_OWN_GROUPS", tmp_path / "own")
     monkeypatch.setattr(cores, "_MOUNT", tmp_path / "mount")
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)))
     assert usable_cores() == expected
-
-
-def test_without_control_groups_the_affinity_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cores, "_OWN_GROUPS", tmp_path / "missing")
-    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 3, 5})
-    assert usable_cores() == 3

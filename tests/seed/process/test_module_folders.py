@@ -27,19 +27,16 @@ def test_the_working_folder_comes_first_then_the_configurations_then_those_given
     )  # fmt: skip
 
 
-def test_a_working_folder_that_is_gone_is_none(
+def test_a_working_folder_that_is_gone_or_that_toml_cannot_say_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert os.fsdecode(b"/\xff") not in module_folders(None, [os.fsdecode(b"/\xff")])
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
     assert working_folder() == []
     assert module_folders(Path("configs/run.toml"), ["/other"]) == ("/other",)
-
-
-def test_a_folder_that_toml_cannot_say_is_left_out() -> None:
-    assert os.fsdecode(b"/\xff") not in module_folders(None, [os.fsdecode(b"/\xff")])
 
 
 def test_folders_are_searched_last_and_once(monkeypatch: pytest.MonkeyPatch) -> None:

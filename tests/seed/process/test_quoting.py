@@ -15,6 +15,7 @@ from seed.process.quoting import quote, shorten
 def test_any_text_becomes_a_short_line(text: str) -> None:
     assert shorten(text).isprintable()
     assert len(shorten(text * 300)) <= 203
+    assert shorten(" a\n  b\x1b ") == r"a b\x1b"
 
 
 @pytest.mark.parametrize(
@@ -33,7 +34,3 @@ def test_any_text_becomes_a_short_line(text: str) -> None:
 )
 def test_a_value_is_quoted_as_it_is_where_that_is_short(value: Any, said: str) -> None:
     assert quote(value) == said
-
-
-def test_lines_become_one() -> None:
-    assert shorten(" a\n  b\x1b ") == r"a b\x1b"

@@ -53,36 +53,39 @@ def test_a_signal_asks_for_an_end(
         assert (signals.stop_requested, signals.exit_code) == (True, code)
 
 
+# Also where standard error is on a full disk, or nobody reads it any more.
+@pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize(("number", "code"), CODES)
 def test_with_nothing_to_save_a_signal_ends_the_process(
-    number: int, code: int, capfd: pytest.CaptureFixture[str]
-) -> None:
+    number: int, code: int, full: bool, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def fail(descriptor: int, text: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if full:
+        monkeypatch.setattr(os, "write", fail)
     Signals()
     with pytest.raises(Left, match=str(code)):
         signal.raise_signal(number)
-    assert capfd.readouterr().err == "seed-learner: stopped before the training began\n"
+    said = "" if full else "seed-learner: stopped before the training began\n"
+    assert capfd.readouterr().err == said
 
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_request_ends_the_process(
     first: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    Signals().began()
+    signals = Signals()
+    signals.began()
     signal.raise_signal(first)
     monkeypatch.setattr(module, "_SAME_REQUEST_S", 0.0)
+    # Of a terminal that closes while the checkpoint is being written: no second request.
+    signal.raise_signal(signal.SIGHUP)
+    assert signals.exit_code == (130 if first == signal.SIGINT else 75)
     with pytest.raises(Left, match=str(128 + signal.SIGTERM)):
         signal.raise_signal(signal.SIGTERM)
     assert "by a second signal" in capfd.readouterr().err
-
-
-# Of a terminal that closes while the checkpoint is being written.
-def test_a_hangup_is_no_second_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    signals = Signals()
-    signals.began()
-    signal.raise_signal(signal.SIGINT)
-    monkeypatch.setattr(module, "_SAME_REQUEST_S", 0.0)
-    signal.raise_signal(signal.SIGHUP)
-    assert signals.exit_code == 130
 
 
 # As `nohup` starts a process.
@@ -102,17 +105,6 @@ def test_nothing_changes_an_exit_code_that_is_decided() -> None:
     for number in SIGNALS:
         signal.raise_signal(number)
     assert signals.exit_code == 75
-
-
-# Standard error is on a full disk, or nobody reads it any more.
-def test_a_process_that_cannot_print_leaves_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(descriptor: int, text: bytes) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "write", fail)
-    Signals()
-    with pytest.raises(Left, match="75"):
-        signal.raise_signal(signal.SIGTERM)
 
 
 # What it imports takes seconds, and requests come meanwhile.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from typing import Any
 
 import pytest
 
@@ -18,12 +19,12 @@ def test_the_collector_leaves_alone_what_exists() -> None:
         gc.unfreeze()
 
 
-def test_without_glibc_freed_memory_goes_where_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ctypes.CDLL", lambda name: object())
+def test_memory_goes_where_it_goes_where_the_c_library_does_not_know_options(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    library: Any = object()
+    monkeypatch.setattr("ctypes.CDLL", lambda name: library)
     keep_freed_memory()
-
-
-def test_a_glibc_that_refuses_an_option_gets_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
     class Refusing:
@@ -32,6 +33,7 @@ def test_a_glibc_that_refuses_an_option_gets_no_other(monkeypatch: pytest.Monkey
             asked.append(option)
             return 0
 
-    monkeypatch.setattr("ctypes.CDLL", lambda name: Refusing)
+    library = Refusing
     keep_freed_memory()
+    # None is set where the first is refused.
     assert len(asked) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +15,7 @@ import torch
 from seed.config.schema import Config, ConfigError
 from seed.inference.batcher import GroupRows, InferenceBatch
 from seed.inference.loop import Inference
-from seed.learner.checkpoint import CheckpointError
+from seed.learner.checkpoint import Checkpoint, CheckpointError
 from seed.learner.loop import Progress
 from seed.learner.replay import Replay
 from seed.learner.sources import QueueSource
@@ -81,8 +82,10 @@ def learn(run: Run) -> None:
     run.learner._save()
 
 
-def go_on(build: Build, config: Config) -> Run:
-    return build(config, find_checkpoint(config))
+def load(config: Config) -> Checkpoint:
+    loaded = find_checkpoint(config)
+    assert loaded is not None
+    return loaded
 
 
 def test_the_counter_goes_on_where_a_checkpoint_has_left_off(
@@ -101,9 +104,6 @@ def test_the_counter_goes_on_where_a_checkpoint_has_left_off(
     # The checkpoint has all three, of one moment.
     run.learner._progress = counter.read
     run.learner._save()
-    loaded = find_checkpoint(config)
-    assert loaded is not None
-    assert (loaded.state["env_steps"], loaded.state["learner_steps"]) == (25, 9)
 
     def restore_slowly(*arguments: Any) -> None:
         now_s[0] += 50.0
@@ -111,7 +111,7 @@ def test_the_counter_goes_on_where_a_checkpoint_has_left_off(
 
     # What loading takes is no time of the run.
     monkeypatch.setattr(run_build, "restore", restore_slowly)
-    again = build(config, loaded)
+    again = build(config, load(config))
     assert again.progress() == Progress(25, 9, 63.0)
     # What is sampled is not what the first process has sampled, and weights are there to act.
     assert torch.initial_seed() == config.seed + 25
@@ -127,8 +127,7 @@ def test_says_what_differs_from_the_run_that_it_goes_on_with(
     first = build(config)
     assert first.learner._updates._server_of == first.inference.server_of
     first.learner._save()
-    loaded = find_checkpoint(config)
-    assert loaded is not None
+    loaded = load(config)
     build(replace(config, seed=9), loaded)
     # The version is this one, of which nothing needs to be said.
     assert "written by version" not in caplog.text
@@ -141,28 +140,25 @@ def test_says_what_differs_from_the_run_that_it_goes_on_with(
     assert caplog.text.count("settings that differ") == 1
 
 
-# The main thread looks too, but not just before a checkpoint.
-def test_a_checkpoint_is_written_only_into_a_folder_that_is_held(
+def test_checkpoints_of_a_folder_that_is_gone_are_forgotten_and_of_anothers_not_written(
     build: Build, config: Config, tmp_path: Path
 ) -> None:
-    run = build(config)
-    with hold_run(tmp_path / "other"):
-        (tmp_path / "other" / "lock").replace(Path(config.run_dir) / "lock")
-        with pytest.raises(RunTaken):
-            run.learner._save()
-    assert not (Path(config.run_dir) / "checkpoints").exists()
-
-
-def test_checkpoints_of_a_folder_that_is_gone_are_forgotten(build: Build, config: Config) -> None:
-    run = build(config)
+    run, run_dir = build(config), Path(config.run_dir)
     run.learner._save()
     for look in (run.hold_folder, run.learner._saver._hold_folder):
         assert run.learner._saver.newest is not None
-        (Path(config.run_dir) / "lock").unlink()
+        (run_dir / "lock").unlink()
         look()
         assert run.learner._saver.newest is None
-        assert (Path(config.run_dir) / "config.toml").exists()
+        assert (run_dir / "config.toml").exists()
         run.learner._save()
+    shutil.rmtree(run_dir / "checkpoints")
+    # The main thread looks too, but not just before a checkpoint.
+    with hold_run(tmp_path / "other"):
+        (tmp_path / "other" / "lock").replace(run_dir / "lock")
+        with pytest.raises(RunTaken):
+            run.learner._save()
+    assert not (run_dir / "checkpoints").exists()
 
 
 # Instead of every tensor that does not fit.
@@ -179,8 +175,7 @@ def test_a_checkpoint_that_does_not_fit_names_the_settings_that_differ(
 ) -> None:
     build(config).learner._save()
     changed = make_config(run_dir=config.run_dir, **changes)
-    loaded = find_checkpoint(changed)
-    assert loaded is not None
+    loaded = load(changed)
     with pytest.raises(CheckpointError) as refused:
         restore(build(changed).learner, loaded, changed)
     said = str(refused.value)
@@ -191,113 +186,87 @@ def test_a_checkpoint_that_does_not_fit_names_the_settings_that_differ(
     assert said.count("weight") <= 1
 
 
-def test_batches_come_from_where_the_algorithm_says(
+def test_batches_come_from_where_the_algorithm_says_drawn_by_seed_and_progress(
     build: Build, config: Config, r2d2: Config
 ) -> None:
-    run = build(r2d2)
-    assert isinstance(run.learner._source, Replay)
-    assert run.store.layout.replay_unrolls == 12
     run = build(config)
     assert isinstance(run.learner._source, QueueSource)
     assert run.store.layout.replay_unrolls == 0
     assert run.learner._saver._save_replay is None
 
-
-@pytest.mark.parametrize("known", [True, False])
-def test_initial_priorities_are_the_algorithms_or_all_alike(
-    build: Build, r2d2: Config, monkeypatch: pytest.MonkeyPatch, known: bool
-) -> None:
-    asked: list[Any] = []
-
-    def note(unroll: Any, config: Any) -> Any:
-        asked.append(config)
-        return unroll.rows.rewards.sum(dim=0) + 2.5
-
-    if known:
-        monkeypatch.setattr("seed.algorithms.r2d2.initial_priorities", note)
-    else:
-        monkeypatch.delattr("seed.algorithms.r2d2.initial_priorities")
-    run = build(r2d2)
-    play(run)
-    assert replay_of(run).wait(0.0)
-    assert set(replay_of(run)._priorities.priorities().tolist()) == {2.5 if known else 1.0}
-    assert set(asked) == ({run.config.algorithm} if known else set())
-
-
-def test_initial_priorities_of_another_form_are_refused(
-    build: Build, r2d2: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def one_for_all(unroll: Any, config: Any) -> Any:
-        return unroll.rows.rewards.sum()
-
-    monkeypatch.setattr("seed.algorithms.r2d2.initial_priorities", one_for_all)
-    run = build(r2d2)
-    play(run)
-    with pytest.raises(ConfigError, match=r"'r2d2': initial_priorities gives a tensor of shape \("):
-        replay_of(run).wait(0.0)
-
-
-def test_batches_are_drawn_by_seed_and_progress(build: Build, r2d2: Config) -> None:
     def draw(run: Run) -> float:
         return replay_of(run)._priorities._rng.random()
 
     run = build(r2d2)
+    assert isinstance(run.learner._source, Replay)
+    assert run.store.layout.replay_unrolls == 12
     drawn = draw(run)
     assert draw(build(r2d2)) == drawn
     assert draw(build(replace(r2d2, seed=r2d2.seed + 1))) != drawn
     run.inference.env_steps = 1
     learn(run)
-    assert draw(go_on(build, r2d2)) != drawn
+    assert draw(build(r2d2, load(r2d2))) != drawn
 
 
-def test_a_run_goes_on_with_its_replay(build: Build, r2d2: Config) -> None:
+@pytest.mark.parametrize("form", ["known", "unknown", "one for all"])
+def test_initial_priorities_are_the_algorithms_or_all_alike(
+    build: Build, r2d2: Config, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    asked: list[Any] = []
+
+    def note(unroll: Any, config: Any) -> Any:
+        asked.append(config)
+        rewards = unroll.rows.rewards
+        return rewards.sum() if form == "one for all" else rewards.sum(dim=0) + 2.5
+
+    monkeypatch.setattr("seed.algorithms.r2d2.initial_priorities", note)
+    if form == "unknown":
+        monkeypatch.delattr("seed.algorithms.r2d2.initial_priorities")
     run = build(r2d2)
-    learn(run)
-    other = go_on(build, r2d2)
-    assert len(replay_of(other)) == len(replay_of(run)) > 2
-    assert replay_of(other).scalars() == replay_of(run).scalars()
-    assert (
-        replay_of(other)._priorities.priorities().tolist()
-        == replay_of(run)._priorities.priorities().tolist()
-    )
-    play(other)
-    assert replay_of(other).wait(0.0)
-    other.learner._learn_once()
-    assert other.learner.learner_steps == 2
-    # What is in a checkpoint may be left there.
-    other = go_on(build, with_replay(r2d2, in_checkpoint=False))
-    assert (other.learner.learner_steps, len(replay_of(other))) == (1, 0)
+    play(run)
+    if form == "one for all":
+        with pytest.raises(ConfigError, match=r"'r2d2': initial_priorities gives a tensor of sha"):
+            replay_of(run).wait(0.0)
+        return
+    assert replay_of(run).wait(0.0)
+    priorities = replay_of(run)._priorities.priorities().tolist()
+    assert set(priorities) == {1.0 if form == "unknown" else 2.5}
+    assert set(asked) == (set() if form == "unknown" else {run.config.algorithm})
 
 
-def test_without_replay_in_the_checkpoint_it_starts_empty(
-    build: Build, r2d2: Config, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("in_checkpoint", "change"),
+    [(True, ""), (False, ""), (True, "left there"), (True, "torn"), (True, "of another form")],
+)
+def test_a_run_goes_on_with_its_replay_where_it_can(
+    build: Build, r2d2: Config, caplog: pytest.LogCaptureFixture, in_checkpoint: bool, change: str
 ) -> None:
     caplog.set_level(logging.INFO)
-    run = build(with_replay(r2d2, in_checkpoint=False))
+    run = build(with_replay(r2d2, in_checkpoint=in_checkpoint))
     learn(run)
-    assert list(run.learner._saver.folder.glob("*/replay")) == []
-    other = go_on(build, r2d2)
-    assert (other.learner.learner_steps, len(replay_of(other))) == (1, 0)
-    assert "replay holds" not in caplog.text
-    assert "replay starts" not in caplog.text
-
-
-@pytest.mark.parametrize("reason", ["torn", "of another form"])
-def test_a_replay_that_cannot_be_used_is_left_with_a_warning(
-    build: Build, r2d2: Config, caplog: pytest.LogCaptureFixture, reason: str
-) -> None:
-    run = build(r2d2)
-    learn(run)
-    if reason == "torn":
-        (rows,) = run.learner._saver.folder.glob("*/replay/rewards.npy")
-        rows.write_bytes(rows.read_bytes()[:-1])
-    else:
-        r2d2 = with_replay(r2d2, burn_in=1)
-    other = go_on(build, r2d2)
-    assert (other.learner.learner_steps, len(replay_of(other))) == (1, 0)
-    (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert warning.getMessage().startswith("replay starts empty: ")
+    rows = list(run.learner._saver.folder.glob("*/replay/rewards.npy"))
+    assert len(rows) == in_checkpoint
+    if change == "torn":
+        rows[0].write_bytes(rows[0].read_bytes()[:-1])
+    # What is in a checkpoint may be left there.
+    if change in ("left there", "of another form"):
+        left = change == "left there"
+        r2d2 = with_replay(r2d2, in_checkpoint=not left, burn_in=2 if left else 1)
+    other = build(r2d2, load(r2d2))
+    restored = in_checkpoint and not change
+    assert other.learner.learner_steps == 1
+    assert len(replay_of(other)) == (len(replay_of(run)) if restored else 0)
+    assert ("replay holds" in caplog.text) == restored
+    if restored:
+        assert len(replay_of(run)) > 2
+        assert replay_of(other).scalars() == replay_of(run).scalars()
+        priorities = [replay_of(each)._priorities.priorities().tolist() for each in (run, other)]
+        assert priorities[0] == priorities[1]
+    said = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert len(said) == (change in ("torn", "of another form"))
+    assert all(line.startswith("replay starts empty: ") for line in said)
     learn(other)
+    assert other.learner.learner_steps == 2
 
 
 def serve(config: Config, seed: tuple[int, int] = (1, 0), favourite: int = 0) -> Inference:
@@ -343,13 +312,6 @@ def test_only_acting_copies_have_rounded_weights(build: Build) -> None:
     agents = (run.learner._agent, run.inference._forward._agent)
     dtypes = [{parameter.dtype for parameter in agent.parameters()} for agent in agents]
     assert dtypes == [{torch.float32}, {torch.float32, torch.bfloat16}]
-
-
-def test_an_address_in_use_is_refused(build: Build, config: Config, tmp_path: Path) -> None:
-    taken = build(config).inference.endpoint
-    other = make_config(run_dir=str(tmp_path / "other"), inference={"address": taken})
-    with pytest.raises(ConfigError, match=rf"{taken}.* in use"):
-        build(other)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import queue
 import shutil
 import threading
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import astuple
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -83,25 +84,27 @@ def play(
     return evaluate._play(evaluate._adapt(Config(), envs), inference, episodes)
 
 
-# Else an evaluation would consist of the episodes that end early.
-def test_short_episodes_are_not_preferred_to_long_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    short = [episode(0, float(number)) for number in range(10)]
-    long = [episode(1, 100.0 + number) for number in range(2)]
-    played = play(monkeypatch, 2, 4, [*short, BatchRecord(2, 0.1), *long])
-    assert [record.episode_return for record in played] == [0.0, 1.0, 100.0, 101.0]
-
-
-def test_one_server_plays_and_what_does_not_divide_goes_to_its_first_environments(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    records = [episode(env_id, 0.0) for _ in range(5) for env_id in (2, 1, 0)]
-    played = play(monkeypatch, 3, 7, records)
-    counts = [sum(record.env_id == env_id for record in played) for env_id in range(3)]
-    assert counts == [3, 2, 2]
+@pytest.mark.parametrize(
+    ("envs", "episodes", "records", "returns"),
+    [
+        # Else an evaluation would consist of the episodes that end early.
+        (2, 4, [*((0, float(number)) for number in range(10)), (1, 100.0), (1, 101.0)],
+         [0, 1, 100, 101]),
+        # What does not divide goes to the first environments.
+        (3, 7, [(env_id, float(env_id)) for _ in range(5) for env_id in (2, 1, 0)],
+         [0, 0, 0, 1, 1, 2, 2]),
+    ],
+)  # fmt: skip
+def test_one_server_plays_and_every_environment_as_many_episodes(
+    monkeypatch: pytest.MonkeyPatch, envs: int, episodes: int, records: list[tuple[int, float]],
+    returns: list[float],
+) -> None:  # fmt: skip
+    played = play(monkeypatch, envs, episodes, [BatchRecord(2, 0.1), *starmap(episode, records)])
+    assert sorted(record.episode_return for record in played) == returns
     command, *others = NoServers.done
     assert others == [1, "stopped"]
     assert isinstance(command, list)
-    for option, value in {"--connect": "tcp://127.0.0.1:1", "--num-envs": "3"}.items():
+    for option, value in {"--connect": "tcp://127.0.0.1:1", "--num-envs": str(envs)}.items():
         assert command[command.index(option) + 1] == value
 
 
@@ -118,7 +121,7 @@ def test_an_environment_in_quarantine_ends_the_evaluation(
 def test_a_failure_of_inference_is_the_evaluations_and_leaves_no_server(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fail(self: PlayedInference, stop: threading.Event, farewell: Callable[[], str]) -> None:
+    def fail(*_: object) -> None:
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(PlayedInference, "run", fail)
@@ -190,52 +193,55 @@ def write_run(run_dir: Path, **state: Any) -> Path:
     return run_dir
 
 
-def damage(run_dir: Path) -> None:
-    (run_dir / "checkpoints" / NAME / checkpoint.STATE).write_text("{}")
-
-
-def rewrite(text: str) -> Callable[[Path], object]:
-    return lambda run_dir: (run_dir / "config.toml").write_text(text.format(here=run_dir.parent))
-
-
 @pytest.mark.parametrize(
-    ("path", "change", "code", "words"),
+    ("path", "changed", "text", "code", "words"),
     [
-        ("nothing", None, 2, "expected the folder of a run or one of its checkpoints"),
-        ("run", lambda run_dir: shutil.rmtree(run_dir / "checkpoints"), 78, "no checkpoint yet"),
-        ("run", damage, 78, "not as it was written"),
-        (f"run/checkpoints/{NAME}", damage, 78, "not as it was written"),
-        ("run", rewrite("[learner]\nbatch_size = 0"), 2, "learner.batch_size = 0"),
+        ("nothing", "", "", 2, "expected the folder of a run or one of its checkpoints"),
+        ("run", "checkpoints", "", 78, "no checkpoint yet"),
+        ("run", f"checkpoints/{NAME}/{checkpoint.STATE}", "{}", 78, "not as it was written"),
+        (f"run/checkpoints/{NAME}", f"checkpoints/{NAME}/{checkpoint.STATE}", "{}", 78,
+         "not as it was written"),
+        ("run", "config.toml", "[learner]\nbatch_size = 0", 2, "learner.batch_size = 0"),
         # An algorithm is found where the run has found it.
-        ("run", rewrite('module_folders = ["{here}"]\nalgorithm.name = "algorithm_beside_it"'), 2,
-         "algorithm_beside_it lacks"),
+        ("run", "config.toml", 'module_folders = ["HERE"]\nalgorithm.name = "algorithm_beside_it"',
+         2, "algorithm_beside_it lacks"),
         # Of a checkpoint that says nothing of its spaces.
-        ("run", None, 78, "spaces of another form"),
+        ("run", "", "", 78, "spaces of another form"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_played_is_told_in_a_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], path: str,
-    change: Callable[[Path], object] | None, code: int, words: str,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], path: str, changed: str, text: str,
+    code: int, words: str,
 ) -> None:  # fmt: skip
     (tmp_path / "algorithm_beside_it.py").write_text("")
     run_dir = write_run(tmp_path / "run", env_frames=5)
-    if change is not None:
-        change(run_dir)
+    if text:
+        (run_dir / changed).write_text(text.replace("HERE", str(tmp_path)))
+    elif changed:
+        shutil.rmtree(run_dir / changed)
     assert main([str(tmp_path / path)]) == code
     printed = capsys.readouterr()
     assert printed.out == ""
     *warnings, said = printed.err.splitlines()
-    assert len(warnings) == (path == "run" and change is damage)
+    assert len(warnings) == (path == "run" and text == "{}")
     assert said.startswith("seed-eval: ")
     assert words in printed.err
 
 
-def test_a_checkpoint_is_found_by_its_run_or_by_its_own_path(tmp_path: Path) -> None:
+def test_a_checkpoint_is_found_by_its_run_or_by_its_own_path_and_plays_no_more_than_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run_dir = write_run(tmp_path / "run", env_frames=5)
+    configs: list[Config] = []
+    monkeypatch.setattr(evaluate, "_plan", lambda config, loaded: configs.append(config))
+    monkeypatch.setattr(evaluate, "_build", lambda *_: None)
+    monkeypatch.setattr(evaluate, "_play", lambda config, inference, episodes: [
+        episode(0, float(number), 2 * number) for number in range(episodes)
+    ])  # fmt: skip
     for path in (run_dir, run_dir / "checkpoints" / NAME):
-        found, loaded = evaluate._load(path)
-        assert found == run_dir
-        assert loaded.state == state_of(5)
+        result = evaluate.evaluate(path, 3, 8, greedy=False)
+        assert astuple(result) == pytest.approx((3, 1.0, (2 / 3) ** 0.5, 0.0, 2.0, 2.0, 5))
+    assert [config.local.envs_per_server for config in configs] == [3, 3]
 
 
 @pytest.mark.parametrize("option", ["--episodes", "--envs"])
@@ -249,21 +255,19 @@ def test_refuses_counts_below_one(
     assert f"expected an integer of at least 1, got '{value}'" in capsys.readouterr().err
 
 
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """What `evaluate` is called with; it plays nothing, and an algorithm prints."""
-    calls: list[tuple[Any, ...]] = []
+def test_prints_one_line_or_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[tuple[Any, ...]] = []
 
     def note(*arguments: Any) -> Result:
-        calls.append(arguments)
+        asked.append(arguments)
         print("words of an algorithm")
+        if len(asked) > 2:
+            raise ConfigError("a \x1b[2J name")
         return RESULT
 
     monkeypatch.setattr(evaluate, "evaluate", note)
-    return calls
-
-
-def test_prints_one_line_or_json(asked: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["some/run"]) == 0
     assert capsys.readouterr().out == (
         "return 1.50 ± 0.50 (from 1 to 2) over 4 episodes of 7 steps; "
@@ -272,37 +276,6 @@ def test_prints_one_line_or_json(asked: list[Any], capsys: pytest.CaptureFixture
     assert main(["some/run", "--json", "--greedy", "--episodes", "3", "--envs", "2"]) == 0
     assert json.loads(capsys.readouterr().out) == vars(RESULT)
     assert asked == [(Path("some/run"), 20, 8, False), (Path("some/run"), 3, 2, True)]
-
-
-def test_what_an_error_quotes_steers_no_terminal(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object) -> Result:
-        raise ConfigError("a \x1b[2J name")
-
-    monkeypatch.setattr(evaluate, "evaluate", fail)
+    # What an error quotes steers no terminal.
     assert main(["some/run"]) == 2
-    assert capsys.readouterr().err == "seed-eval: a \\x1b[2J name\n"
-
-
-def test_plays_no_more_environments_than_episodes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run_dir = write_run(tmp_path / "run", env_frames=5)
-    configs: list[Config] = []
-
-    def note(config: Config, *others: Any) -> None:
-        configs.append(config)
-
-    def played(config: Config, inference: None, episodes: int) -> list[EpisodeRecord]:
-        return [episode(0, float(number), 2 * number) for number in range(episodes)]
-
-    monkeypatch.setattr(evaluate, "_plan", note)
-    monkeypatch.setattr(evaluate, "_build", lambda *_: None)
-    monkeypatch.setattr(evaluate, "_play", played)
-    result = evaluate.evaluate(run_dir, 3, 8, greedy=False)
-    assert configs[0].local.envs_per_server == 3
-    assert result == replace(
-        Result(3, 1.0, (2 / 3) ** 0.5, 0.0, 2.0, 2.0, 5), return_std=result.return_std
-    )
-    assert result.return_std == pytest.approx((2 / 3) ** 0.5)
+    assert capsys.readouterr().err.endswith("\nseed-eval: a \\x1b[2J name\n")

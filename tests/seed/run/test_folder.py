@@ -15,18 +15,17 @@ from typing import Any
 import pytest
 
 from seed.config.schema import ConfigError
-from seed.run import folder as run_folder
 from seed.run.folder import RunFolder, check_entries, set_aside
 from seed.run.lock import hold_run
 from tests.seed.configs import make_config
+from tests.seed.entries import put
 
 
 def fill(run_dir: Path, *frames: int) -> Path:
     """The folder of a run with a line of metrics at each of these frames."""
     run_dir.mkdir(exist_ok=True)
     with (run_dir / "metrics.jsonl").open("a") as lines:
-        for at in frames:
-            lines.write(json.dumps({"env_frames": at}) + "\n")
+        lines.writelines(json.dumps({"env_frames": at}) + "\n" for at in frames)
     (run_dir / "tensorboard").mkdir(exist_ok=True)
     (run_dir / "tensorboard" / "events").touch()
     (run_dir / "config.toml").write_text(f"seed = {frames[-1]}")
@@ -39,20 +38,11 @@ def frames_of(folder: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("name", ["config.toml", "metrics.jsonl", "tensorboard", "earlier"])
-@pytest.mark.parametrize("kind", ["folder", "file", "pipe", "link to itself"])
+@pytest.mark.parametrize("kind", ["folder", "file", "pipe", "loop"])
 def test_something_else_in_the_place_of_an_entry_is_refused(
     tmp_path: Path, name: str, kind: str
 ) -> None:
-    path = tmp_path / name
-    match kind:
-        case "folder":
-            path.mkdir()
-        case "file":
-            path.touch()
-        case "pipe":
-            os.mkfifo(path)
-        case "link to itself":
-            path.symlink_to(path)
+    put(tmp_path / name, kind)
     if kind == ("file" if "." in name else "folder"):
         check_entries(tmp_path)
         return
@@ -60,14 +50,14 @@ def test_something_else_in_the_place_of_an_entry_is_refused(
         check_entries(tmp_path)
 
 
-def test_nothing_is_set_aside_of_a_new_run(tmp_path: Path) -> None:
+def test_all_that_an_attempt_without_a_checkpoint_left_is_set_aside(tmp_path: Path) -> None:
     for frames in (None, 0):
         assert set_aside(tmp_path, frames) == ""
     assert list(tmp_path.iterdir()) == []
-
-
-def test_all_that_an_attempt_without_a_checkpoint_left_is_set_aside(tmp_path: Path) -> None:
-    for attempt in (1, 2):
+    # Folders of others are left alone.
+    for name in ("7", "notes", "9" * 40):
+        (tmp_path / "earlier" / name).mkdir(parents=True)
+    for attempt in (8, 9):
         said = set_aside(fill(tmp_path, 5, 900 * attempt), None)
         folder = tmp_path / "earlier" / str(attempt)
         assert said == f"what an earlier attempt has left is in {folder}"
@@ -77,19 +67,33 @@ def test_all_that_an_attempt_without_a_checkpoint_left_is_set_aside(tmp_path: Pa
         assert [path.name for path in tmp_path.iterdir()] == ["earlier"]
 
 
-def test_lines_from_beyond_the_checkpoint_are_set_aside(tmp_path: Path) -> None:
-    fill(tmp_path, 10, 20, 30, 40)
-    folder = tmp_path / "earlier" / "1"
-    assert set_aside(tmp_path, 20) == (
+@pytest.mark.parametrize(
+    ("frames", "kept", "aside"),
+    [
+        ((10, 20, 30, 40), [10, 20], [30, 40]),
+        # Lines that step back, as those of earlier versions do, are cut wherever they are.
+        ((10, 20, 30, 15, 25), [10, 20, 15], [30, 25]),
+    ],
+)
+@pytest.mark.parametrize("linked", [False, True])
+def test_lines_from_beyond_the_checkpoint_are_set_aside(
+    tmp_path: Path, frames: tuple[int, ...], kept: list[int], aside: list[int], linked: bool
+) -> None:
+    run_dir = fill(tmp_path / "run", *frames)
+    if linked:
+        lines = shutil.move(run_dir / "metrics.jsonl", tmp_path / "disk")
+        (run_dir / "metrics.jsonl").symlink_to(lines)
+    folder = run_dir / "earlier" / "1"
+    assert set_aside(run_dir, 20) == (
         "2 lines of metrics.jsonl from after 20 frames, which are played again, are in "
         f"{folder}"
     )
-    assert frames_of(tmp_path) == [10, 20]
-    assert frames_of(folder) == [30, 40]
+    assert (frames_of(run_dir), frames_of(folder)) == (kept, aside)
+    assert (run_dir / "metrics.jsonl").is_symlink() == linked
     # TensorBoard hides what is beyond by itself.
-    assert (tmp_path / "tensorboard" / "events").exists()
-    assert set_aside(tmp_path, 20) == ""
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
+    assert (run_dir / "tensorboard" / "events").exists()
+    assert set_aside(run_dir, 20) == ""
+    assert sorted(path.name for path in run_dir.iterdir()) == [
         "config.toml", "earlier", "metrics.jsonl", "tensorboard",
     ]  # fmt: skip
 
@@ -109,61 +113,29 @@ def test_what_is_no_line_is_set_aside(tmp_path: Path, torn: bytes) -> None:
     assert (tmp_path / "earlier" / "1" / "metrics.jsonl").read_bytes() == torn
 
 
-# As those of earlier versions do.
-def test_lines_that_step_back_are_cut_wherever_they_are(tmp_path: Path) -> None:
-    fill(tmp_path, 10, 20, 30, 15, 25)
-    set_aside(tmp_path, 20)
-    assert frames_of(tmp_path) == [10, 20, 15]
-    assert frames_of(tmp_path / "earlier" / "1") == [30, 25]
-
-
-def test_a_link_stays_one(tmp_path: Path) -> None:
-    disk = fill(tmp_path / "disk", 10, 20)
-    run_dir = tmp_path / "run"
-    run_dir.mkdir()
-    (run_dir / "metrics.jsonl").symlink_to(disk / "metrics.jsonl")
-    set_aside(run_dir, 10)
-    assert (run_dir / "metrics.jsonl").is_symlink()
-    assert frames_of(disk) == [10]
-
-
-def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
-    for name in ("7", "notes", "9" * 40):
-        (tmp_path / "earlier" / name).mkdir(parents=True)
-    set_aside(fill(tmp_path, 10), None)
-    assert frames_of(tmp_path / "earlier" / "8") == [10]
-
-
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
-def test_a_disk_that_is_full_does_not_stop_a_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+@pytest.mark.parametrize(
+    ("failing", "number"),
+    [("seed.run.folder._next_folder", errno.ENOSPC), ("seed.run.folder._next_folder", errno.EACCES),
+     ("os.fsync", errno.ENOSPC)],
+)  # fmt: skip
+def test_a_disk_that_is_full_does_not_stop_a_run_and_keeps_nothing_half_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str, number: int
 ) -> None:
-    def refuse(run_dir: Path) -> Path:
-        raise OSError(number, os.strerror(number), str(run_dir))
+    def refuse(_: object) -> None:
+        raise OSError(number, os.strerror(number), str(tmp_path))
 
-    monkeypatch.setattr(run_folder, "_next_folder", refuse)
+    monkeypatch.setattr(failing, refuse)
     fill(tmp_path, 10, 20)
+    before = sorted(tmp_path.iterdir())
     if number == errno.ENOSPC:
         assert "stay among the run's own (No space left" in set_aside(tmp_path, 10)
     else:
         with pytest.raises(ConfigError, match=r"cannot be set aside \(Permission denied\)"):
             set_aside(tmp_path, 10)
     assert frames_of(tmp_path) == [10, 20]
-
-
-def test_a_disk_that_gets_full_meanwhile_keeps_nothing_half_done(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    fill(tmp_path, 10, 20)
-    before = sorted(tmp_path.iterdir())
-    monkeypatch.setattr(os, "fsync", refuse)
-    assert "stay among the run's own (No space left" in set_aside(tmp_path, 10)
-    assert frames_of(tmp_path) == [10, 20]
-    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "earlier", *before])
-    assert not any((tmp_path / "earlier").iterdir())
+    earlier = tmp_path / "earlier"
+    assert not earlier.exists() or not any(earlier.iterdir())
+    assert sorted({*tmp_path.iterdir()} - {earlier}) == before
 
 
 @contextlib.contextmanager
@@ -193,13 +165,7 @@ def test_what_is_in_the_place_of_the_unfinished_configuration_stays_as_it_is(
     run_dir.mkdir()
     mine.write_text("mine")
     place = run_dir / ".config.toml.tmp"
-    match kind:
-        case "folder":
-            place.mkdir()
-        case "pipe":
-            os.mkfifo(place)
-        case "link":
-            place.symlink_to(mine)
+    place.symlink_to(mine) if kind == "link" else put(place, kind)
     unwritten = contextlib.suppress(ConfigError) if kind == "folder" else contextlib.nullcontext()
     with held(run_dir) as folder, unwritten:
         folder.write_config()

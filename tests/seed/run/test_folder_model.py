@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from seed.run.folder import check_entries, set_aside
 from seed.run.provenance import describe_changes, provenance
 from seed.run.resume import find_checkpoint
 from tests.seed.checkpoints import name_of, state_of
+from tests.seed.entries import put
 
 CONFIG = Config(algorithm=OptimizerConfig())
 PARTS = (TENSORS, STATE, MANIFEST)
@@ -49,7 +49,7 @@ NAMES = st.sampled_from([
     *PARTS, "replay", "metrics.jsonl", "config.toml", "tensorboard", "checkpoints", "lock",
     name_of(9), "frames-best", f".{name_of(9)}.tmp",
 ])  # fmt: skip
-KINDS = st.sampled_from(["nothing", "folder", "file", "bytes", "pipe", "link"])
+KINDS = st.sampled_from(["nothing", "folder", "file", "bytes", "pipe", "loop"])
 
 
 def network() -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -76,13 +76,15 @@ def valid() -> Iterator[Path]:
         yield run_dir
 
 
-def start(valid: Path, damage: Callable[[Path], None]) -> Checkpoint | None:
-    """What a start makes of a damaged copy; all other errors come through."""
+def start(valid: Path, damage: Callable[[Path, Path], object]) -> int | None:
+    """The frames that a start goes on from in a damaged copy; all other errors come through.
+
+    The damage is done to the run's folder and its newest checkpoint.
+    """
     with tempfile.TemporaryDirectory() as folder:
         run_dir = Path(folder) / "run"
         shutil.copytree(valid, run_dir)
-        damage(run_dir)
-        said = ""
+        damage(run_dir, run_dir / "checkpoints" / name_of(9))
         try:
             return go_on(run_dir)
         except (CheckpointError, ConfigError) as error:
@@ -92,7 +94,7 @@ def start(valid: Path, damage: Callable[[Path], None]) -> Checkpoint | None:
         return None
 
 
-def go_on(run_dir: Path) -> Checkpoint | None:
+def go_on(run_dir: Path) -> int | None:
     """All that a start reads, and the first update."""
     check_entries(run_dir)
     loaded = find_checkpoint(Config(run_dir=str(run_dir), algorithm=CONFIG.algorithm))
@@ -103,23 +105,9 @@ def go_on(run_dir: Path) -> Checkpoint | None:
         checkpoint.unpack_optimizer(loaded.tensors, agent, optimizer)
         agent(torch.ones(1, 2)).sum().backward()
         optimizer.step()
-    set_aside(run_dir, loaded.state["env_frames"] if loaded else None)
-    return loaded
-
-
-def test_what_is_not_damaged_is_gone_on_with(valid: Path) -> None:
-    loaded = start(valid, lambda run_dir: None)
-    assert loaded is not None
-    assert loaded.state["env_frames"] == 9
-
-
-def test_a_name_of_a_setting_is_no_end_of_a_line(valid: Path) -> None:
-    def damage(run_dir: Path) -> None:
-        path = run_dir / "checkpoints" / name_of(9)
-        state = json.loads((path / STATE).read_text())
-        sign(path, STATE, json.dumps(state | {"config": {"a\nb": 1}}).encode())
-
-    assert start(valid, damage) is not None
+    frames = int(loaded.state["env_frames"]) if loaded else None
+    set_aside(run_dir, frames)
+    return frames
 
 
 def sign(path: Path, part: str, content: bytes) -> None:
@@ -130,37 +118,37 @@ def sign(path: Path, part: str, content: bytes) -> None:
     (path / MANIFEST).write_text(json.dumps(manifest))
 
 
+def test_what_is_not_damaged_is_gone_on_with(valid: Path) -> None:
+    assert start(valid, lambda run_dir, path: None) == 9
+
+
+def change_state(path: Path, state: dict[str, Any], kept: bool = True) -> None:
+    there = json.loads((path / STATE).read_text()) if kept else {}
+    sign(path, STATE, json.dumps(there | state).encode())
+
+
+def test_a_name_of_a_setting_is_no_end_of_a_line(valid: Path) -> None:
+    assert start(valid, lambda _, path: change_state(path, {"config": {"a\nb": 1}})) == 9
+
+
 @settings(max_examples=60, deadline=None)
 @given(state=STATES, kept=st.booleans())
 def test_any_state(valid: Path, state: dict[str, Any], kept: bool) -> None:
-    def damage(run_dir: Path) -> None:
-        path = run_dir / "checkpoints" / name_of(9)
-        there = json.loads((path / STATE).read_text()) if kept else {}
-        sign(path, STATE, json.dumps(there | state).encode())
-
-    loaded = start(valid, damage)
-    if loaded is not None:
-        assert loaded.state["env_frames"] in (5, 9)
+    assert start(valid, lambda _, path: change_state(path, state, kept)) in (5, 9, None)
 
 
 @settings(max_examples=30, deadline=None)
 @given(content=VALUES)
-def test_any_state_or_manifest_that_is_json(valid: Path, content: Any) -> None:
-    for part in (STATE, MANIFEST):
-        def damage(run_dir: Path, part: str = part) -> None:
-            path = run_dir / "checkpoints" / name_of(9)
-            (path / part).write_text(json.dumps(content))
-
-        loaded = start(valid, damage)
-        assert loaded is not None
-        assert loaded.state["env_frames"] == 5
+@pytest.mark.parametrize("part", [STATE, MANIFEST])
+def test_any_state_or_manifest_that_is_json(valid: Path, part: str, content: Any) -> None:
+    text = json.dumps(content)
+    assert start(valid, lambda _, path: (path / part).write_text(text)) == 5
 
 
 @settings(max_examples=60, deadline=None)
 @given(flips=st.lists(FLIPS, min_size=1, max_size=4), signed=st.booleans())
 def test_any_byte(valid: Path, flips: list[tuple[str, int, int]], signed: bool) -> None:
-    def damage(run_dir: Path) -> None:
-        path = run_dir / "checkpoints" / name_of(9)
+    def damage(_: Path, path: Path) -> None:
         for part, position, byte in flips:
             content = bytearray((path / part).read_bytes())
             content[position % len(content)] = byte
@@ -175,29 +163,15 @@ def test_any_byte(valid: Path, flips: list[tuple[str, int, int]], signed: bool) 
 @settings(max_examples=60, deadline=None)
 @given(changes=st.lists(st.tuples(st.booleans(), NAMES, KINDS), min_size=1, max_size=3))
 def test_any_entries(valid: Path, changes: list[tuple[bool, str, str]]) -> None:
-    def damage(run_dir: Path) -> None:
+    def damage(run_dir: Path, newest: Path) -> None:
         for inside, name, kind in changes:
-            folder = run_dir / "checkpoints" / (name_of(9) if name in PARTS else "")
-            path = (folder if inside or name in PARTS else run_dir) / name
+            folder = newest if name in PARTS else run_dir / "checkpoints" if inside else run_dir
+            path = folder / name
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
-            path.unlink(missing_ok=True) if path.parent.is_dir() else None
-            put(path, kind)
+            if path.parent.is_dir():
+                path.unlink(missing_ok=True)
+                if kind != "nothing":
+                    put(path, kind)
 
     start(valid, damage)
-
-
-def put(path: Path, kind: str) -> None:
-    if not path.parent.is_dir():
-        return
-    match kind:
-        case "folder":
-            path.mkdir()
-        case "file":
-            path.touch()
-        case "bytes":
-            path.write_bytes(bytes(range(256)))
-        case "pipe":
-            os.mkfifo(path)
-        case "link":
-            path.symlink_to(path)

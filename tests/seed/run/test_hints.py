@@ -18,29 +18,21 @@ LOCAL = "tcp://127.0.0.1:5555"
 HOW = "seed-envserver --connect tcp://127.0.0.1:5555 --num-envs 32"
 
 
-@pytest.fixture
-def said(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What a person is told, not counting the log."""
-    caplog.set_level("INFO")
-    return []
-
-
-def test_without_local_servers_it_is_said_at_once_how_to_start_one(said: list[str]) -> None:
+def test_how_to_start_a_server_is_said_once_and_later_where_there_are_local_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
     beginning = Beginning(CONFIG, LOCAL, 0, said.append)
     assert said == []
     for _ in range(3):
         beginning.check(0, 0)
-    assert said == [f"no environment server is connected; one is started with: {HOW}"]
-
-
-def test_local_servers_have_some_time_to_connect(
-    said: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+    expected = [f"no environment server is connected; one is started with: {HOW}"]
+    assert said == expected
     Beginning(CONFIG, LOCAL, 2, said.append).check(0, 0)
-    assert said == []
+    assert said == expected
     monkeypatch.setattr(hints, "_NOBODY_S", 0.0)
     Beginning(CONFIG, LOCAL, 2, said.append).check(0, 0)
-    assert len(said) == 1
+    assert said == 2 * expected
 
 
 @pytest.mark.parametrize(
@@ -53,13 +45,13 @@ def test_local_servers_have_some_time_to_connect(
     ],
 )
 def test_what_connects_is_being_made_until_its_first_rows(
-    said: list[str], caplog: pytest.LogCaptureFixture, seen: list[tuple[int, int]],
-    words: list[str],
-) -> None:  # fmt: skip
-    beginning = Beginning(CONFIG, LOCAL, 1, said.append)
+    caplog: pytest.LogCaptureFixture, seen: list[tuple[int, int]], words: list[str]
+) -> None:
+    caplog.set_level("INFO")
+    beginning = Beginning(CONFIG, LOCAL, 1, pytest.fail)
     for num_envs, env_steps in seen:
         beginning.check(num_envs, env_steps)
-    assert (caplog.messages, said) == (words, [])
+    assert caplog.messages == words
 
 
 @pytest.mark.parametrize(
@@ -76,19 +68,10 @@ def test_what_connects_is_being_made_until_its_first_rows(
 def test_a_server_is_started_with_an_address_that_can_be_reached(
     endpoint: str, address: str
 ) -> None:
-    assert how_to_connect(CONFIG, endpoint) == f"seed-envserver --connect {address} --num-envs 32"
-
-
-def test_a_learner_with_keys_is_reached_with_keys() -> None:
+    how = f"seed-envserver --connect {address} --num-envs 32"
+    assert how_to_connect(CONFIG, endpoint) == how
     config = replace(CONFIG, inference=InferenceConfig(secret_key="a.key", allowed_keys="keys"))
-    assert how_to_connect(config, LOCAL) == f"{HOW} --key WORKER.key --learner-key LEARNER.pub"
-
-
-@pytest.fixture
-def arguments(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A command line of a command that the shell finds."""
-    monkeypatch.setattr(sys, "argv", ["seed-learner"])
-    return ["configs/a b.toml", "--seed", "3"]
+    assert how_to_connect(config, endpoint) == f"{how} --key WORKER.key --learner-key LEARNER.pub"
 
 
 @pytest.mark.parametrize(
@@ -102,21 +85,19 @@ def arguments(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ],
 )
 def test_a_run_can_be_gone_on_with_until_it_is_complete_and_seen(
-    arguments: list[str], resume: str, complete: bool, going_on: str | None
-) -> None:
-    config = replace(CONFIG, run_dir="runs/x", resume=resume)
-    lines = what_comes_next(config, arguments, complete=complete)
-    assert lines[-1] == "to see it play: seed-eval runs/x"
-    assert lines[:-1] == ([] if going_on is None else [f"to go on: seed-learner {going_on}"])
-
-
-def test_paths_are_as_short_as_the_working_directory_lets_them_be(
-    arguments: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, resume: str, complete: bool,
+    going_on: str | None,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["seed-learner"])
     monkeypatch.chdir(tmp_path)
-    for run_dir, shown in ((tmp_path / "runs" / "x", "runs/x"), ("/elsewhere", "/elsewhere")):
-        (line,) = what_comes_next(replace(CONFIG, run_dir=str(run_dir)), arguments, complete=True)
-        assert line.endswith(f" {shown}")
+    # Paths are as short as the working directory lets them be.
+    for run_dir, shown in (("runs/x", "runs/x"), (str(tmp_path / "runs" / "x"), "runs/x"),
+                           ("/elsewhere", "/elsewhere")):  # fmt: skip
+        config = replace(CONFIG, run_dir=run_dir, resume=resume)
+        lines = what_comes_next(config, ["configs/a b.toml", "--seed", "3"], complete=complete)
+        assert lines[-1] == f"to see it play: seed-eval {shown}"
+        expected = [f"to go on: seed-learner {going_on}"] if going_on else []
+        assert lines[:-1] == [line.replace("runs/x", shown) for line in expected]
 
 
 # As `make train` calls it.

@@ -40,7 +40,10 @@ time.sleep(1000)
 
 def start(log: Path, behaviour: str, count: int = 1) -> LocalServers:
     log.touch()
-    return LocalServers([sys.executable, "-c", PROGRAM, str(log), behaviour], count)
+    servers = LocalServers([sys.executable, "-c", PROGRAM, str(log), behaviour], count)
+    # Those that end by themselves are asked to while they work.
+    wait_for(lambda: behaviour == "0" or len(pids(log)) == count)
+    return servers
 
 
 def pids(log: Path) -> list[int]:
@@ -57,56 +60,41 @@ def check_until(
     wait_for(checked)
 
 
-@pytest.mark.parametrize("behaviour", ["sleep", "stubborn"])
-def test_stop_leaves_no_process(tmp_path: Path, behaviour: str) -> None:
+# Those that end by themselves are waited for.
+@pytest.mark.parametrize(
+    ("behaviour", "count", "timeout_s"),
+    [("sleep", 2, 0.1), ("stubborn", 2, 0.1), ("0", 1, DEADLINE_S), ("none", 0, 0.1)],
+)
+def test_stop_leaves_no_process(
+    tmp_path: Path, behaviour: str, count: int, timeout_s: float
+) -> None:
     log = tmp_path / "log"
-    servers = start(log, behaviour, count=2)
-    wait_for(lambda: len(pids(log)) == 2)
-    servers.check(connected=False)
-    servers.stop(timeout_s=0.5)
-    assert len(set(pids(log))) == 2
+    servers = start(log, behaviour, count)
+    servers.check(connected=True)
+    servers.stop(timeout_s)
+    assert len(set(pids(log))) == count
     assert not any(is_running(pid) for pid in pids(log))
 
 
-def test_stop_lets_servers_leave_by_themselves(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    servers = start(log, "0")
-    servers.stop(timeout_s=DEADLINE_S)
-    assert len(pids(log)) == 1
-    assert not is_running(pids(log)[0])
-
-
-def test_no_servers_are_fine() -> None:
-    servers = LocalServers(["/nonexistent"], 0)
-    servers.check(connected=False)
-    servers.stop(timeout_s=0.3)
-
-
-def test_servers_have_one_numeric_thread_and_a_process_group_of_their_own(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    servers = start(log, "sleep")
-    wait_for(lambda: len(pids(log)) == 1)
-    pid, threads, group, session, niceness = log.read_text().split()
-    servers.stop(timeout_s=0.3)
-    assert threads == "1"
-    # Ctrl-C in a terminal must not reach them before the learner.
-    assert group == pid
-    # Within one session alone, Linux may weigh their lower priority.
-    assert int(session) == os.getsid(0)
-    assert int(niceness) == min(os.nice(0) + 10, 19)
-
-
-def test_a_server_that_was_killed_is_started_again(tmp_path: Path) -> None:
+def test_a_server_has_one_numeric_thread_and_its_own_group_and_is_started_again(
+    tmp_path: Path,
+) -> None:
     log = tmp_path / "log"
     servers = start(log, "sleep", count=2)
     try:
-        wait_for(lambda: len(pids(log)) == 2)
+        for line in log.read_text().splitlines():
+            pid, threads, group, session, niceness = line.split()
+            assert threads == "1"
+            # Ctrl-C in a terminal must not reach them before the learner.
+            assert group == pid
+            # Within one session alone, Linux may weigh their lower priority.
+            assert int(session) == os.getsid(0)
+            assert int(niceness) == min(os.nice(0) + 10, 19)
         os.kill(pids(log)[0], signal.SIGKILL)
         check_until(servers, lambda: len(pids(log)) == 3)
         assert is_running(pids(log)[1])
     finally:
-        servers.stop(timeout_s=0.3)
-    assert not any(is_running(pid) for pid in pids(log))
+        servers.stop(timeout_s=0.1)
 
 
 class Scripted(LocalServers):
@@ -189,18 +177,20 @@ def test_a_server_that_ends_is_started_again_or_given_up(
         assert servers.live(1) == LEFT
 
 
-def test_one_that_ran_for_long_ends_for_the_first_time_again(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("lives", "starts_s"),
+    [
+        # One that ran for long ends for the first time again; one that is left is enough.
+        ([(30.0, 3)] * 9, [0, 30, 60, 90, 120, 150, 180]),
+        ([(0.0, 1), (None, 0)], [0, 0]),
+    ],
+)
+def test_some_servers_go_on_for_ever(
+    monkeypatch: pytest.MonkeyPatch, lives: list[Scripted.Life], starts_s: list[float]
 ) -> None:
-    servers = Scripted(monkeypatch, iter([(30.0, 3)] * 9))
+    servers = Scripted(monkeypatch, iter(lives), count=1 if len(lives) == 9 else 2)
     assert servers.live(200) == ""
-    assert servers.started_s == [0, 30, 60, 90, 120, 150, 180]
-
-
-def test_one_local_server_that_is_left_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    servers = Scripted(monkeypatch, iter([(0.0, 1), (None, 0)]), count=2)
-    assert servers.live(100) == ""
-    assert servers.started_s == [0, 0]
+    assert servers.started_s == starts_s
 
 
 def test_ends_and_restarts_are_logged(
@@ -222,28 +212,22 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("seed.run.local_servers._DELAYS_S", (0.0,) * 4)
 
 
-def print_and_refuse(text: str, log_file: Path) -> LocalServers:
-    code = "import sys; sys.stderr.write(sys.argv[1]); sys.exit(2)"
-    return LocalServers([sys.executable, "-c", code, text], 1, log_file)
-
-
 @pytest.mark.parametrize(
     ("printed", "quoted"),
-    [("one\nseed-envserver: no such game\n\n", "no such game"), ("alone", "alone"),
-     ("", "it said nothing"), (" \n\n", "it said nothing"),
+    [("one\nseed-envserver: no such game\n\n", "no such game"), ("", "it said nothing"),
      ("\x1b[2Jbad\x07\u202e\n", "\\x1b[2Jbad\\x07\\u202e"),
      ("#" * 100_000 + "the end", "#" * 1696 + "the end")],
 )  # fmt: skip
 def test_the_last_words_of_a_server_are_quoted(tmp_path: Path, printed: str, quoted: str) -> None:
     log_file = tmp_path / "servers.log"
-    servers = print_and_refuse(printed, log_file)
+    code = "import sys; sys.stderr.write(sys.argv[1]); sys.exit(2)"
+    servers = LocalServers([sys.executable, "-c", code, printed], 1, log_file)
     with pytest.raises(LocalServerError) as refused:
         check_until(servers, lambda: False)
     servers.stop(timeout_s=DEADLINE_S)
     expected = f"exit code 2: {quoted} (more in {log_file})"
     assert str(refused.value) == f"a local environment server ended with {expected}"
-    whole = "".join(line for line in log_file.read_text().split("\n"))
-    assert whole == printable(printed.replace("\n", ""))
+    assert log_file.read_text().replace("\n", "") == printable(printed.replace("\n", ""))
 
 
 @pytest.mark.usefixtures("impatient")
@@ -253,19 +237,19 @@ def test_of_several_servers_the_one_that_ended_is_quoted(
     program = (
         "import os, sys, time\n"
         "try: os.mkdir(sys.argv[1])\n"
-        "except OSError:\n"
-        "    print('another one', flush=True); time.sleep(1000)\n"
+        "except OSError: print('another one', flush=True); time.sleep(1000)\n"
         "while not os.path.exists(sys.argv[1] + '.end'): time.sleep(0.01)\n"
         "sys.exit('its own reason')"
     )
-    folder, log_file = tmp_path / "folder", tmp_path / "log"
-    servers = LocalServers([sys.executable, "-c", program, str(folder)], 2, log_file)
+    log_file = tmp_path / "log"
+    command = [sys.executable, "-c", program, str(tmp_path / "folder")]
+    servers = LocalServers(command, 2, log_file)
     try:
         check_until(servers, lambda: log_file.exists() and "another" in log_file.read_text())
         (tmp_path / "folder.end").touch()
         check_until(servers, lambda: bool(caplog.messages))
     finally:
-        servers.stop(timeout_s=0.3)
+        servers.stop(timeout_s=0.1)
     assert f"not started again: its own reason (more in {log_file})" in caplog.text
 
 
@@ -301,27 +285,21 @@ def test_what_a_killed_server_has_started_is_waited_for(tmp_path: Path) -> None:
     assert log_file.read_text() == "its last\n"
 
 
+# Appended over restarts to a log; without one it goes to standard error.
 @pytest.mark.usefixtures("impatient")
-def test_output_is_appended_over_restarts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("logged", [True, False])
+def test_what_servers_print_is_never_on_standard_output(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], logged: bool
+) -> None:
     log_file = tmp_path / "servers.log"
     log_file.write_text("of an earlier start\n")
-    command = [sys.executable, "-c", "print('stdout', flush=True); raise SystemExit(3)"]
-    servers = LocalServers(command, 1, log_file)
-    with pytest.raises(LocalServerError, match="stdout"):
+    command = [sys.executable, "-c", "print('printed', flush=True); raise SystemExit(3)"]
+    servers = LocalServers(command, 1, log_file if logged else None)
+    with pytest.raises(LocalServerError, match="printed" if logged else "its reason is above"):
         check_until(servers, lambda: False)
     servers.stop(timeout_s=DEADLINE_S)
-    assert log_file.read_text() == "of an earlier start\n" + 5 * "stdout\n"
-
-
-@pytest.mark.usefixtures("impatient")
-def test_without_a_log_nothing_is_printed_on_standard_output(
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    servers = LocalServers([sys.executable, "-c", "print('from a server'); exit(1)"], 1)
-    check_until(servers, lambda: servers._servers[0].given_up, connected=True)
-    servers.stop(timeout_s=DEADLINE_S)
-    output, errors = capfd.readouterr()
-    assert (output, "from a server" in errors) == ("", True)
+    assert log_file.read_text() == "of an earlier start\n" + 5 * "printed\n" * logged
+    assert capfd.readouterr() == ("", 5 * "printed\n" * (not logged))
 
 
 @pytest.mark.parametrize(
@@ -341,28 +319,26 @@ def test_the_count_is_what_was_asked_for_or_one_for_each_core(
     assert server_count(config) == expected
 
 
-def test_command_names_the_address_and_the_environments() -> None:
-    command = server_command(LocalConfig(envs_per_server=6, groups_per_server=3), "tcp://h:1")
+def test_the_command_names_address_and_environments_and_keys_are_inherited(
+    tmp_path: Path,
+) -> None:
+    """Each of two servers reads the whole of each file, wherever another has left off."""
+    config = LocalConfig(envs_per_server=6, groups_per_server=3)
+    command = server_command(config, "tcp://h:1")
     assert command[:2] == [sys.executable, "-P"]
     assert "from envservers.main import main" in command[3]
     for option, value in {
         "--connect": "tcp://h:1", "--num-envs": "6", "--groups": "3", "--step-timeout-s": "300.0",
     }.items():  # fmt: skip
         assert command[command.index(option) + 1] == value
-    assert "--key" not in command
-
-
-def test_keys_are_inherited_and_not_on_the_command_line(tmp_path: Path) -> None:
-    """Each of two servers reads the whole of each file, wherever another has left off."""
     file = os.memfd_create("key")
     os.write(file, b"secret")
-    command = server_command(LocalConfig(), "tcp://h:1", (file, file))
-    assert command[-4:] == ["--key", f"/dev/fd/{file}", "--learner-key", f"/dev/fd/{file}"]
+    path = f"/dev/fd/{file}"
+    with_keys = server_command(config, "tcp://h:1", (file, file))
+    assert with_keys == [*command, "--key", path, "--learner-key", path]
     code = "import sys, time; print(open(sys.argv[1]).read(), flush=True); time.sleep(1000)"
     log_file = tmp_path / "log"
-    servers = LocalServers(
-        [sys.executable, "-c", code, f"/dev/fd/{file}"], 2, log_file, key_files=(file,)
-    )
+    servers = LocalServers([sys.executable, "-c", code, path], 2, log_file, key_files=(file,))
     try:
         check_until(servers, lambda: log_file.read_text() == "secret\nsecret\n")
     finally:

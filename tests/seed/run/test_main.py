@@ -22,8 +22,7 @@ from seed.run import main
 from seed.run.build import Run
 from seed.run.description import UnusableEnvironment
 from seed.run.local_servers import LocalServerError, LocalServers
-from seed.run.lock import RunLock, hold_run
-from seed.run.metrics import Writer
+from seed.run.lock import hold_run
 from seed.run.plan import Plan, plan_run
 from tests.seed.configs import CATCH
 
@@ -64,16 +63,6 @@ def refusal(file: Path, capsys: pytest.CaptureFixture[str], *arguments: object) 
 
 
 def test_a_dry_run_prints_a_configuration_and_leaves_nothing(
-    file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert learn(file, "--dry-run", "--seed", 9) == 0
-    printed = capsys.readouterr().out
-    assert tomllib.loads(printed)["seed"] == 9
-    assert "\n# from the first frame on\n" in printed
-    assert list(file.parent.iterdir()) == [file]
-
-
-def test_what_an_algorithm_prints_is_no_part_of_a_dry_run(
     file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def plan_aloud(config: Config, loaded: Checkpoint | None) -> Plan:
@@ -81,10 +70,12 @@ def test_what_an_algorithm_prints_is_no_part_of_a_dry_run(
         return plan_run(config, loaded)
 
     monkeypatch.setattr(main, "plan_run", plan_aloud)
-    assert learn(file, "--dry-run") == 0
+    assert learn(file, "--dry-run", "--seed", 9) == 0
     printed = capsys.readouterr()
-    assert tomllib.loads(printed.out)["run_dir"]
+    assert tomllib.loads(printed.out)["seed"] == 9
+    assert "\n# from the first frame on\n" in printed.out
     assert "= words of an algorithm\n" in printed.err
+    assert list(file.parent.iterdir()) == [file]
 
 
 # All refusals are in tests/seed/test_refusals.py and tests/seed/run/test_resume.py.
@@ -114,8 +105,7 @@ def test_odd_entries_of_a_runs_folder_are_refused(
 ) -> None:
     (file.parent / "run" / name).mkdir(parents=True)
     code, message = refusal(file, capsys)
-    assert code == 2
-    assert str(file.parent / "run") in message
+    assert (code, str(file.parent / "run") in message) == (2, True)
 
 
 def test_a_run_that_another_learner_works_on_is_refused(
@@ -140,8 +130,10 @@ def test_a_run_that_another_learner_works_on_is_refused(
         (Diverged("the loss is nan"), 77),
         (CheckpointError("nothing is whole"), 78),
         (SaveFailed("the disk is full"), 1),
+        # Of names of files and what environments say, for one: they steer no terminal.
+        (ConfigError("a \x1b[2J\u202e name\nand more"), 2),
     ],
-    ids=lambda value: type(value).__name__,
+    ids=repr,
 )
 def test_every_kind_of_end_has_its_exit_code(
     file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
@@ -151,20 +143,9 @@ def test_every_kind_of_end_has_its_exit_code(
         raise error
 
     monkeypatch.setattr(main, "_train", fail)
-    assert refusal(file, capsys) == (code, f"{error}\n")
-
-
-# Of names of files and what environments say, for one.
-def test_what_an_error_quotes_steers_no_terminal(
-    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object) -> int:
-        raise ConfigError("a \x1b[2J\u202e name\nand more")
-
-    monkeypatch.setattr(main, "_train", fail)
-    assert learn(file) == 2
-    said = capsys.readouterr().err
-    assert said == "seed-learner: a \\x1b[2J\\u202e name\nand more\n"
+    assert learn(file) == code
+    said = str(error).replace("\x1b[2J\u202e", r"\x1b[2J\u202e")
+    assert capsys.readouterr() == ("", f"seed-learner: {said}\n")
 
 
 # Starting a run again helps once there is room, or the disk answers.
@@ -204,10 +185,11 @@ def test_ends_with_the_commands_that_come_next(
     assert log.messages == both[-commands:]
 
 
+Supervise = Callable[[Callable[[Run], None]], None]
+
+
 @pytest.fixture
-def supervised(
-    monkeypatch: pytest.MonkeyPatch, closed_afterwards: list[Run]
-) -> Callable[[Callable[[Run], None]], None]:
+def supervised(monkeypatch: pytest.MonkeyPatch, closed_afterwards: list[Run]) -> Supervise:
     """Takes what is done instead of a run's threads."""
 
     def supervise_by(ending: Callable[[Run], None]) -> None:
@@ -220,7 +202,7 @@ def supervised(
 # Servers are still being stopped, or the last checkpoint is being written.
 @pytest.mark.parametrize(("frames", "code"), [(10, 0), (9, 75)])
 def test_the_exit_code_is_that_of_a_signal_unless_the_run_is_complete(
-    file: Path, supervised: Callable[[Callable[[Run], None]], None], frames: int, code: int
+    file: Path, supervised: Supervise, frames: int, code: int
 ) -> None:
     def end(run: Run) -> None:
         signal.raise_signal(signal.SIGTERM)
@@ -231,42 +213,33 @@ def test_the_exit_code_is_that_of_a_signal_unless_the_run_is_complete(
 
 
 def test_a_run_says_what_is_normal_and_where_it_is_and_leaves_its_configuration(
-    file: Path, log: pytest.LogCaptureFixture,
-    supervised: Callable[[Callable[[Run], None]], None],
-) -> None:  # fmt: skip
+    file: Path, log: pytest.LogCaptureFixture, supervised: Supervise
+) -> None:
     endpoints: list[str] = []
     supervised(lambda run: endpoints.append(run.inference.endpoint))
     run_dir = file.parent / "run"
+    run_dir.mkdir()
+    (run_dir / "metrics.jsonl").write_text('{"env_frames": 900}\n')
     assert learn(file, "--note", "Flat for a while.", "--local-envservers", 0) == 0
     assert f"listening on {endpoints[0]}, run in {run_dir}" in log.messages
     assert "Flat for a while." in log.messages
     assert tomllib.loads((run_dir / "config.toml").read_text())["note"] == "Flat for a while."
+    # What a killed attempt has left is set aside before the run.
+    assert not (run_dir / "metrics.jsonl").exists()
+    assert (run_dir / "earlier" / "1" / "metrics.jsonl").exists()
     # The next start finds its lock there, and none held.
     assert (run_dir / "lock").exists()
     with hold_run(run_dir):
         pass
 
 
-def test_what_a_killed_attempt_has_left_is_set_aside_before_the_run(
-    file: Path, supervised: Callable[[Callable[[Run], None]], None]
-) -> None:
-    run_dir = file.parent / "run"
-    run_dir.mkdir()
-    (run_dir / "metrics.jsonl").write_text('{"env_frames": 900}\n')
-    supervised(lambda run: None)
-    learn(file, "--local-envservers", 0)
-    assert not (run_dir / "metrics.jsonl").exists()
-    assert (run_dir / "earlier" / "1" / "metrics.jsonl").exists()
-
-
 def test_servers_are_stopped_however_the_run_ends(
     file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
-    supervised: Callable[[Callable[[Run], None]], None],
+    supervised: Supervise,
 ) -> None:  # fmt: skip
     stopped: list[float] = []
 
     def fail(run: Run) -> None:
-        Writer(Path(run.config.run_dir)).close()
         raise Diverged("the loss is nan")
 
     supervised(fail)
@@ -279,13 +252,6 @@ def test_servers_are_stopped_however_the_run_ends(
 def test_signals_may_have_been_taken_over_already(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given: list[Signals] = []
-
-    def note(config: Config, signals: Signals, lock: RunLock) -> int:
-        given.append(signals)
-        return 0
-
-    monkeypatch.setattr(main, "_train", note)
     mine = Signals()
-    assert main.main([str(file), "--run-dir", str(file.parent / "run")], mine) == 0
-    assert given == [mine]
+    monkeypatch.setattr(main, "_train", lambda config, signals, lock: 5 * (signals is mine))
+    assert main.main([str(file), "--run-dir", str(file.parent / "run")], mine) == 5

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -38,26 +38,23 @@ CONFIG = make_config(
 R2D2: dict[str, Any] = {"name": "r2d2", "dueling_size": 4}
 
 
-class Constant:
-    """An algorithm that always does the same, with an agent that has no memory."""
+CONSTANT = torch.tensor(1)
 
-    def __init__(self, action: Tensor) -> None:
-        self.action = action
-        self.agent = nn.Linear(1, 1)
-        cast(Any, self.agent).state_size = 0
 
-    def _choose(self, shown: Shown) -> ActOutput:
+def plan_constant(
+    config: Config, constant: Tensor = CONSTANT, action: SpaceSpec = SPACES.action, *,
+    replay: bool = False,
+) -> StoreLayout:  # fmt: skip
+    """The store of an algorithm that always does the same, whose agent has no memory."""
+
+    def choose(shown: Shown) -> ActOutput:
         batch = shown.rows.rewards.shape[1]
-        return ActOutput(self.action.expand(batch, *self.action.shape), {}, shown.agent_state)
+        return ActOutput(constant.expand(batch, *constant.shape), {}, shown.agent_state)
 
-    def plan_store(
-        self, config: Config, action: SpaceSpec = SPACES.action, *, replay: bool = False
-    ) -> StoreLayout:
-        spaces = Spaces(SPACES.observation, action)
-        return plan_store(acting(self._choose), config, spaces, self.agent, CPU, replay=replay)
-
-
-CONSTANT = Constant(torch.tensor(1))
+    agent: Any = nn.Linear(1, 1)
+    agent.state_size = 0
+    spaces = Spaces(SPACES.observation, action)
+    return plan_store(acting(choose), config, spaces, agent, CPU, replay=replay)
 
 
 def test_agents_of_one_seed_are_equal() -> None:
@@ -89,7 +86,7 @@ def test_replay_has_pages_of_its_own() -> None:
         algorithm=R2D2, inference={"evaluation_share": 0.5},
         replay={"capacity_rows": 1000, "burn_in": 3}, learner={"unroll_length": 7},
     )  # fmt: skip
-    plain, layout = CONSTANT.plan_store(config), CONSTANT.plan_store(config, replay=True)
+    plain, layout = plan_constant(config), plan_constant(config, replay=True)
     assert (plain.replay_unrolls, plain.burn_in) == (0, 0)
     assert (layout.replay_unrolls, layout.burn_in) == (1000 // 7, 3)
     assert layout.num_pages == plain.num_pages + 1000 // 7
@@ -110,39 +107,29 @@ def test_refuses_a_store_that_does_not_fit(
 ) -> None:
     config = replace(CONFIG, replay=replace(CONFIG.replay, **replay))
     # Nothing but a plan takes so much: the memory is not asked for.
-    needed = CONSTANT.plan_store(config, replay=bool(replay)).nbytes
-    asked: list[torch.device] = []
-    for free, refused in ((needed, False), (needed - 1, True)):
-
-        def available(device: torch.device, free: int = free) -> int:
-            asked.append(device)
-            return free
-
-        monkeypatch.setattr(run_plan, "available_bytes", available)
-        if refused:
-            with pytest.raises(ConfigError, match=rf"^{field}: the store's .* cpu has .* GiB free"):
-                CONSTANT.plan_store(config, replay=bool(replay))
-        else:
-            CONSTANT.plan_store(config, replay=bool(replay))
-    assert asked == [CPU, CPU]
+    needed = plan_constant(config, replay=bool(replay)).nbytes
+    free = {CPU: needed}
+    monkeypatch.setattr(run_plan, "available_bytes", free.__getitem__)
+    plan_constant(config, replay=bool(replay))
+    free[CPU] -= 1
+    with pytest.raises(ConfigError, match=rf"^{field}: the store's .* cpu has .* GiB free"):
+        plan_constant(config, replay=bool(replay))
 
 
 # How much they need is in tests/seed/learner/test_trial.py.
-@pytest.mark.parametrize(("spare", "fits"), [(0, True), (-1, False)])
 def test_updates_and_the_acting_network_must_fit_beside_the_store(
-    monkeypatch: pytest.MonkeyPatch, spare: int, fits: bool
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = make_config(inference={"device": "cpu"}, learner={"device": "cpu"})
     plan = plan_run(config, None)
     acting = sum(tensor.nbytes for tensor in plan.agent.state_dict().values())
+    free = {CPU: plan.layout.nbytes + 2**40 + acting}
     monkeypatch.setattr(run_plan, "update_bytes", lambda *_: 2**40)
-    free = plan.layout.nbytes + 2**40 + acting + spare
-    monkeypatch.setattr(run_plan, "available_bytes", lambda device: free)
-    if fits:
+    monkeypatch.setattr(run_plan, "available_bytes", free.__getitem__)
+    plan_run(config, None)
+    free[CPU] -= 1
+    with pytest.raises(ConfigError, match=r"GiB, updates 1024\.0 GiB, and cpu has"):
         plan_run(config, None)
-    else:
-        with pytest.raises(ConfigError, match=r"GiB, updates 1024\.0 GiB, and cpu has"):
-            plan_run(config, None)
 
 
 @pytest.mark.parametrize(
@@ -156,11 +143,10 @@ def test_the_queue_limit_is_rounded_up(batch_size: int, queue_batches: float, li
 # All forms are in tests/seed/contract/test_answers.py.
 def test_actions_are_of_the_environments_form() -> None:
     square = SpaceSpec("float32", (2, 2))
-    assert Constant(torch.zeros(2, 2)).plan_store(CONFIG, square).action == Column(
-        (2, 2), torch.float32
-    )
+    layout = plan_constant(CONFIG, torch.zeros(2, 2), square)
+    assert layout.action == Column((2, 2), torch.float32)
     with pytest.raises(ConfigError, match=r"'vtrace': act gives actions: a tensor .*; expected a"):
-        CONSTANT.plan_store(CONFIG, square)
+        plan_constant(CONFIG, action=square)
 
 
 @pytest.mark.parametrize(
@@ -197,17 +183,13 @@ def test_in_words_it_is_a_configuration_with_comments() -> None:
     for line in ("# would start:", f"# agent: ActorCritic with {weights} weights",
                  "# a queue of 48 unrolls of 20 steps", "# from 12,000 frames on"):  # fmt: skip
         assert line in text.splitlines()
-    assert "\n# 1 local environment server: " in text
-    assert "--connect 'tcp://127.0.0.1:*' " in text
-    assert "acting on " in text
-    assert "values taken as they are" in text
-
-
-def test_in_words_it_says_how_much_replay_holds() -> None:
-    config = make_config(
+    for words in ("\n# 1 local environment server: ", "--connect 'tcp://127.0.0.1:*' ",
+                  "acting on ", "values taken as they are"):  # fmt: skip
+        assert words in text
+    replay = make_config(
         algorithm=R2D2, network={"lstm_size": 2}, replay={"capacity_rows": 60_000}
     )
-    lines = describe_plan(plan_run(config, None)).splitlines()
+    lines = describe_plan(plan_run(replay, None)).splitlines()
     assert "# from the first frame on" in lines
     (line,) = [line for line in lines if line.startswith("# a store of ")]
     assert line.endswith(", for a replay of 3,000 unrolls")

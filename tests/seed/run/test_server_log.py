@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from seed.run.server_log import BoundedLog, ServerOutput
+from tests.seed.entries import put
 
 
 def texts(folder: Path) -> dict[str, str]:
@@ -15,8 +16,9 @@ def texts(folder: Path) -> dict[str, str]:
 
 
 def test_the_beginning_and_the_end_of_a_log_are_kept(tmp_path: Path) -> None:
-    log = BoundedLog(tmp_path / "log", limit_bytes=100)
     for number in range(2):
+        # It goes on where an earlier process has left off.
+        log = BoundedLog(tmp_path / "log", limit_bytes=100)
         log.write(b"%d" % number * 59 + b"\n")
     assert texts(tmp_path) == {
         "log": "(goes on from log.first)\n" + "1" * 59 + "\n", "log.first": "0" * 59 + "\n"
@@ -31,30 +33,17 @@ def test_the_beginning_and_the_end_of_a_log_are_kept(tmp_path: Path) -> None:
     assert kept["log"] == note + "8" * 59 + "\n"
 
 
-def test_a_log_goes_on_where_an_earlier_process_has_left_off(tmp_path: Path) -> None:
-    BoundedLog(tmp_path / "log", limit_bytes=100).write(b"a" * 80 + b"\n")
-    BoundedLog(tmp_path / "log", limit_bytes=100).write(b"b" * 80 + b"\n")
-    assert [*texts(tmp_path)] == ["log", "log.first"]
-
-
-def test_what_cannot_be_written_is_counted(tmp_path: Path) -> None:
-    folder = tmp_path / "folder"
-    log = BoundedLog(folder / "log")
+# A pipe in its place is not waited for.
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_what_cannot_be_written_is_counted(tmp_path: Path, kind: str) -> None:
+    log, path = BoundedLog(tmp_path / "log"), tmp_path / "log"
+    put(path, kind)
     log.write(b"one\n")
     log.write(b"two\n")
-    folder.mkdir()
+    path.unlink() if kind == "pipe" else path.rmdir()
     log.write(b"three\n")
     log.write(b"four\n")
-    assert (folder / "log").read_text() == "\n(8 bytes could not be written here)\nthree\nfour\n"
-
-
-def test_a_pipe_in_its_place_is_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "log")
-    log = BoundedLog(tmp_path / "log")
-    log.write(b"one\n")
-    (tmp_path / "log").unlink()
-    log.write(b"two\n")
-    assert (tmp_path / "log").read_text() == "\n(4 bytes could not be written here)\ntwo\n"
+    assert path.read_text() == "\n(8 bytes could not be written here)\nthree\nfour\n"
 
 
 @pytest.mark.parametrize("where", ["moved", None])
@@ -93,32 +82,26 @@ def test_a_full_disk_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    ("printed", "logged", "last"),
-    [(b"", "", ""), (b"one\ntwo\n\n", "one\ntwo\n\n", "two"), (b"no end", "no end\n", "no end"),
-     (b"a\r\nb\rc\n", "a\nb\\rc\n", "b\\rc"),
-     (b"\x1b[31m\xff\n", "\\x1b[31m\\xff\n", "\\x1b[31m\\xff"), ("π\n".encode(), "π\n", "π")],
+    ("pieces", "logged", "last"),
+    [([b""], "", ""), ([b"one\ntwo\n\n"], "one\ntwo\n\n", "two"),
+     ([b"no end"], "no end\n", "no end"), ([b"a\r\nb\rc\n"], "a\nb\\rc\n", "b\\rc"),
+     ([b"\x1b[31m\xff\n"], "\\x1b[31m\\xff\n", "\\x1b[31m\\xff"), (["π\n".encode()], "π\n", "π"),
+     # Letters and lines that come in pieces are put together.
+     ([b"a \xcf", b"\x80", b" b\n"], "a π b\n", "a π b")],
 )  # fmt: skip
 def test_lines_are_kept_and_escaped(
-    tmp_path: Path, printed: bytes, logged: str, last: str
+    tmp_path: Path, pieces: list[bytes], logged: str, last: str
 ) -> None:
     output = ServerOutput(BoundedLog(tmp_path / "log"))
-    os.write(output.writer, printed)
+    for piece in pieces:
+        os.write(output.writer, piece)
+        assert len(pieces) == 1 or output.read() == len(piece)
+    assert len(pieces) == 1 or output.read() == 0
     output.release_writer()
     output.finish()
     assert ((tmp_path / "log").read_text(), output.last_line) == (logged, last)
     assert output.ended
     assert output.read() == 0
-
-
-def test_letters_and_lines_that_come_in_pieces_are_put_together(tmp_path: Path) -> None:
-    output = ServerOutput(BoundedLog(tmp_path / "log"))
-    for piece in ("a π".encode()[:-1], "π".encode()[1:], b" b\n"):
-        os.write(output.writer, piece)
-        assert output.read() == len(piece)
-    assert output.read() == 0
-    assert (tmp_path / "log").read_text() == "a π b\n"
-    output.release_writer()
-    output.finish()
 
 
 @pytest.mark.parametrize("letter", [b"\x1b", b"\xff", b"x"])

@@ -59,8 +59,8 @@ class Ending:
         self.farewells.append(farewell())
 
     def complete(self) -> None:
-        """As after the last checkpoint of a run."""
-        self.inference.env_steps = 20
+        """As after the last checkpoint of a run, and a step more."""
+        self.inference.env_steps = 21
         self.learner.ended_at = Progress(25, 0, 70.0)
 
     def supervise(self) -> list[dict[str, Any]]:
@@ -75,10 +75,6 @@ class Ending:
 
 def complete(ending: Ending, stop: threading.Event) -> None:
     ending.complete()
-
-
-def wait(ending: Ending, stop: threading.Event) -> None:
-    stop.wait(PATIENCE_S)
 
 
 def diverge(ending: Ending, stop: threading.Event) -> None:
@@ -134,6 +130,13 @@ def test_a_run_without_a_terminal_says_in_its_log_how_it_begins_and_goes_on(
             assert not stop.wait(0.01)
         ending.complete()
 
+    starts: list[int] = []
+
+    def open_writer(run_dir: Path, start_frames: int = 0) -> Writer:
+        starts.append(start_frames)
+        return Writer(run_dir, start_frames)
+
+    monkeypatch.setattr(supervise, "Writer", open_writer)
     ending = Ending(build, tmp_path / "run", learn)
     monkeypatch.setattr(Inference, "num_envs", 8)
     caplog.clear()
@@ -142,10 +145,11 @@ def test_a_run_without_a_terminal_says_in_its_log_how_it_begins_and_goes_on(
     beginning, line, end = caplog.messages
     assert beginning == "making environments"
     assert line.startswith("100 frames (100%), ")
-    assert end == "the training is complete after 100 frames"
-    # Earlier processes of the run count, too.
+    assert end == "the training is complete after 104 frames"
+    # The five steps of earlier processes count, and TensorBoard learns of them.
     assert (last["env_steps"], last["env_frames"]) == (25, 100)
     assert last["time_s"] >= 60
+    assert starts == [20]
 
 
 def test_servers_that_keep_failing_stop_the_run(
@@ -154,7 +158,7 @@ def test_servers_that_keep_failing_stop_the_run(
     def fail(*, connected: bool) -> None:
         raise LocalServerError("no such game")
 
-    ending = Ending(build, tmp_path / "run", wait)
+    ending = Ending(build, tmp_path / "run", lambda ending, stop: stop.wait(PATIENCE_S))
     monkeypatch.setattr(ending.servers, "check", fail)
     with pytest.raises(LocalServerError, match="no such game"):
         ending.supervise()
@@ -205,62 +209,48 @@ def test_a_thread_that_stalls_is_given_up_even_while_it_is_to_end(
 
 
 # Steps since the checkpoint at the end are played again: a line of them would be set aside.
-@pytest.mark.parametrize(("ended_steps", "line_steps"), [(17, 17), (None, 25), (3, 25)])
+@pytest.mark.parametrize(
+    ("ended", "line_at"),
+    [
+        (Progress(17, 0, 70.0), Progress(17, 0, 70.0)), (None, Progress(25, 0, 61.0)),
+        (Progress(3, 0, 70.0), Progress(25, 0, 61.0)),
+        # Time never goes back.
+        (Progress(17, 0, 59.0), Progress(17, 0, 60.0)),
+    ],
+)  # fmt: skip
 def test_the_last_line_is_where_the_next_process_goes_on(
-    build: Build, tmp_path: Path, ended_steps: int | None, line_steps: int
+    ended: Progress | None, line_at: Progress
 ) -> None:
-    def learn(ending: Ending, stop: threading.Event) -> None:
-        ending.inference.env_steps = 20
-        if ended_steps is not None:
-            ending.learner.ended_at = Progress(ended_steps, 0, 70.0)
-
-    lines = Ending(build, tmp_path / "run", learn).supervise()
-    assert [line["env_steps"] for line in lines] == [line_steps]
+    run: Any = SimpleNamespace(
+        learner=SimpleNamespace(ended_at=ended), progress=lambda: Progress(25, 0, 61.0)
+    )
+    window = MetricsWindow(1, Progress(5, 0, 60.0))
+    assert supervise._last_progress(run, window) == line_at
 
 
-def test_tensorboard_learns_where_the_run_goes_on(
-    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    starts: list[int] = []
-
-    def open_writer(run_dir: Path, start_frames: int = 0) -> Writer:
-        starts.append(start_frames)
-        return Writer(run_dir, start_frames)
-
-    monkeypatch.setattr(supervise, "Writer", open_writer)
-    Ending(build, tmp_path / "run", complete).supervise()
-    # The five steps of earlier processes.
-    assert starts == [20]
-
-
-def test_time_never_goes_back_from_a_line_to_the_last_one() -> None:
-    run: Any = SimpleNamespace(learner=SimpleNamespace(ended_at=Progress(20, 4, 11.676)))
-    window = MetricsWindow(1, Progress(20, 4, 11.687))
-    assert supervise._last_progress(run, window) == Progress(20, 4, 11.687)
+@pytest.fixture
+def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervise, "_LOOK_EVERY_S", 0.0)
 
 
 def test_a_run_whose_folder_vanishes_goes_on_in_a_new_one(
-    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    build: Build, tmp_path: Path, looks_often: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(supervise, "_LOOK_EVERY_S", 0.0)
     run_dir, forgotten = tmp_path / "run", threading.Event()
 
     def learn(ending: Ending, stop: threading.Event) -> None:
+        ending.learner.forget_checkpoints = forgotten.set
         shutil.rmtree(run_dir)
         assert forgotten.wait(PATIENCE_S)
 
-    ending = Ending(build, run_dir, learn)
-    monkeypatch.setattr(ending.learner, "forget_checkpoints", forgotten.set)
-    assert len(ending.supervise()) == 1
+    assert len(Ending(build, run_dir, learn).supervise()) == 1
     assert caplog.text.count(f"{run_dir} was deleted or moved; it is made anew") == 1
     assert (run_dir / "config.toml").exists()
 
 
 def test_a_run_whose_folder_is_anothers_by_now_ends_and_writes_nothing(
-    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    build: Build, tmp_path: Path, looks_often: None
 ) -> None:
-    monkeypatch.setattr(supervise, "_LOOK_EVERY_S", 0.0)
-
     def learn(ending: Ending, stop: threading.Event) -> None:
         # At once, as this learner would be quicker otherwise.
         (tmp_path / "other" / "lock").replace(tmp_path / "run" / "lock")

@@ -20,7 +20,7 @@ from seed.store.rows import Arrivals, Unroll
 from seed.store.unrolls import UnrollStore
 from seed.wire.spaces import SpaceSpec
 from tests.seed.store_model import CPU, LAYOUT, Model, Whole
-from tests.seed.writing import place_and_fill
+from tests.seed.writing import write_rows
 
 OPERATION: st.SearchStrategy[Any] = st.one_of(
     st.tuples(
@@ -200,7 +200,7 @@ def write_blank_rows(store: UnrollStore, envs: Any, run_ids: Any) -> None:
     n = len(envs)
     blank = torch.zeros(n, dtype=torch.bool)
     arrived = Arrivals({"": torch.zeros(n, 1)}, torch.zeros(n), blank, blank)
-    row_index, complete = place_and_fill(store, envs, run_ids, np.zeros(n, np.bool_), arrived)
+    row_index, complete = write_rows(store, envs, run_ids, np.zeros(n, np.bool_), arrived)
     actions, behaviour = torch.zeros(n, dtype=torch.int64), {"policy": torch.zeros(n, 2)}
     version = torch.zeros((), dtype=torch.int32)
     store.write_actions(row_index, actions, behaviour, torch.zeros(n, 0), version)

@@ -12,7 +12,7 @@ from seed.config.schema import ConfigError
 from seed.transport import authentication as module
 from seed.transport.authentication import AllowList
 from seed.wire.keys import KeyFileError, KeyPair, read_public, write_pair
-from tests.seed.pipes import idle_pipe
+from tests.seed.entries import idle_pipe
 
 GOOD, OTHER, STRANGER = (KeyPair.new() for _ in range(3))
 
@@ -68,8 +68,7 @@ def test_the_log_has_a_few_of_the_names_and_escapes_them(
 
 
 def test_a_key_that_is_replaced_in_place_is_noticed(folder: Path) -> None:
-    allowed = AllowList(folder)
-    path = folder / "good.pub"
+    allowed, path = AllowList(folder), folder / "good.pub"
     path.write_text(path.read_text().replace(GOOD.public, STRANGER.public))
     os.utime(path, ns=(1, 1))
     allowed.refresh(0.0)
@@ -203,7 +202,7 @@ def test_a_key_that_cannot_be_read_for_now_is_read_again(
     ids=["key", "folder"],
 )
 def test_what_everyone_can_write_allows_nobody(
-    folder: Path, caplog: pytest.LogCaptureFixture,
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
     name: str, mode: int, rest: dict[str, str], said: str,
 ) -> None:  # fmt: skip
     allowed = AllowList(folder)
@@ -216,11 +215,6 @@ def test_what_everyone_can_write_allows_nobody(
     (folder / name).chmod(before)
     allowed.refresh(0.0)
     assert allowed.names == {GOOD.public: "good", OTHER.public: "other"}
-
-
-def test_an_unchanged_folder_is_not_read_again(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    allowed = AllowList(folder)
+    # An unchanged folder is not read again.
     monkeypatch.setattr(module, "read_public", lambda path: pytest.fail("it was read"))
     allowed.refresh(0.0)

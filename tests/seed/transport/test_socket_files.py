@@ -7,7 +7,7 @@ import fcntl
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from seed.config.schema import ConfigError
 from seed.transport import socket_files
 from seed.transport.socket_files import SocketFile, listen
 from seed.transport.sockets import bind, receive
+from tests.seed.entries import put
 
 
 @pytest.fixture
@@ -41,9 +42,16 @@ def router(folder: Path) -> Iterator[zmq.Socket[bytes]]:
     socket.close(0)
 
 
-def test_a_message_arrives(folder: Path, router: zmq.Socket[bytes]) -> None:
+def test_a_message_arrives_and_a_second_learner_is_refused(
+    folder: Path, router: zmq.Socket[bytes]
+) -> None:
     endpoint = router.get_string(zmq.LAST_ENDPOINT)
     assert endpoint == f"ipc://{folder}/one two.sock"
+    before = os.stat("one two.sock").st_ino
+    with pytest.raises(ConfigError, match=r"address = .*another learner listens there"):
+        bind(endpoint, 1000)
+    # The first keeps its file.
+    assert os.stat("one two.sock").st_ino == before
     dealer: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
     dealer.connect(endpoint)
     dealer.send(b"hello")
@@ -54,15 +62,6 @@ def test_a_message_arrives(folder: Path, router: zmq.Socket[bytes]) -> None:
     dealer.close(0)
 
 
-def test_the_second_is_refused_and_the_first_keeps_its_file(
-    folder: Path, router: zmq.Socket[bytes]
-) -> None:
-    before = os.stat("one two.sock").st_ino
-    with pytest.raises(ConfigError, match=r"address = .*another learner listens there"):
-        bind(f"ipc://{folder}/one two.sock", 1000)
-    assert os.stat("one two.sock").st_ino == before
-
-
 def test_names_without_a_file_are_one_learners_too() -> None:
     address = f"ipc://@seed-rl-test-{os.getpid()}"
     with bind(address, 1000) as router:
@@ -71,36 +70,26 @@ def test_names_without_a_file_are_one_learners_too() -> None:
             bind(address, 1000)
 
 
-def test_one_that_takes_no_more_connections_is_alive(folder: Path) -> None:
+def test_one_that_takes_no_more_connections_is_alive_and_a_dead_ones_socket_makes_way(
+    folder: Path,
+) -> None:
     with socket.socket(socket.AF_UNIX) as full, socket.socket(socket.AF_UNIX) as waiting:
-        full.bind("full.sock")
+        full.bind("one.sock")
         full.listen(0)
-        waiting.connect("full.sock")
+        waiting.connect("one.sock")
         with pytest.raises(ConfigError, match="another learner listens there"):
-            listen("ipc://full.sock")
-
-
-def test_a_dead_learners_socket_makes_way(folder: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind("dead.sock")
-    with listening("ipc://dead.sock"), socket.socket(socket.AF_UNIX) as client:
-        client.connect("dead.sock")
+            listen("ipc://one.sock")
+    with listening("ipc://one.sock"), socket.socket(socket.AF_UNIX) as client:
+        client.connect("one.sock")
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "link", "pipe"])
 def test_what_is_no_socket_stays(folder: Path, kind: str) -> None:
-    path = folder / "precious"
-    make: dict[str, Callable[[], object]] = {
-        "file": lambda: path.write_text("text"),
-        "folder": path.mkdir,
-        "link": lambda: path.symlink_to("nowhere"),
-        "pipe": lambda: os.mkfifo(path),
-    }
-    make[kind]()
-    before = os.lstat(path)
+    put(folder / "precious", kind)
+    before = os.lstat(folder / "precious")
     with pytest.raises(ConfigError, match="no socket is there; choose another path"):
         listen("ipc://precious")
-    assert os.lstat(path) == before
+    assert os.lstat(folder / "precious") == before
 
 
 @pytest.mark.parametrize(
@@ -130,7 +119,9 @@ def test_a_folder_of_no_use(
         pass
 
 
-def test_a_free_path_is_of_this_user_and_goes_with_the_learner() -> None:
+def test_a_free_path_is_of_this_user_and_goes_with_the_learner(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with bind("ipc://*", 1000) as router:
         path = Path(router.get_string(zmq.LAST_ENDPOINT).removeprefix("ipc://"))
         assert path.is_absolute()
@@ -138,9 +129,6 @@ def test_a_free_path_is_of_this_user_and_goes_with_the_learner() -> None:
         assert path.parent.stat().st_mode & 0o77 == 0
         SocketFile(f"ipc://{path}").remove()
         assert not path.parent.exists()
-
-
-def test_no_room_for_a_free_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(folder / "missing"))
     with pytest.raises(ConfigError, match=r"'ipc://\*': no folder can be made .* give a path"):
         bind("ipc://*", 1000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ from seed.wire.keys import (
     read_public,
     write_pair,
 )
-from tests.seed.pipes import idle_pipe
+from tests.seed.entries import idle_pipe
+
+READERS: dict[str, Callable[[Path], object]] = {"secret": read_pair, "public": read_public}
 
 
 def mode(path: Path) -> int:
@@ -30,28 +33,12 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert (secret.name, public.name) == ("worker.1.key", "worker.1.pub")
     assert read_pair(secret) == pair
     assert read_public(public) == pair.public
-    assert pair.secret not in public.read_text()
+    assert pair.secret not in public.read_text() + repr(pair)
     assert pair != KeyPair.new()
 
 
-def test_a_secret_is_not_shown() -> None:
-    pair = KeyPair.new()
-    assert pair.secret not in repr(pair)
-
-
-def test_a_secret_is_its_owners_alone(tmp_path: Path) -> None:
-    before = os.umask(0)
-    try:
-        secret, public = write_pair(tmp_path / "a", KeyPair.new())
-    finally:
-        os.umask(before)
-    assert (mode(secret), mode(public)) == (0o600, 0o644)
-
-
-# Else somebody could have opened it in between.
-def test_a_secret_has_its_mode_from_the_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+# From the start, else somebody could have opened it in between.
+def test_a_secret_is_its_owners_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[tuple[str, bool, int]] = []
 
     def watched(path: Path, flags: int, wanted: int = 0o777) -> int:
@@ -61,18 +48,31 @@ def test_a_secret_has_its_mode_from_the_start(
 
     real = os.open
     monkeypatch.setattr(os, "open", watched)
-    write_pair(tmp_path / "a", KeyPair.new())
+    before = os.umask(0)
+    try:
+        secret, public = write_pair(tmp_path / "a", KeyPair.new())
+    finally:
+        os.umask(before)
     assert opened == [(".pub", True, 0o644), (".key", True, 0o600)]
+    assert (mode(secret), mode(public)) == (0o600, 0o644)
 
 
-@pytest.mark.parametrize("bits", [0o640, 0o604, 0o620, 0o602, 0o610, 0o644])
-def test_a_secret_that_others_can_use_is_refused(tmp_path: Path, bits: int) -> None:
-    secret, _ = write_pair(tmp_path / "a", KeyPair.new())
-    secret.chmod(bits)
-    with pytest.raises(KeyFileError, match=rf"mode {bits:04o}\): chmod 600 {secret}"):
-        read_pair(secret)
-    secret.chmod(0o400)
-    read_pair(secret)
+# Who may write to a public key may let themselves in under its name.
+@pytest.mark.parametrize(
+    ("kind", "bits", "fine", "remedy"),
+    [*(("secret", bits, 0o400, "chmod 600") for bits in (0o640, 0o604, 0o620, 0o602, 0o610, 0o644)),
+     *(("public", bits, 0o664, ".* chmod 644") for bits in (0o646, 0o666, 0o602))],
+)  # fmt: skip
+def test_a_key_that_others_can_use_is_refused(
+    tmp_path: Path, kind: str, bits: int, fine: int, remedy: str
+) -> None:
+    secret, public = write_pair(tmp_path / "a", KeyPair.new())
+    path = secret if kind == "secret" else public
+    path.chmod(bits)
+    with pytest.raises(KeyFileError, match=rf"mode {bits:04o}\): {remedy} {path}"):
+        READERS[kind](path)
+    path.chmod(fine)
+    READERS[kind](path)
 
 
 # So a Secret is mounted in a pod with fsGroup, where nobody can change its mode.
@@ -99,17 +99,6 @@ def test_a_secret_for_the_own_group_on_a_read_only_mount(
     assert fine or "chmod 600 a.key, or a copy of it where that cannot be" in complaint
 
 
-# Who may write to it may let themselves in under its name.
-@pytest.mark.parametrize("bits", [0o646, 0o666, 0o602])
-def test_a_public_key_that_everyone_can_write_is_refused(tmp_path: Path, bits: int) -> None:
-    _, public = write_pair(tmp_path / "a", KeyPair.new())
-    public.chmod(bits)
-    with pytest.raises(KeyFileError, match=rf"mode {bits:04o}\): .* chmod 644 {public}"):
-        read_public(public)
-    public.chmod(0o664)
-    read_public(public)
-
-
 @pytest.mark.parametrize("there", ["a.key", "a.pub"])
 def test_nothing_is_overwritten(tmp_path: Path, there: str) -> None:
     (tmp_path / there).write_text("mine")
@@ -119,9 +108,11 @@ def test_nothing_is_overwritten(tmp_path: Path, there: str) -> None:
     assert (tmp_path / there).read_text() == "mine"
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(KeyFileError, match=r"no/a\.pub: cannot be written"):
         write_pair(tmp_path / "no" / "a", KeyPair.new())
+    with pytest.raises(KeyFileError, match=r"a\.pub: cannot be read"):
+        read_public(tmp_path / "a.pub")
 
 
 # Whoever puts a secret where public keys belong has given it away, and must hear of it.
@@ -155,17 +146,10 @@ def test_what_is_no_key_is_refused(tmp_path: Path, text: bytes) -> None:
         read_public(path)
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(KeyFileError, match=r"a\.pub: cannot be read"):
-        read_public(tmp_path / "a.pub")
-    with pytest.raises(KeyFileError, match="cannot be read"):
-        read_public(tmp_path)
-
-
 # Opening a pipe, or reading it, waits for whoever writes to it.
 def test_a_pipe_is_no_key_file(tmp_path: Path) -> None:
     with idle_pipe(tmp_path / "odd"):
-        for read in (read_pair, read_public):
+        for read in READERS.values():
             with pytest.raises(KeyFileError, match=r"odd: cannot be read \(expected a regular"):
                 read(tmp_path / "odd")
 
@@ -174,7 +158,7 @@ def test_a_pipe_is_no_key_file(tmp_path: Path) -> None:
 def test_no_device_and_no_folder_is_a_key_file(tmp_path: Path, target: str) -> None:
     (tmp_path / "odd").symlink_to(target)
     before = len(list(Path("/proc/self/fd").iterdir()))
-    for read in (read_pair, read_public):
+    for read in READERS.values():
         with pytest.raises(KeyFileError, match=r"odd: cannot be read \(expected a regular") as seen:
             read(tmp_path / "odd")
         # Nothing that may pass.
@@ -190,11 +174,11 @@ def test_any_key_is_read_back(tmp_path: Path) -> None:
     assert read_public(path) == key
 
 
-@pytest.mark.parametrize("kind", ["secret", "public"])
+@pytest.mark.parametrize("kind", READERS)
 def test_a_damaged_key_is_refused(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "a"
     # One more than five characters can stand for.
     path.write_text(f"{kind} %nSc1{'0' * 35}\n")
     path.chmod(0o600)
     with pytest.raises(KeyFileError, match=r"a: the key in it is damaged; copy the file again"):
-        (read_pair if kind == "secret" else read_public)(path)
+        READERS[kind](path)

@@ -15,11 +15,10 @@ from hypothesis import strategies as st
 from seed.wire.terminal import counted, printable, shield_output
 
 DEADLINE_S = 300.0
+SHIELD = "import os, sys; from seed.wire.terminal import shield_output; shield_output()"
 # Prints on both, more than any buffer holds, and chooses an exit code.
-PROGRAM = """
-import sys
-from seed.wire.terminal import shield_output
-shield_output()
+PROGRAM = f"""
+{SHIELD}
 for stream in (sys.stdout, sys.stderr):
     for _ in range(50):
         print("a line\\u2192\\ud800" * 100, file=stream)
@@ -48,9 +47,6 @@ def test_printable_text_stays_as_it_is() -> None:
     assert printable("Zürich: 5 × π") == "Zürich: 5 × π"
     assert printable("\x1b[2J\u202e\r\ud800\n") == r"\x1b[2J\u202e\r\ud800\n"
     assert printable("a\nb\tc", lines=True) == "a\nb\\tc"
-
-
-def test_one_is_no_plural() -> None:
     said = [counted(number, "server") for number in (0, 1, 2)]
     assert said == ["0 servers", "1 server", "2 servers"]
 
@@ -74,30 +70,24 @@ def test_a_file_that_may_not_grow_changes_no_exit_code(tmp_path: Path) -> None:
     assert process.returncode == 77
 
 
-def test_a_pipe_that_nobody_reads_any_more_changes_no_exit_code() -> None:
-    process = run("")
+# Nobody reads any more, or standard error only, and more than a pipe holds.
+@pytest.mark.parametrize("closed", [True, False])
+def test_nobody_who_reads_changes_no_exit_code(closed: bool) -> None:
+    program = PROGRAM if closed else PROGRAM.replace("range(50)", "range(1000)").replace(
+        "(sys.stdout, sys.stderr)", "(sys.stderr,)"
+    )  # fmt: skip
+    process = run("", program)
     assert process.stdout is not None
     assert process.stderr is not None
-    process.stdout.close()
-    process.stderr.close()
+    if closed:
+        process.stdout.close()
+        process.stderr.close()
     assert process.wait(DEADLINE_S) == 77
-
-
-def test_standard_error_waits_for_no_reader() -> None:
-    program = PROGRAM.replace("range(50)", "range(1000)").replace("(sys.stdout, sys.stderr)",
-                                                                  "(sys.stderr,)")  # fmt: skip
-    process = run("", program)
-    # More than a pipe holds, and nobody reads.
-    assert process.wait(DEADLINE_S) == 77
-    _, errors = process.communicate()
-    assert len(errors) > 4096
+    assert closed or len(process.communicate()[1]) > 4096
 
 
 def test_standard_output_arrives_whole_however_late_it_is_read() -> None:
-    program = (
-        "import sys; from seed.wire.terminal import shield_output; shield_output()\n"
-        "print('begin', file=sys.stderr); print('x' * 1_000_000)"
-    )
+    program = f"{SHIELD}\nprint('begin', file=sys.stderr); print('x' * 1_000_000)"
     process = run("", program)
     assert process.stderr is not None
     assert process.stderr.readline() == b"begin\n"
@@ -107,10 +97,7 @@ def test_standard_output_arrives_whole_however_late_it_is_read() -> None:
 
 
 def test_closed_descriptors_are_not_given_to_other_files() -> None:
-    program = (
-        "import os, sys; from seed.wire.terminal import shield_output; shield_output()\n"
-        "sys.exit(min(os.open('/dev/null', os.O_RDONLY), *os.pipe()))"
-    )
+    program = f"{SHIELD}\nsys.exit(min(os.open('/dev/null', os.O_RDONLY), *os.pipe()))"
     process = run("<&- >&- 2>&-", program)
     process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 3
@@ -118,8 +105,7 @@ def test_closed_descriptors_are_not_given_to_other_files() -> None:
 
 def test_a_signal_handler_may_print_while_something_is_printed() -> None:
     program = (
-        "import signal, sys; from seed.wire.terminal import shield_output; shield_output()\n"
-        "def handle(*_):\n"
+        f"import signal\n{SHIELD}\ndef handle(*_):\n"
         "    print('handled', file=sys.stderr); signal.setitimer(signal.ITIMER_REAL, 1e-4)\n"
         "signal.signal(signal.SIGALRM, handle); handle()\n"
         "for _ in range(3000): print('x' * 300, file=sys.stderr)\n"
@@ -143,10 +129,7 @@ def test_streams_that_are_no_descriptors_stay_as_they_are(
 @pytest.mark.skipif(sys.platform != "linux", reason="the system does not know how")
 def test_a_terminal_that_is_held_holds_up_nothing() -> None:
     """Nobody takes what it shows, so that it is full after a while, and not at a round number."""
-    program = (
-        "import sys; from seed.wire.terminal import shield_output; shield_output()\n"
-        "for _ in range(3000): print('x' * 97, file=sys.stderr)"
-    )
+    program = f"{SHIELD}\nfor _ in range(3000): print('x' * 97, file=sys.stderr)"
     holder, terminal = pty.openpty()
     process = subprocess.Popen([sys.executable, "-c", program], stderr=terminal)
     assert process.wait(DEADLINE_S) == 0
@@ -155,10 +138,7 @@ def test_a_terminal_that_is_held_holds_up_nothing() -> None:
 
 
 def test_a_descriptor_of_another_meaning_is_followed() -> None:
-    program = (
-        "import os, sys; from seed.wire.terminal import shield_output; shield_output()\n"
-        "os.dup2(1, 2); shield_output(); print('here', file=sys.stderr)"
-    )
+    program = f"{SHIELD}\nos.dup2(1, 2); shield_output(); print('here', file=sys.stderr)"
     output, errors = run("", program).communicate(timeout=DEADLINE_S)
     assert (output, errors) == (b"here\n", b"")
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from envservers.environments.atari import AtariGroup
 from seed.config.loading import parse_command_line
@@ -15,6 +15,7 @@ from seed.config.schema import Config
 from seed.contract.loading import load_algorithm, load_algorithm_config
 from seed.device.transfer import tensors_of
 from seed.run.plan import make_agent
+from seed.wire.spaces import SpaceSpec
 from tools.bench import bare_work
 from tools.bench.bare_work import (
     describe_spaces,
@@ -40,29 +41,26 @@ def _config(name: str, *words: str) -> Config:
     return parse_command_line([path, *words], load_algorithm_config).config
 
 
-def test_steps_are_of_one_group_and_acting_is_of_so_many_rows() -> None:
-    work = make_stepping(_config("catch_vtrace", "--local.envs-per-server", "7"))
-    assert [work.run(), work.run()] == [4, 4]
-    work.close()
-    assert make_acting(_config("memory_chain_r2d2"), 3).run() == 3
-
-
-def test_atari_is_stepped_by_the_emulator_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: AtariGroup, actions: object) -> None:
-        raise AssertionError("not bare")
-
-    monkeypatch.setattr(AtariGroup, "step", refuse)
-    work = make_stepping(_config("pong_vtrace", "--local.envs-per-server", "4"))
-    assert work.run() == 2
-    work.close()
-
-
-def test_acting_rounds_no_weights_that_inference_has_rounded_before(
+def test_steps_are_of_one_group_and_atari_is_stepped_by_the_emulator_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config = _config("pong_vtrace", "--network.precision", "bfloat16")
+    monkeypatch.setattr(AtariGroup, "step", lambda *_: pytest.fail("not bare"))
+    for name, count, rows in (("catch_vtrace", "7", 4), ("pong_vtrace", "4", 2)):
+        work = make_stepping(_config(name, "--local.envs-per-server", count))
+        assert [work.run(), work.run()] == [rows, rows]
+        work.close()
+
+
+def _given(monkeypatch: pytest.MonkeyPatch, config: Config) -> nn.Module:
+    """The agent that bare work will have."""
     agent = make_agent(load_algorithm("vtrace"), config, describe_spaces(config), CPU)
     monkeypatch.setattr(bare_work, "make_agent", lambda *arguments: agent)
+    return agent
+
+
+def test_acting_rounds_weights_as_inference_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = _config("pong_vtrace", "--network.precision", "bfloat16")
+    agent = _given(monkeypatch, config)
     assert make_acting(config, 3).run() == 3
     dtypes = {parameter.dtype for parameter in agent.parameters()}
     assert dtypes == {torch.float32, torch.bfloat16}
@@ -85,18 +83,17 @@ def test_an_update_stands_for_the_steps_that_bring_its_rows(
 
 def test_updates_leave_the_weights_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     config = _config("catch_vtrace")
-    agent = make_agent(load_algorithm("vtrace"), config, describe_spaces(config), CPU)
+    agent = _given(monkeypatch, config)
     before = {name: value.clone() for name, value in agent.state_dict().items()}
-    monkeypatch.setattr(bare_work, "make_agent", lambda *arguments: agent)
-    work = make_learning(config)
-    work.run()
+    make_learning(config).run()
     assert all(parameter.grad is not None for parameter in agent.parameters())
     for name, value in agent.state_dict().items():
         assert torch.equal(value, before[name]), name
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_an_unroll_is_as_a_run_makes_it(name: str) -> None:
+def test_an_unroll_is_as_a_run_makes_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bare_work, "_END_PROBABILITY", 0.5)
     config = _config(name)
     algorithm, spaces = load_algorithm(config.algorithm_name), describe_spaces(config)
     agent = make_agent(algorithm, config, spaces, CPU)
@@ -110,42 +107,33 @@ def test_an_unroll_is_as_a_run_makes_it(name: str) -> None:
     of_rows = [*tensors_of(rows), unroll.actions, unroll.policy_versions]
     assert {values.shape[:2] for values in (*of_rows, *unroll.behaviour.values())} == {size}
     assert (unroll.importance.shape, unroll.burn_in) == ((count,), burn_in)
+    # Episodes begin after those that ended.
+    assert rows.terminated.any()
+    assert not rows.first[0].any()
+    assert torch.equal(rows.first[1:], rows.terminated[:-1])
     target = make_agent(algorithm, config, spaces, CPU)
     assert algorithm.loss(agent, target, unroll, config.algorithm).loss.isfinite()
 
 
-def test_episodes_begin_after_those_that_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bare_work, "_END_PROBABILITY", 0.5)
-    config = _config("catch_vtrace")
-    spaces = describe_spaces(config)
-    agent = make_agent(load_algorithm("vtrace"), config, spaces, CPU)
-    rows = make_unroll(config, agent, spaces, CPU).rows
-    assert rows.terminated.any()
-    assert not rows.first[0].any()
-    assert torch.equal(rows.first[1:], rows.terminated[:-1])
-
-
 def test_actions_in_a_box_have_its_form() -> None:
-    space = dataclasses.replace(describe_spaces(_config("catch_vtrace")).action, n=None)
-    space = dataclasses.replace(space, dtype="float32", shape=(2,))
+    space = SpaceSpec("float32", (2,))
     actions = bare_work._random_actions(space, (5, 3), np.random.default_rng(0))
     assert (actions.shape, actions.dtype) == ((5, 3, 2), np.float32)
 
 
 def test_work_is_called_until_the_time_is_over() -> None:
-    calls = 0
+    calls: list[None] = []
 
     def run() -> float:
-        nonlocal calls
-        calls += 1
+        calls.append(None)
         return 2.5
 
     pace = measure(run, 0.01)
-    assert pace.steps == 2.5 * calls
+    assert pace.steps == 2.5 * len(calls)
     assert pace.elapsed_s >= 0.01
-    calls = 0
+    calls.clear()
     assert measure(run, 0.0).steps == 2.5
-    assert calls == 1
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int64", "bool", "float32", "float64"])

@@ -162,13 +162,8 @@ def test_a_refusal_ends_the_fleet(learner: Learner) -> None:
 
 
 def test_the_report_holds_what_was_due_in_the_window() -> None:
-    answers = [
-        Answer(due_s=9.9, sent_s=9.9, answered_s=10.5, rows=32),
-        Answer(due_s=10.0, sent_s=10.1, answered_s=10.3, rows=32),
-        Answer(due_s=11.9, sent_s=11.9, answered_s=12.4, rows=32),
-        Answer(due_s=12.0, sent_s=12.0, answered_s=12.1, rows=32),
-    ]
-    report = report_window(answers, start_s=10.0, seconds=2.0)
+    times_s = [(9.9, 9.9, 10.5), (10.0, 10.1, 10.3), (11.9, 11.9, 12.4), (12.0, 12.0, 12.1)]
+    report = report_window([Answer(*each, rows=32) for each in times_s], 10.0, seconds=2.0)
     assert report["rows"] == 64
     assert report["latencies_ms"] == pytest.approx([200.0, 500.0])
     assert report["due_latencies_ms"] == pytest.approx([300.0, 500.0])

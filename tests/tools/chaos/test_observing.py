@@ -14,27 +14,16 @@ def test_each_line_is_read_once_and_whole(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     tail = Tail(path)
     assert tail.read() == []
-    path.write_text('{"a": 1}\n{"a"')
-    assert tail.read() == [{"a": 1}]
-    with path.open("a") as file:
-        file.write(': 2}\n{"a": 3}\n')
-    assert tail.read() == [{"a": 2}, {"a": 3}]
-    assert tail.read() == []
-
-
-def test_lines_that_a_restart_set_aside_are_passed_over(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    tail = Tail(path)
-    path.write_text('{"a": 1}\n{"a": 2}\n{"a": 3}\n')
-    assert len(tail.read()) == 3
-    path.write_text('{"a": 1}\n{"a": 4}\n{"a": 5}\n{"a": 6}\n')
-    assert tail.read() == [{"a": 4}, {"a": 5}, {"a": 6}]
-
-
-def test_half_a_line_of_a_killed_process_is_skipped(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"a": {"a": 1}\n{"a": 2}\n')
-    assert Tail(path).read() == [{"a": 2}]
+    for content, new in (
+        ('{"a": 1}\n{"a"', [1]), ('{"a": 1}\n{"a": 2}\n{"a": 3}\n', [2, 3]),
+        ('{"a": 1}\n{"a": 2}\n{"a": 3}\n', []),
+        # A restart has set lines aside.
+        ('{"a": 1}\n{"a": 4}\n{"a": 5}\n{"a": 6}\n', [4, 5, 6]),
+        # Half a line of a killed process is skipped.
+        ('{"a": {"a": 1}\n{"a": 2}\n', [2]),
+    ):  # fmt: skip
+        path.write_text(content)
+        assert tail.read() == [{"a": number} for number in new]
 
 
 def test_this_process_is_sampled() -> None:

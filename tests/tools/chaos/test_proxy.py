@@ -48,11 +48,19 @@ def ends() -> Iterator[Ends]:
         ends.learner.close()
 
 
-def test_messages_pass_both_ways_and_are_recorded(ends: Ends) -> None:
+def test_messages_pass_both_ways_and_are_recorded_and_sent_again(ends: Ends) -> None:
     assert ends.ask(b"a", b"", bytes(100_000)) == [b"a", b"", bytes(100_000)]
-    assert ends.ask(b"b") == [b"b"]
-    assert len(ends.link.recorded) == 2
+    ends.proxy.call(lambda: ends.link.delay(0.05))
+    began_s = time.monotonic()
+    assert ends.ask(b"late") == [b"late"]
+    assert time.monotonic() - began_s >= 0.1
     assert ends.link.num_connections == 1
+    assert len(ends.link.recorded) == 2
+    old = list(ends.link.recorded)
+    ends.proxy.call(lambda: ends.link.inject(old))
+    assert ends.learner.recv_multipart()[1:] == [b"a", b"", bytes(100_000)]
+    assert ends.learner.recv_multipart()[1:] == [b"late"]
+    assert ends.ask(b"third") == [b"third"]
 
 
 # Whether it was connected before, or connects meanwhile.
@@ -109,24 +117,6 @@ def test_one_bit_is_flipped(ends: Ends) -> None:
     assert sorted(body)[-2:] == [0, 0x10]
     assert len(ends.link.flipped_s) == 1
     assert ends.ask(b"after") == [b"after"]
-
-
-def test_recorded_messages_are_sent_again(ends: Ends) -> None:
-    ends.ask(b"first", b"frame")
-    ends.ask(b"second")
-    old = list(ends.link.recorded)
-    ends.proxy.call(lambda: ends.link.inject(old))
-    assert ends.learner.recv_multipart()[1:] == [b"first", b"frame"]
-    assert ends.learner.recv_multipart()[1:] == [b"second"]
-    assert ends.ask(b"third") == [b"third"]
-
-
-def test_a_delayed_link_passes_everything(ends: Ends) -> None:
-    ends.ask(b"before")
-    ends.proxy.call(lambda: ends.link.delay(0.05))
-    began_s = time.monotonic()
-    assert ends.ask(b"late") == [b"late"]
-    assert time.monotonic() - began_s >= 0.1
 
 
 def test_without_a_learner_a_connection_ends() -> None:

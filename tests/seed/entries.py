@@ -1,4 +1,4 @@
-"""A named pipe where a file is expected."""
+"""Odd entries of a folder, where a file or a folder is expected."""
 
 from __future__ import annotations
 
@@ -9,6 +9,25 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _PATIENCE_S = 300.0
+
+
+def put(path: Path, kind: str) -> None:
+    """Makes a "folder", an empty "file", one of "bytes", a "pipe" or a link.
+
+    A "link" leads nowhere, a "loop" to itself, and a "device" to one that never ends.
+    """
+    match kind:
+        case "folder":
+            path.mkdir()
+        case "file":
+            path.touch()
+        case "bytes":
+            path.write_bytes(bytes(range(256)))
+        case "pipe":
+            os.mkfifo(path)
+        case _:
+            elsewhere = {"link": f"missing disk/{path.name}", "device": "/dev/zero"}
+            path.symlink_to(elsewhere.get(kind, str(path)))
 
 
 @contextmanager
