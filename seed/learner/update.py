@@ -50,14 +50,15 @@ class UpdateResult(NamedTuple):
 
 
 class _DeviceResult(NamedTuple):
-    """An `UpdateResult` still on the device.
+    """An `UpdateResult` still on the device, without the norm of the gradient.
 
-    `values` `[1 + n] float64` are the weight, then scalars in the order of `names`; the norm of the
-    gradient is not among them yet.
+    `values` `[n] float32` are scalars in the order of `names`. `exact` `[2] float64` are the mean
+    version, which float32 would round from 2^24 on, and the weight.
     """
 
     names: tuple[str, ...]
     values: Tensor
+    exact: Tensor
     priorities: Tensor | None
     statistics: dict[str, Tensor] | None
 
@@ -139,9 +140,10 @@ class Update:
         norm = self._clip()
         # All values in one transfer from the device. The norm comes last, and so stands for all of
         # the gradient that the step would take.
-        values = torch.cat([found.values, norm.double()[None]]).tolist()
-        weight, *others = values
-        scalars = dict(zip((*found.names, "grad_norm"), others, strict=True))
+        values = torch.cat([found.values, norm[None], found.exact]).tolist()
+        names = (*found.names, "grad_norm", "policy_version_mean")
+        weight = values.pop()
+        scalars = dict(zip(names, values, strict=True))
         return UpdateResult(scalars, found.priorities, weight, found.statistics)
 
     def step(self, learning_rate: float, fraction: float = 1.0) -> None:
@@ -176,15 +178,11 @@ class Update:
         # Rows that are shuffled have lost the one to bootstrap from.
         end = None if self._passes.items == "rows" else -1
         acted = unroll.policy_versions[unroll.burn_in : end]  # [T, B] int64
-        scalars = {
-            "loss": result.loss.detach(),
-            # Exact up to 2^53: versions in float32 would be rounded from 2^24 on.
-            "policy_version_mean": acted.double().mean(),
-            **result.metrics,
-        }
-        weight = torch.ones_like(scalars["loss"]) if result.count is None else result.count
-        values = torch.stack([value.double() for value in (weight, *scalars.values())])
-        return _DeviceResult(tuple(scalars), values, result.priorities, result.statistics)
+        scalars = {"loss": result.loss.detach(), **result.metrics}
+        values = torch.stack([value.float() for value in scalars.values()])
+        weight = torch.ones_like(result.loss) if result.count is None else result.count
+        exact = torch.stack([acted.double().mean(), weight.detach().double()])
+        return _DeviceResult(tuple(scalars), values, exact, result.priorities, result.statistics)
 
     def _clip_gradient(self) -> Tensor:
         """Clips each group's gradient; returns the norm of all of it before, `[] float32`."""

@@ -178,6 +178,9 @@ def _adapt(config: Config, envs: int) -> Config:
             # The learner's side of the store, which nobody is at, gets nothing.
             evaluation_share=1.0,
         ),
+        # Nothing is learned from: no rows are context.
+        learner=dataclasses.replace(config.learner, burn_in=0),
+        replay=dataclasses.replace(config.replay, burn_in=0),
         local=dataclasses.replace(config.local, envs_per_server=envs, groups_per_server=1),
     )
 

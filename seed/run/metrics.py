@@ -100,6 +100,7 @@ class MetricsWindow:
             # A pause that began before this line's time is counted in full.
             "inference_paused_share": min(paused_s / elapsed_s, 1.0),
             "updates_skipped": learner.updates_skipped,
+            "unrolls_left_out": learner.unrolls_left_out,
             "checkpoints_failed": learner.checkpoints_failed,
             "learner_utilisation": busy_s / (busy_s + waited_s) if updates else None,
             "queue_length": store.num_ready,

@@ -7,6 +7,7 @@ one.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import shlex
 from collections.abc import Callable
@@ -44,6 +45,8 @@ from seed.store.layout import Column, StoreLayout
 from seed.store.rows import PLAIN_PART, Rows
 from seed.wire.spaces import SpaceSpec
 from seed.wire.terminal import counted
+
+log = logging.getLogger(__name__)
 
 # Bytes that updates with unrolls of a layout take of the agent's device.
 TryUpdate: TypeAlias = Callable[[StoreLayout], int]
@@ -92,6 +95,8 @@ def plan_run(config: Config, loaded: Checkpoint | None) -> Plan:
     servers = server_count(config)
     algorithm = load_algorithm(config.algorithm_name)
     check_source(config, algorithm.DATA_SOURCE)
+    if config.replay.burn_in:
+        log.info("replay.burn_in is called learner.burn_in by now; it counts under either name")
     lockstep = is_lockstep(algorithm, config)
     check_lockstep(config, algorithm.DATA_SOURCE, lockstep=lockstep)
     first_envs = config.learner.lockstep_envs or servers * config.local.envs_per_server
@@ -235,7 +240,6 @@ def plan_store(
         layout = dataclasses.replace(
             layout,
             num_pages=layout.num_pages + unrolls,
-            burn_in=config.replay.burn_in,
             replay_unrolls=unrolls,
         )
     needed = try_update(layout) if try_update is not None else 0
@@ -279,6 +283,7 @@ def _layout(
             name: Column(tuple(values.shape[1:]), values.dtype)
             for name, values in acted.behaviour.items()
         },
+        burn_in=config.burn_in,
         evaluation_share=config.inference.evaluation_share,
         staggered=not is_lockstep(algorithm, config),
     )

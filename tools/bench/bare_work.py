@@ -191,7 +191,7 @@ def steps_per_update(config: Config) -> float:
 def make_unroll(config: Config, agent: nn.Module, spaces: Spaces, device: torch.device) -> Unroll:
     """Returns a batch of the run's shape: random rows, on which the agent has acted."""
     algorithm, count = load_algorithm(config.algorithm_name), config.learner.batch_size
-    burn_in = config.replay.burn_in
+    burn_in = config.burn_in
     length = burn_in + config.learner.unroll_length + 1
     rows = _random_rows(config, spaces, length, count, device)
     fleet = _make_fleet(count, device)

@@ -172,13 +172,17 @@ def test_what_prepare_makes_is_checked(tmp_path: Path) -> None:
         setup.learn_from(numbered(ALL))
 
 
-@pytest.mark.parametrize("items", ["unrolls", "rows"])
+@pytest.mark.parametrize(
+    ("passes", "planned"),
+    [(None, {4}), (Passes(2, 3), {1, 2}), (Passes(2, 3, "rows"), {4})],
+)
 def test_graphs_make_the_updates_of_plain_calls_whatever_the_size(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, items: Any
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passes: Passes | None, planned: set[int]
 ) -> None:
     def prepare(agent: nn.Module, target: None, unroll: Unroll, config: Any) -> dict[str, Tensor]:
         # One number seen many times, which nothing may be copied into.
-        return {"mean": unroll.rows.observations[""].mean().expand(LENGTH, unroll.actions.shape[1])}
+        mean = unroll.rows.observations[""].mean()
+        return {"mean": mean.expand(LENGTH, unroll.actions.shape[1])}
 
     def result(unroll: Unroll, found: LossResult) -> LossResult:
         mean = unroll.prepared["mean"]
@@ -188,7 +192,6 @@ def test_graphs_make_the_updates_of_plain_calls_whatever_the_size(
     for graphs in (False, True):
         if graphs:
             record_on_cpu(monkeypatch)
-        passes = Passes(2, 3, items)
         folder = tmp_path / str(graphs)
         setup = Passing(folder, passes, notes_after=True, graphs=graphs, prepare=prepare)
         setup.result = result
@@ -198,7 +201,7 @@ def test_graphs_make_the_updates_of_plain_calls_whatever_the_size(
                     if call._replay is not None}  # fmt: skip
         after.append(setup.after)
         weights.append(setup.weight)
-    assert captured == ({1, 2} if items == "unrolls" else {4})
+    assert captured == planned
     assert weights[0] == pytest.approx(weights[1], rel=1e-5)
     assert [steps for _, steps in after[0]] == [steps for _, steps in after[1]]
     for (plain, _), (graphed, _) in zip(*after, strict=True):
@@ -347,7 +350,7 @@ def test_what_is_left_out_of_replay_hardly_comes_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "factor",
-    # Each unroll by itself is fine in the second: nothing can be left out.
+    # Each unroll by itself is fine in the second: nothing can be left out, and nothing is retried.
     [lambda unroll: math.nan, lambda unroll: math.nan if len(unroll.importance) == BATCH else 1.0],
 )
 def test_only_whole_batches_end_a_run(tmp_path: Path, factor: Callable[[Unroll], float]) -> None:
@@ -356,6 +359,7 @@ def test_only_whole_batches_end_a_run(tmp_path: Path, factor: Callable[[Unroll],
     for skipped in range(1, 10):
         setup.learn_from(numbered(ALL))
         assert setup.learner.updates_skipped == skipped
+        assert len(setup.parts) == skipped * (1 + BATCH)
     with pytest.raises(Diverged, match="10 batches in a row"):
         setup.learn_from(numbered(ALL))
     assert setup.learner.unrolls_left_out == 0

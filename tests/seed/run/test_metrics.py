@@ -82,10 +82,11 @@ def test_a_line_of_nothing_has_every_promised_name_and_says_how_the_threads_are(
         monkeypatch.setattr(owner, name, value)
     run.inference.faults.total, run.inference.faults.num_quarantined = 4, 1
     run.learner._saver.failed, run.learner._updates.guard.skipped = 1, 8
+    run.learner._updates.unrolls_left_out = 5
     assert expected(Lines(run).close(), {
         "num_envs": 6, "queue_length": 5, "rows_dropped": 3, "messages_refused": 2,
         "messages_dropped": 6, "env_faults": 4, "envs_quarantined": 1, "checkpoints_failed": 1,
-        "updates_skipped": 8,
+        "updates_skipped": 8, "unrolls_left_out": 5,
     })  # fmt: skip
 
 

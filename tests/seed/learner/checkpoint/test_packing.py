@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 from typing import Literal
 
@@ -153,7 +154,8 @@ def test_state_of_what_is_no_longer_trained_is_refused() -> None:
 
 # Without dots, a name could be taken for a place.
 def test_a_name_comes_before_a_place() -> None:
-    network = nn.ParameterDict({"1": torch.zeros(1), "0": torch.zeros(1)})
+    network = nn.ParameterDict(OrderedDict({"1": torch.zeros(1), "0": torch.zeros(1)}))
+    assert list(network) == ["1", "0"]
     optimizer = make_optimizer(network.parameters(), OptimizerConfig())
     for name, parameter in network.items():
         parameter.grad = torch.full((1,), 1.0 + int(name))
