@@ -14,9 +14,8 @@ from envservers.environments.group_set import GroupSet, LostEnvironment
 from envservers.environments.instances import SameInstance
 from envservers.supervision.shared_state import CrashReport, Supervision
 from envservers.tasks import catch
-from tests.envservers.fake_learner import BOARD, MOVE
+from tests.envservers.fake_learner import BOARD, MOVE, offer_function
 from tests.envservers.faulty_envs import Factory
-from tests.envservers.running import offer_function
 
 TASK = {"kind": "function", "id": "edited_task:make"}
 SOURCE = "from envservers.tasks.catch import make\n"
