@@ -9,8 +9,6 @@ import subprocess
 import sys
 from typing import Any
 
-import pytest
-
 RUN = [sys.executable, "-c", "from envservers.describer import main; raise SystemExit(main())"]
 
 
@@ -25,10 +23,9 @@ def ask(question: dict[str, Any]) -> Any:
     return json.loads(answer) if answer else None
 
 
-@pytest.mark.parametrize("timeout_s", [0, 300.0])
-def test_answers_with_specs(timeout_s: float) -> None:
+def test_answers_with_specs() -> None:
     environment = {"kind": "gymnasium", "id": "CartPole-v1", "vectorization": "async"}
-    assert ask({"environment": environment, "timeout_s": timeout_s}) == {
+    assert ask({"environment": environment, "timeout_s": 0}) == {
         "observation": {"dtype": "float32", "shape": [4], "n": None},
         "action": {"dtype": "int64", "shape": [], "n": 2},
     }
@@ -62,10 +59,3 @@ def test_signals_end_what_an_environment_forks() -> None:
     environment = {"kind": "function", "id": f"{__name__}:make_forking"}
     answer = ask({"environment": environment, "timeout_s": 0})
     assert answer["error"].endswith("RuntimeError: 0 handlers were left")
-
-
-def test_it_is_small_when_it_forks() -> None:
-    code = "import sys, envservers.describer; print([m for m in sys.argv[1:] if m in sys.modules])"
-    heavy = ["numpy", "gymnasium", "zmq", "msgpack", "torch"]
-    command = [sys.executable, "-c", code, *heavy]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
