@@ -46,7 +46,7 @@ def test_a_stalled_thread_ends_the_process_with_all_stacks(
     servers = _children(learner.process.pid)
     assert learner.wait() == 1, learner.text
     assert said in learner.text
-    assert "backward_or_stall" in learner.text, "the stack that stalls"
+    assert "backward_and_act" in learner.text, "the stack that stalls"
     assert "in supervise" in learner.text, "the main thread's stack"
     assert len(servers) == 1
     wait_until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in servers))
