@@ -24,7 +24,7 @@ def test_every_unroll_is_right_on_a_gpu(train: Train) -> None:
         ("catch_vtrace", DEVICES),
         ("memory_chain_vtrace", (*DEVICES[:2], "--learner.device", "cpu")),
         # Rows and recurrent states on the GPU, or in host memory with both networks on the GPU.
-        *(("memory_chain_r2d2", (*DEVICES, "--replay.device", device)) for device in ("cuda", "cpu")),
+        *(("memory_chain_r2d2", (*DEVICES, "--replay.device", on)) for on in ("cuda", "cpu")),
         # Captured while the other thread draws or learns on the same GPU.
         *((config, (*DEVICES, *graphs)) for graphs in (BOTH, BOTH[:1], BOTH[1:])
           for config in ("catch_vtrace", "memory_chain_vtrace", "memory_chain_r2d2")),
