@@ -188,9 +188,10 @@ def test_sides_that_differ_about_keys_are_told(
 
 
 def test_silence_is_noticed_within_the_time_that_is_promised(connection: Connection) -> None:
-    heartbeat_ms = int(connection._socket.getsockopt(zmq.HEARTBEAT_IVL))
-    timeout_ms = int(connection._socket.getsockopt(zmq.HEARTBEAT_TIMEOUT))
-    peers_timeout_ms = int(connection._socket.getsockopt(zmq.HEARTBEAT_TTL))
+    heartbeat_ms, timeout_ms, peers_timeout_ms = (
+        int(connection._socket.getsockopt(option))
+        for option in (zmq.HEARTBEAT_IVL, zmq.HEARTBEAT_TIMEOUT, zmq.HEARTBEAT_TTL)
+    )
     assert heartbeat_ms > 0
     # A heartbeat that comes late cuts nobody.
     assert 2 * heartbeat_ms < timeout_ms <= 20_000 - heartbeat_ms
