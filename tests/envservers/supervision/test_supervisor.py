@@ -2,96 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.waiting import DEADLINE_S, is_running, wait_for
+from tests.envservers.supervision.conftest import Run
+from tests.waiting import is_running, wait_for
 
-PROGRAM = """
-import json, os, signal, sys, time
-from envservers.supervision.shared_state import Patience
-from envservers.supervision.supervisor import supervise
-from seed.wire.terminal import shield_output
-shield_output()
-# As in a terminal, also where the tests run in the background.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-options = json.loads(sys.argv[3])
-
-def work(supervision):
-    log = open(sys.argv[1], "a", buffering=1)
-    crash = supervision.crash
-    died = crash and f"{crash.kind} {crash.group} {crash.index}"
-    log.write(f"{os.getpid()} {supervision.server_id} {died}\\n")
-    if crash:
-        log.write("".join("  " + line + "\\n" for line in crash.text.splitlines()))
-    lives = open(sys.argv[1]).read().count(str(supervision.server_id))
-    shared = supervision.shared
-    exec(sys.argv[2])
-    return shared.exit_code or 0
-
-jitter, timeout_s = options.pop("jitter"), options.pop("step_timeout_s")
-sys.exit(supervise(work, timeout_s, jitter=lambda: jitter, patience=Patience(**options)))
-"""
-DEFAULTS = {
-    "jitter": 0.0, "step_timeout_s": 1.0, "stopped_s": DEADLINE_S, "same_request_s": DEADLINE_S,
-    "close_s": 1e6, "grace_s": 1e6,
-}  # fmt: skip
 NOTE_REQUESTS = "signal.signal(signal.SIGTERM, lambda *_, log=log: log.write(' asked\\n'))\n"
-
-
-class Supervised:
-    """A program under a supervisor, and the lines that it has written."""
-
-    def __init__(self, log: Path, code: str, **options: float) -> None:
-        log.touch()
-        self.log = log
-        given = json.dumps(DEFAULTS | options)
-        command = [sys.executable, "-c", PROGRAM, str(log), code, given]
-        self.process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
-
-    def lines(self) -> list[str]:
-        return [line for line in self.log.read_text().splitlines() if line[0] != " "]
-
-    def pid(self, life: int = 0) -> int:
-        wait_for(lambda: len(self.lines()) > life)
-        return int(self.lines()[life].split()[0])
-
-    def wait_until_said(self, text: str) -> None:
-        wait_for(lambda: text in self.log.read_text())
-
-    def deaths(self) -> list[str]:
-        return [line.split(maxsplit=2)[2] for line in self.lines()]
-
-    def end(self) -> tuple[int, str]:
-        _, errors = self.process.communicate(timeout=DEADLINE_S)
-        return self.process.returncode, errors
-
-
-Run = Callable[..., Supervised]
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Iterator[Run]:
-    started: list[Supervised] = []
-
-    def start(code: str, **options: float) -> Supervised:
-        started.append(Supervised(tmp_path / "log", code, **options))
-        return started[-1]
-
-    yield start
-    for supervised in started:
-        supervised.process.kill()
-        supervised.process.communicate(timeout=DEADLINE_S)
 
 
 def test_what_was_running_is_handed_to_the_next_process(run: Run) -> None:
@@ -230,10 +150,10 @@ def test_a_request_that_comes_twice_is_one(run: Run) -> None:
         "while not os.path.exists(sys.argv[1] + '.end'): time.sleep(0.005)\n"
         "shared.exit_code = 0"
     )
-    supervised.wait_until_said(" ready")
+    supervised.wait_until_said("ready")
     # From a terminal it comes to all processes, some of which know nothing of signals.
     os.killpg(supervised.process.pid, signal.SIGINT)
-    supervised.wait_until_said(" asked")
+    supervised.wait_until_said("asked")
     supervised.process.send_signal(signal.SIGTERM)
     supervised.log.with_name("log.end").touch()
     code, errors = supervised.end()
@@ -245,9 +165,9 @@ def test_a_request_that_comes_twice_is_one(run: Run) -> None:
 def test_a_second_request_does_not_wait_for_anything(run: Run) -> None:
     supervised = run(NOTE_REQUESTS + "log.write(' ready\\n'); time.sleep(1000)", same_request_s=0.0)
     pid = supervised.pid()
-    supervised.wait_until_said(" ready")
+    supervised.wait_until_said("ready")
     supervised.process.send_signal(signal.SIGTERM)
-    supervised.wait_until_said(" asked")
+    supervised.wait_until_said("asked")
     assert is_running(pid)
     supervised.process.send_signal(signal.SIGTERM)
     assert supervised.end()[0] == -signal.SIGTERM

@@ -6,92 +6,23 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from envservers.supervision.shared_state import StepTimer, Supervision
 from envservers.supervision.warden import _PulseWatch
-from tests.waiting import DEADLINE_S, is_running, wait_for
+from tests.envservers.supervision.conftest import Run, Supervised
+from tests.waiting import DEADLINE_S, wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the system does not know how")
-# An environment server whose environment has helpers: one that was forked, one that another program
-# is, one that has left the group and the session, and one whose parent has ended.
-PROGRAM = """
-import os, signal, subprocess, sys, time
-from envservers.supervision.processes import descendants
-from envservers.supervision.shared_state import Patience
-from envservers.supervision.supervisor import supervise
-
-def fork(then):
-    pid = os.fork()
-    if not pid:
-        then()
-        time.sleep(1000)
-    return pid
-
-def double_fork():
-    os.setsid()
-    if os.fork():
-        os._exit(0)
-
-def work(supervision):
-    fork(lambda: None)
-    fork(os.setsid)
-    os.waitpid(fork(double_fork), 0)
-    subprocess.Popen(["sleep", "1000"], start_new_session=True)
-    supervisor_pid = supervision.supervisor
-    below = descendants(supervisor_pid)
-    print(os.getpid(), os.getppid(), supervisor_pid, *below, flush=True)
-    exec(sys.argv[1])
-    supervision.shared.exit_code = 7
-    return 7
-
-sys.exit(supervise(work, 1.0, once=sys.argv[2] == "once", patience=Patience(close_s=0.5)))
-"""
-SLEEP = "time.sleep(1000)"
 
 
-class Tree:
-    """The processes of one environment server, and of the process that has started it."""
-
-    def __init__(self, code: str, once: str = "", *, started: bool = False) -> None:
-        command = [sys.executable, "-c", PROGRAM, code, once]
-        starter = "import subprocess, sys; subprocess.Popen(sys.argv[1:]).wait()"
-        if started:
-            command = [sys.executable, "-c", starter, *command]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, start_new_session=True
-        )
-        assert self.process.stdout is not None
-        pids = [int(pid) for pid in self.process.stdout.readline().split()]
-        self.pid_of = dict(zip(("worker", "warden", "supervisor"), pids, strict=False))
-        self.pid_of["starter"] = self.process.pid
-        self.all = set(pids)
-        # The three, and four helpers.
-        assert len(self.all) == 7
-
-    def left(self) -> set[int]:
-        return {pid for pid in self.all if is_running(pid)}
-
-
-Grow = Callable[..., Tree]
-
-
-@pytest.fixture
-def grow() -> Iterator[Grow]:
-    trees: list[Tree] = []
-
-    def start(*arguments: str, **options: bool) -> Tree:
-        trees.append(Tree(*arguments, **options))
-        return trees[-1]
-
-    yield start
-    for tree in trees:
-        for pid in tree.left():
-            os.kill(pid, signal.SIGKILL)
-        tree.process.communicate(timeout=DEADLINE_S)
+def grow(run: Run, code: str = "time.sleep(1000)", **options: float) -> Supervised:
+    """An environment server whose environment has helpers."""
+    tree = run(f"start_helpers(supervision, log)\n{code}", close_s=0.5, **options)
+    tree.find_processes()
+    return tree
 
 
 ALL = "supervisor warden worker"
@@ -99,33 +30,27 @@ ALL = "supervisor warden worker"
 
 @pytest.mark.parametrize(
     ("started", "deeds"),
-    [
-        (False, [("supervisor", signal.SIGKILL)]),
-        (False, [("supervisor worker", signal.SIGKILL)]),
-        # Another process is started where the supervisor is left, and has helpers of its own.
-        (False, [("worker", signal.SIGKILL)]),
-        (False, [("warden", signal.SIGKILL)]),
-        (False, [("worker warden", signal.SIGKILL)]),
-        (False, [("group", signal.SIGTERM)]),
-        (False, [("group", signal.SIGHUP)]),
-        (False, [("group", signal.SIGQUIT)]),
-        (True, [("starter", signal.SIGKILL)]),
-        (True, [(ALL, signal.SIGSTOP), ("supervisor", signal.SIGKILL)]),
-        (True, [(ALL, signal.SIGSTOP), ("starter", signal.SIGKILL)]),
-    ],
-)
+    [(False, {"supervisor": signal.SIGKILL}), (False, {"supervisor worker": signal.SIGKILL}),
+     (False, {"worker": signal.SIGKILL}), (False, {"warden": signal.SIGKILL}),
+     (False, {"worker warden": signal.SIGKILL}), (False, {"group": signal.SIGTERM}),
+     (False, {"group": signal.SIGHUP}), (False, {"group": signal.SIGQUIT}),
+     (True, {"starter": signal.SIGKILL}),
+     (True, {ALL: signal.SIGSTOP, "supervisor": signal.SIGKILL}),
+     (True, {ALL: signal.SIGSTOP, "starter": signal.SIGKILL})],
+)  # fmt: skip
 def test_what_helps_an_environment_ends_whatever_is_done(
-    grow: Grow, started: bool, deeds: list[tuple[str, signal.Signals]]
+    run: Run, started: bool, deeds: dict[str, signal.Signals]
 ) -> None:
-    tree = grow(SLEEP, "once" if started else "", started=started)
+    tree = grow(run, started=started, once=started)
     supervisor = tree.pid_of["supervisor"]
-    for names, number in deeds:
+    for names, number in deeds.items():
         for name in names.split():
             if name == "group":
                 os.killpg(supervisor, number)
             else:
                 os.kill(tree.pid_of[name], number)
-    spared = deeds[0][0] in ("worker", "warden", "worker warden")
+    # Another process is started where the supervisor is left, and has helpers of its own.
+    spared = deeds.keys() <= {"worker", "warden", "worker warden"}
     wait_for(lambda: tree.left() == ({supervisor} if spared else set()))
 
 
@@ -136,19 +61,18 @@ TOUCHES = (
 
 
 @pytest.mark.parametrize("code", ["pass", "os._exit(7)"])
-def test_what_helps_an_environment_ends_with_its_server(grow: Grow, code: str) -> None:
-    tree = grow(f"{TOUCHES}\nsupervision.shared.exit_code = 7; {code}")
-    assert tree.process.wait(DEADLINE_S) == 7
+def test_what_helps_an_environment_ends_with_its_server(run: Run, code: str) -> None:
+    tree = grow(run, f"{TOUCHES}\nsupervision.shared.exit_code = 7; {code}")
+    assert tree.end()[0] == 7
     assert not tree.left()
 
 
-def test_a_server_ends_though_its_environment_ignores_everything(grow: Grow) -> None:
-    ignore = "signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); "
-    tree = grow(ignore + SLEEP)
-    assert tree.process.stdout is not None
-    assert tree.process.stdout.readline() == "deaf\n"
+def test_a_server_ends_though_its_environment_ignores_everything(run: Run) -> None:
+    code = "signal.signal(signal.SIGTERM, signal.SIG_IGN); log.write(' deaf\\n'); time.sleep(1000)"
+    tree = grow(run, code)
+    tree.wait_until_said("deaf")
     os.kill(tree.pid_of["supervisor"], signal.SIGTERM)
-    assert tree.process.wait(DEADLINE_S) == 0
+    assert tree.end()[0] == 0
     assert not tree.left()
 
 
@@ -185,8 +109,8 @@ def test_who_comes_back_twice_from_an_environment_goes_on_once() -> None:
     assert result.stdout == "here\n" * 4
 
 
-def test_without_once_a_server_goes_on_without_who_started_it(grow: Grow) -> None:
-    tree = grow(SLEEP, started=True)
+def test_without_once_a_server_goes_on_without_who_started_it(run: Run) -> None:
+    tree = grow(run, started=True)
     tree.process.kill()
     tree.process.wait(DEADLINE_S)
     stat = Path(f"/proc/{tree.pid_of['supervisor']}/stat")
