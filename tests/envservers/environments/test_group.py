@@ -32,8 +32,8 @@ def test_records_are_the_sums_over_each_game(rows: list[tuple[list[float], list[
         assert records.tolist() == expected
     # What runs is forgotten; the next row starts a game.
     tracker.reset()
-    for rewards in (np.full(num_envs, 7.0), np.full(num_envs, 2.0)):
-        records = tracker.add(rewards, rewards == 2)
+    for reward in (7.0, 2.0):
+        records = tracker.add(np.full(num_envs, reward), np.full(num_envs, reward == 2.0))
     assert records.tolist() == [(index, 1, 2.0) for index in range(num_envs)]
 
 

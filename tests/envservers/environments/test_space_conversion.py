@@ -83,7 +83,8 @@ def test_actions_are_scaled_to_the_bounds_that_exist() -> None:
     for dtype in (np.float32, np.float64):
         _, decode = action_codec(Box(-widest, widest, (1,), dtype))
         actions = decode(np.array([[-1], [1]], np.float32))
-        assert (actions.dtype, actions.tolist()) == (dtype, [[-widest], [widest]])
+        assert actions.dtype == dtype
+        assert actions.tolist() == [[-widest], [widest]]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,13 +61,14 @@ def work(supervision):
     exec(sys.argv[2])
     return shared.exit_code or 0
 
-jitter, timeout_s, once = map(options.pop, ("jitter", "step_timeout_s", "once"))
+jitter, timeout_s = options.pop("jitter"), options.pop("step_timeout_s")
+given = {name: options.pop(name) for name in ("once", "starter")}
 patience = Patience(**options)
-sys.exit(supervise(work, timeout_s, once=once, jitter=lambda: jitter, patience=patience))
+sys.exit(supervise(work, timeout_s, jitter=lambda: jitter, patience=patience, **given))
 """
 DEFAULTS = {
     "jitter": 0.0, "step_timeout_s": 1.0, "stopped_s": DEADLINE_S, "same_request_s": DEADLINE_S,
-    "close_s": 1e6, "grace_s": 1e6, "once": False,
+    "close_s": 1e6, "grace_s": 1e6, "once": False, "starter": None,
 }  # fmt: skip
 STARTER = [sys.executable, "-c", "import subprocess, sys; subprocess.Popen(sys.argv[1:]).wait()"]
 
@@ -96,8 +98,9 @@ class Supervised:
     def wait_until_said(self, word: str) -> list[str]:
         """The other words of the first line that begins with a blank and this one."""
         lines = re.compile(rf"^ {word}\b(.*)\n", re.M)
-        wait_for(lambda: lines.search(self.log.read_text()) is not None)
-        return lines.findall(self.log.read_text())[0].split()
+        wait_for(lambda: bool(lines.search(self.log.read_text())))
+        found: list[str] = lines.findall(self.log.read_text())
+        return found[0].split()
 
     def find_processes(self) -> None:
         """All that there are once the first life has started its helpers."""
@@ -126,7 +129,7 @@ Run = Callable[..., Supervised]
 def run(tmp_path: Path) -> Iterator[Run]:
     started: list[Supervised] = []
 
-    def start(code: str, **options: float) -> Supervised:
+    def start(code: str, **options: Any) -> Supervised:
         started.append(Supervised(tmp_path / "log", code, **options))
         return started[-1]
 

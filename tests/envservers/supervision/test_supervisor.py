@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 
 import pytest
@@ -142,6 +143,13 @@ def test_a_request_while_nothing_runs_ends_it(run: Run) -> None:
     supervised.process.send_signal(signal.SIGTERM)
     assert supervised.end()[0] == 0
     assert len(supervised.lines()) == 2
+
+
+def test_nothing_is_started_where_who_started_it_has_ended_already(run: Run) -> None:
+    starter = subprocess.Popen(["true"])
+    starter.wait()
+    supervised = run("", once=True, starter=starter.pid)
+    assert (supervised.end()[0], supervised.lines()) == (0, [])
 
 
 def test_a_request_that_comes_twice_is_one(run: Run) -> None:
