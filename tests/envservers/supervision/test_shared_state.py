@@ -3,6 +3,7 @@ from __future__ import annotations
 import faulthandler
 import math
 import tempfile
+import time
 from typing import Any
 
 import pytest
@@ -58,9 +59,11 @@ def test_a_step_timer_that_runs_is_armed_again_and_has_a_pulse(
     with tempfile.TemporaryFile(buffering=0) as stacks:
         timer = StepTimer(300.0, stacks, shared)
         assert shared.pulse == 0
+        began_s = time.monotonic()
         # The second time comes too early.
         for _ in range(2):
             timer.set_back()
+        assert began_s + 1.0 <= timer.due_s <= time.monotonic() + 1.0
         first = shared.pulse
         timer.due_s = 0.0
         timer.set_back()
