@@ -80,7 +80,7 @@ def test_once_ends_at_once_where_who_started_it_has_ended_already() -> None:
 def test_a_server_that_cannot_print_works_and_ends_as_it_should(learner: SocketLearner) -> None:
     """Where else it cannot, `test_forwarding.py` has."""
     process = subprocess.Popen(
-        ["sh", "-c", '{ ("$@"; echo $? >&3) 2>&- >&-; } 3>&1', "sh",
+        ["sh", "-c", '{ ("$@"; echo $? >&3) 2>&1 | head -1 >/dev/null; } 3>&1', "sh",
          *command(learner.address, "--num-envs", "3", "--name", "mute")],
         stdout=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
