@@ -27,7 +27,12 @@ from envservers.session import Session
 from seed.config.loading import parse_command_line
 from seed.config.schema import Config
 from seed.contract import Algorithm
-from seed.contract.loading import load_algorithm, load_algorithm_config, optional_initial_priorities
+from seed.contract.loading import (
+    acting_part,
+    load_algorithm,
+    load_algorithm_config,
+    optional_initial_priorities,
+)
 from seed.inference.batcher import GroupRows, InferenceBatch
 from seed.inference.forward import ForwardPass
 from seed.inference.session_table import SessionTable
@@ -76,7 +81,8 @@ def _train(config: Config, goal: float) -> Trained:
     algorithm = load_algorithm(config.algorithm_name)
     with _make_groups(config) as groups:
         spaces = Spaces(groups[0].observation, groups[0].action)
-        agent, acting_agent = (make_agent(algorithm, config, spaces, _CPU) for _ in range(2))
+        agent, twin = (make_agent(algorithm, config, spaces, _CPU) for _ in range(2))
+        acting_agent = acting_part(algorithm, twin)
         prepare_to_act(acting_agent)
         replay = algorithm.DATA_SOURCE == "replay"
         layout = plan_store(algorithm, config, spaces, agent, _CPU, replay=replay)
@@ -189,6 +195,7 @@ class Turns:
         self, source: BatchSource, acting: Acting, goal: float, stop: threading.Event
     ) -> None:
         """In front of the algorithm's own source."""
+        self.lockstep = source.lockstep
         self._source, self._acting, self._goal, self._stop = source, acting, goal, stop
 
     def wait(self, timeout_s: float) -> bool:

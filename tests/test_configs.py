@@ -75,7 +75,7 @@ def test_atari57_r2d2_is_the_published_run() -> None:
     config = _load_by_name("atari57_r2d2")
     atari, algorithm = config.environment.atari, config.algorithm
     assert config.total_env_frames == 10**10
-    assert (config.learner.unroll_length, config.replay.burn_in) == (80, 40)
+    assert (config.learner.unroll_length, config.learner.burn_in) == (80, 40)
     assert (config.learner.batch_size, config.replay.ratio) == (64, 0.75)
     assert config.replay.capacity_rows == 100_000 * 80
     assert config.replay.min_rows == 5_000 * 80

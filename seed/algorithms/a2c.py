@@ -91,9 +91,10 @@ def loss(agent: ActorCritic, target: None, unroll: Unroll, config: Config) -> Lo
     episode's last row to the next episode's first is none. There are no importance ratios, which
     are 1 in lock-step.
     """
-    rows, scale, clip = unroll.rows, config.reward_scale, config.reward_clip
-    rewards = shape_rewards(rows.rewards, scale, clip)  # [T + 1, B] float32
-    output = agent(rows, rewards, unroll.agent_state)
+    start, scale, clip = unroll.burn_in, config.reward_scale, config.reward_clip
+    rewards = shape_rewards(unroll.rows.rewards, scale, clip)  # [K + T + 1, B] float32
+    output = agent(unroll.rows, rewards, unroll.agent_state, start)
+    rows, rewards = unroll.rows.between(start), rewards[start:]  # [T + 1, B]
     policy, values = output.policy[:-1], output.values
     steps = transitions(
         rows.terminated, rows.truncated, rows.first, rewards, values.detach(), config.discount
@@ -103,7 +104,7 @@ def loss(agent: ActorCritic, target: None, unroll: Unroll, config: Config) -> Lo
     )  # [T, B] float32
     count = steps.valid.sum().clamp(min=1)
     share = steps.valid / count  # [T, B] float32
-    log_probs = agent.policy.log_prob(policy, unroll.actions[:-1])  # [T, B] float32
+    log_probs = agent.policy.log_prob(policy, unroll.actions[start:-1])  # [T, B] float32
     errors = advantages + (values[:-1].detach() - values[:-1])  # [T, B] float32
     policy_loss = -(share * log_probs * advantages).sum()
     value_loss = 0.5 * (share * errors.square()).sum()
@@ -120,4 +121,4 @@ def loss(agent: ActorCritic, target: None, unroll: Unroll, config: Config) -> Lo
         if clip:
             clipped = is_clipped(rows.rewards[1:], scale, clip)
             metrics["reward_clipped_share"] = (share * clipped).sum()
-    return LossResult(config.loss_scale * total, metrics)
+    return LossResult(config.loss_scale * total, metrics, count=count)

@@ -93,11 +93,12 @@ def loss(agent: ActorCritic, target: None, unroll: Unroll, config: Config) -> Lo
     L = -Σ rho_t log π(a_t) A_t + value_cost ½ Σ (v_t - V_t)² - entropy_cost Σ H(π_t), over the
     unroll's transitions. The step from an episode's last row to the next episode's first is none.
     """
-    rows, scale, clip = unroll.rows, config.reward_scale, config.reward_clip
-    rewards = shape_rewards(rows.rewards, scale, clip)  # [T + 1, B] float32
-    output = agent(rows, rewards, unroll.agent_state)
-    policy, actions = output.policy[:-1], unroll.actions[:-1]
-    behaviour = unroll.behaviour["policy"][:-1]
+    start, scale, clip = unroll.burn_in, config.reward_scale, config.reward_clip
+    rewards = shape_rewards(unroll.rows.rewards, scale, clip)  # [K + T + 1, B] float32
+    output = agent(unroll.rows, rewards, unroll.agent_state, start)
+    rows, rewards = unroll.rows.between(start), rewards[start:]  # [T + 1, B]
+    policy, actions = output.policy[:-1], unroll.actions[start:-1]
+    behaviour = unroll.behaviour["policy"][start:-1]
     log_probs = agent.policy.log_prob(policy, actions)  # [T, B] float32
     log_rhos = log_probs.detach() - agent.policy.log_prob(behaviour, actions)
     values = output.values
@@ -108,7 +109,8 @@ def loss(agent: ActorCritic, target: None, unroll: Unroll, config: Config) -> Lo
         log_rhos, steps.discounts, steps.rewards, values[:-1].detach(), values[-1].detach(),
         clip_rho=config.clip_rho, clip_pg_rho=config.clip_pg_rho, lambda_=config.lambda_,
     )  # fmt: skip
-    weight = steps.valid / (steps.valid.sum().clamp(min=1) if config.reduction == "mean" else 1)
+    count = steps.valid.sum().clamp(min=1) if config.reduction == "mean" else None
+    weight = steps.valid / (1 if count is None else count)
     entropy = agent.policy.entropy(policy)
     policy_loss = -(weight * log_probs * returns.pg_advantages).sum()
     value_loss = 0.5 * (weight * (returns.vs - values[:-1]).square()).sum()
@@ -129,4 +131,4 @@ def loss(agent: ActorCritic, target: None, unroll: Unroll, config: Config) -> Lo
         if clip:
             clipped = is_clipped(rows.rewards[1:], scale, clip)
             metrics["reward_clipped_share"] = (share * clipped).sum()
-    return LossResult(total, metrics)
+    return LossResult(total, metrics, count=count)

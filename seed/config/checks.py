@@ -92,22 +92,29 @@ def check_source(config: Config, source: Literal["queue", "replay"]) -> None:
             "inference.evaluation_share = 1.0: expected less than 1, as nothing is learned from "
             "evaluation environments"
         )
-    replay, length = config.replay, config.learner.unroll_length
+    replay = config.replay
     if source == "queue":
         if replay != ReplayConfig():
             raise ConfigError(
                 f"replay: algorithm {config.algorithm_name!r} learns from the queue; leave the "
                 "table [replay] out"
             )
+        _check_burn_in(config)
         return
     if not 0 < replay.ratio <= _MOST_RATIO:
         if replay.ratio > 0 and math.isfinite(replay.ratio):
             raise ConfigError(f"replay.ratio = {replay.ratio}: expected at most {_MOST_RATIO}")
         raise ConfigError(f"replay.ratio = {replay.ratio}: expected a finite number above 0")
-    context = max(1, config.network.frame_stack - 1)
-    if replay.burn_in + context > length:
+    _check_burn_in(config)
+
+
+def _check_burn_in(config: Config) -> None:
+    """Refuses more context than the page before an unroll has."""
+    length, context = config.learner.unroll_length, max(1, config.network.frame_stack - 1)
+    if config.burn_in and config.burn_in + context > length:
+        field = "learner.burn_in" if config.learner.burn_in else "replay.burn_in"
         raise ConfigError(
-            f"replay.burn_in = {replay.burn_in}: expected at most {length - context}, as it and "
+            f"{field} = {config.burn_in}: expected at most {length - context}, as it and "
             f"{context} more for the previous action and network.frame_stack must be in the page "
             f"before: learner.unroll_length = {length}"
         )
@@ -189,6 +196,12 @@ def _check_relations(config: Config) -> None:
             f"inference.max_batch = {config.inference.max_batch}: expected at least the "
             f"{largest_group} environments of a local group (local.envs_per_server / "
             "local.groups_per_server)"
+        )
+    former, burn_in = config.replay.burn_in, config.learner.burn_in
+    if former and burn_in and former != burn_in:
+        raise ConfigError(
+            f"replay.burn_in = {former}: this is the former name of learner.burn_in, which is "
+            f"{burn_in}; leave it out"
         )
     stack = config.network.frame_stack
     if stack - 1 > config.learner.unroll_length:

@@ -42,6 +42,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "inference.lease_s": (0, _ANY_TIME_S),
     "learner.unroll_length": (1, 10**6),
     "learner.batch_size": (1, 10**6),
+    "learner.burn_in": (0, 10**6),
     "learner.queue_batches": (1, 10**6),
     "learner.publish_every_updates": (1, 10**10),
     "learner.lockstep_envs": (0, 10**8),

@@ -139,6 +139,8 @@ class LearnerConfig:
     """Steps of one unroll (T)."""
     batch_size: int = 32
     """Unrolls per update (B)."""
+    burn_in: int = 0
+    """Rows before each unroll that only bring the recurrent state up to date (K)."""
     queue_batches: float = 1.0
     """Batches of finished unrolls that may wait before inference pauses; bounds policy lag.
     With replay, of unrolls that wait to be inserted."""
@@ -167,7 +169,7 @@ class ReplayConfig:
     device: str = "auto"
     """"cpu", "cuda", "cuda:1" for all rows; "auto" takes inference's device."""
     burn_in: int = 0
-    """Rows before each unroll that only bring the recurrent state up to date (K)."""
+    """The former name of `learner.burn_in`."""
     min_rows: int = 0
     """Rows inserted before learning starts."""
     ratio: float = 1.0
@@ -256,3 +258,8 @@ class Config:
     algorithm_name: str = "vtrace"
     """A name in seed.algorithms or the import path of a module; `name` of table [algorithm]."""
     algorithm: Any = None
+
+    @property
+    def burn_in(self) -> int:
+        """Rows before each unroll (K), by either of the field's names."""
+        return self.learner.burn_in or self.replay.burn_in

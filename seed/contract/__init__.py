@@ -7,6 +7,7 @@ on the parts of networks. No thread is at home here. Those who run algorithms fi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -31,8 +32,10 @@ __all__ = [
     "DiagonalGaussian",
     "DuelingHead",
     "Fleet",
+    "Group",
     "LossResult",
     "NetworkConfig",
+    "Passes",
     "Rows",
     "SpaceSpec",
     "Unroll",
@@ -75,15 +78,56 @@ class LossResult(NamedTuple):
         loss: To be minimized. `[]`
         metrics: Scalars for the log, by name, detached. `[]` each.
         priorities: For replay, per unroll, without gradient; None leaves them as they are. `[B]`
+        count: What the loss was divided by, without gradient; None for a sum. `[]`
+        statistics: For `after_batch`, by name, without gradient: sums over the rows, of shapes that
+            do not depend on B. None for none.
     """
 
     loss: Tensor
     metrics: dict[str, Tensor]
     priorities: Tensor | None = None
+    # In the place of a tuple's method, which nobody calls here.
+    count: Tensor | None = None  # type: ignore[assignment]
+    statistics: dict[str, Tensor] | None = None
+
+
+class Group(NamedTuple):
+    """Parameters that are trained alike, as `groups` names them.
+
+    Attributes:
+        parameters: In no other group; all groups together have every one with a gradient.
+        learning_rate: At the first frame, and from there on with the schedule of the
+            configuration's; None for the configuration's `optimizer.learning_rate`.
+        clip_norm: Largest norm of this group's gradient, 0 for no clipping; None for the
+            configuration's `optimizer.clip_norm`.
+    """
+
+    parameters: Sequence[nn.Parameter]
+    learning_rate: float | None = None
+    clip_norm: float | None = None
+
+
+class Passes(NamedTuple):
+    """How often, and in which parts, a batch is learned from, as `passes` says.
+
+    Attributes:
+        epochs: Passes over the whole batch.
+        minibatches: Updates of each pass, as near to each other in size as can be.
+        items: What is shuffled and dealt out: "unrolls", whole and with their state, or "rows",
+            the T of each unroll that actions were taken at, as `[1, n]`.
+        stop: A metric of the loss that ends the passes, before the update; "" for none.
+        limit: The largest value of that metric with which an update is made.
+    """
+
+    epochs: int = 1
+    minibatches: int = 1
+    items: Literal["unrolls", "rows"] = "unrolls"
+    stop: str = ""
+    limit: float = 0.0
 
 
 class Algorithm(Protocol):
-    """The names in an algorithm's module."""
+    """The names that an algorithm's module must have; `seed.contract.loading` has the others."""
 
     Config: type
     DATA_SOURCE: Literal["queue", "replay"]

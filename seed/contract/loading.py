@@ -13,9 +13,13 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from seed.contract import Algorithm, ConfigError, Unroll
+from seed.contract import Algorithm, ConfigError, Group, Passes, Unroll
 
 _NAMES = ("Config", "DATA_SOURCE", "make_agent", "act", "loss")
+_OPTIONAL_FUNCTIONS = (
+    "update_target", "initial_priorities", "prepare", "passes", "groups", "after_batch",
+    "acting_part",
+)  # fmt: skip
 
 
 def load_algorithm(name: str) -> Algorithm:
@@ -48,7 +52,24 @@ def load_algorithm(name: str) -> Algorithm:
             f"algorithm.name = {name!r}: DATA_SOURCE = {module.DATA_SOURCE!r}, expected 'queue' or "
             "'replay'"
         )
+    _check_optional(module, name)
     return cast(Algorithm, module)
+
+
+def _check_optional(module: Any, name: str) -> None:
+    """Refuses names that may be left out, and are there as something else."""
+    for optional in _OPTIONAL_FUNCTIONS:
+        found = getattr(module, optional, None)
+        if found is not None and not callable(found):
+            raise ConfigError(
+                f"algorithm.name = {name!r}: {optional} is a {type(found).__name__}, expected a "
+                "function"
+            )
+    lockstep = getattr(module, "LOCKSTEP", False)
+    if not isinstance(lockstep, bool):
+        raise ConfigError(
+            f"algorithm.name = {name!r}: LOCKSTEP = {lockstep!r}, expected True or False"
+        )
 
 
 def _own() -> list[str]:
@@ -77,6 +98,11 @@ def load_algorithm_config(name: str) -> type:
 # Names that a module may leave out: None stands for them.
 UpdateTarget = Callable[[nn.Module, nn.Module, int, Any], None]
 InitialPriorities = Callable[[Unroll, Any], Tensor]
+Prepare = Callable[[nn.Module, nn.Module | None, Unroll, Any], dict[str, Tensor]]
+MakePasses = Callable[[Any], Passes]
+MakeGroups = Callable[[nn.Module, Any], dict[str, Group]]
+AfterBatch = Callable[[nn.Module, nn.Module | None, dict[str, Tensor], int, Any], None]
+ActingPart = Callable[[nn.Module], nn.Module]
 
 
 def optional_lockstep(algorithm: Algorithm) -> bool:
@@ -101,3 +127,45 @@ def optional_initial_priorities(algorithm: Algorithm) -> InitialPriorities | Non
     unroll enters with priority 1.
     """
     return getattr(algorithm, "initial_priorities", None)
+
+
+def optional_prepare(algorithm: Algorithm) -> Prepare | None:
+    """The module's `prepare(agent, target, unroll, config) -> dict[str, Tensor]`, if it has one.
+
+    It is called once per batch, without gradient, and gives `[T, B, ...]` each, which `loss` sees
+    as `unroll.prepared`.
+    """
+    return getattr(algorithm, "prepare", None)
+
+
+def optional_passes(algorithm: Algorithm) -> MakePasses | None:
+    """The module's `passes(config) -> Passes`, if it has one; else one update of each batch."""
+    return getattr(algorithm, "passes", None)
+
+
+def optional_groups(algorithm: Algorithm) -> MakeGroups | None:
+    """The module's `groups(agent, config) -> dict[str, Group]`, if it has one.
+
+    Without it all parameters are one group.
+    """
+    return getattr(algorithm, "groups", None)
+
+
+def optional_after_batch(algorithm: Algorithm) -> AfterBatch | None:
+    """The module's `after_batch(agent, target, statistics, learner_steps, config)`, if any.
+
+    It changes tensors of the agent in place, once after all updates of a batch and before the
+    weights are published; not where an update was skipped.
+    """
+    return getattr(algorithm, "after_batch", None)
+
+
+def optional_acting_part(algorithm: Algorithm) -> ActingPart | None:
+    """The module's `acting_part(agent) -> nn.Module`, if it has one; see `acting_part`."""
+    return getattr(algorithm, "acting_part", None)
+
+
+def acting_part(algorithm: Algorithm, agent: nn.Module) -> nn.Module:
+    """The part of the agent that is published, acts and is evaluated: by default all of it."""
+    find = optional_acting_part(algorithm)
+    return agent if find is None else find(agent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,15 +12,20 @@ from torch import Tensor
 
 def move(value: Any, device: torch.device) -> Any:
     """The same dataclass or dictionary with its tensors on the device, and all else as it is."""
+    # Towards the CPU nothing would wait for the copy before it is read.
+    return map_tensors(value, lambda part: part.to(device, non_blocking=device.type == "cuda"))
+
+
+def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """The same dataclass or dictionary with what a function makes of its tensors."""
     if isinstance(value, Tensor):
-        # Towards the CPU nothing would wait for the copy before it is read.
-        return value.to(device, non_blocking=device.type == "cuda")
+        return function(value)
     if isinstance(value, dict):
-        return {key: move(item, device) for key, item in value.items()}
+        return {key: map_tensors(item, function) for key, item in value.items()}
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return value
-    fields = {f.name: move(getattr(value, f.name), device) for f in dataclasses.fields(value)}
-    return type(value)(**fields)
+    parts = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    return type(value)(**{name: map_tensors(part, function) for name, part in parts.items()})
 
 
 def overwrite(destination: Any, source: Any) -> None:

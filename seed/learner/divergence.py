@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from seed.learner.optimizers import named_state
 from seed.process.exit_codes import EXIT_DIVERGED, CommandError
 from seed.process.rates import RateLimit
 from seed.store.pages import NO_ENVIRONMENT
@@ -91,7 +92,9 @@ class UpdateGuard:
 
         It names what was extreme in batches with steep gradients since the last check.
         """
-        broken = find_broken_weight(modules) or (optimizer and find_broken_state(optimizer))
+        broken = find_broken_weight(modules)
+        if not broken and optimizer is not None:
+            broken = find_broken_state(optimizer, modules["agent"])
         steep, self._steep = self._steep, {}
         if broken:
             raise Diverged(
@@ -143,7 +146,7 @@ def find_extremes(
     for index, env_id in enumerate(env_ids):
         for magnitudes in (rows, left):
             extreme = {
-                f"{what} of {_describe(env_id, server_of)}": values[index]
+                f"{what} of {describe_environment(env_id, server_of)}": values[index]
                 for what, values in magnitudes.items()
                 if values[index] > LARGEST_ORDINARY
             }
@@ -173,7 +176,8 @@ def _largest(values: Tensor) -> list[float]:
     return largest
 
 
-def _describe(env_id: int, server_of: Callable[[int], str]) -> str:
+def describe_environment(env_id: int, server_of: Callable[[int], str]) -> str:
+    """An environment with the name of its server, for messages."""
     if env_id == NO_ENVIRONMENT:
         return "an environment of an earlier process"
     return f"environment {env_id} ({server_of(env_id)})"
@@ -194,10 +198,9 @@ def find_broken_weight(modules: Mapping[str, nn.Module]) -> str:
     return ""
 
 
-def find_broken_state(optimizer: torch.optim.Optimizer) -> str:
+def find_broken_state(optimizer: torch.optim.Optimizer, agent: nn.Module) -> str:
     """The first tensor of the optimizer's state that is not finite; empty where all are."""
-    for index, state in optimizer.state_dict()["state"].items():
-        for key, tensor in state.items():
-            if not torch.isfinite(tensor).all():
-                return f"optimizer.{index}.{key}"
+    for key, tensor in named_state(optimizer, agent).items():
+        if not torch.isfinite(tensor).all():
+            return f"optimizer.{key}"
     return ""

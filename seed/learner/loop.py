@@ -9,31 +9,33 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
+import torch
 from torch import nn
 
 from seed.config.schema import Config
 from seed.contract import Algorithm
-from seed.contract.loading import optional_update_target
+from seed.contract.loading import acting_part, optional_update_target
 from seed.device.graphs import can_capture
 from seed.device.names import prepare_thread
 from seed.learner import checkpoint
+from seed.learner.batch_updates import BatchResult, BatchUpdates, Rate, find_groups
 from seed.learner.checkpoint import CheckpointError, SaveReplay
-from seed.learner.divergence import UpdateGuard, find_extremes
-from seed.learner.optimizers import linear_learning_rate, make_optimizer
+from seed.learner.optimizers import (
+    learning_rate_fraction,
+    linear_learning_rate,
+    make_optimizer,
+)
 from seed.learner.saving import Saver
 from seed.learner.sources import Batch, BatchSource
-from seed.learner.update import Update, UpdateResult
 from seed.process.phases import Phases
 from seed.store.weights import WeightSlot
 
 log = logging.getLogger(__name__)
 
 _WAIT_TIMEOUT_S = 0.1
-# Finite gradients seldom make weights that are not: reading all of them each time costs too much.
-_CHECK_WEIGHTS_EVERY_UPDATES = 100
 # A metric that algorithms with a `reward_clip` have.
 _CLIPPED = "reward_clipped_share"
 
@@ -53,27 +55,47 @@ class Progress:
     time_s: float = 0.0
 
 
+@dataclasses.dataclass(frozen=True)
+class Round:
+    """A batch, and all that is decided with it: nothing that follows reads what goes on meanwhile.
+
+    Attributes:
+        batch: What is learned from.
+        progress: How far the run was when the batch came.
+        stop: Whether the run ends with this batch.
+        save: Whether a checkpoint follows it.
+    """
+
+    batch: Batch
+    progress: Progress
+    stop: bool
+    save: bool
+
+
 class UpdateRecord(NamedTuple):
-    """One update, for the metrics.
+    """The updates from one batch, for the metrics.
 
     Attributes:
         scalars: The algorithm's metrics and the learner's own, by name.
-        wait_s: Seconds that the learner waited for this update's data.
-        busy_s: Seconds that the update took.
+        wait_s: Seconds that the learner waited for this batch.
+        busy_s: Seconds that its updates took.
+        reached: In lock-step, how far the run is with this batch; None elsewhere, and of a wait
+            that brought none.
     """
 
     scalars: dict[str, float]
     wait_s: float
     busy_s: float
+    reached: Progress | None = None
 
 
 class Learner:
     """Owns the learning network and its optimizer.
 
-    Other threads may read `learner_steps`, `updates_skipped`, `checkpoints_failed`, `ended_at`,
-    `complete`, `phases` and the queue `records`. The phase "waiting" includes inserting into replay
-    what has come meanwhile. On a GPU, phases are of the host: work that it does not wait for counts
-    where it waits next.
+    Other threads may read `learner_steps`, `updates_skipped`, `unrolls_left_out`,
+    `checkpoints_failed`, `ended_at`, `complete`, `phases` and the queue `records`. The phase
+    "waiting" includes inserting into replay what has come meanwhile. On a GPU, phases are of the
+    host: work that it does not wait for counts where it waits next.
 
     This thread writes checkpoints too, between updates, so that they are of one moment. Only the
     last one of a run has to be written.
@@ -108,36 +130,45 @@ class Learner:
                 anew. Raises where it is no longer this process's own, OSError where it cannot tell.
             server_of: Names the environment server of an env_id, for messages; thread-safe.
         """
-        self.learner_steps = 0
         # Of the checkpoint that was written at the end.
         self.ended_at: Progress | None = None
         self.records: queue.SimpleQueue[UpdateRecord] = queue.SimpleQueue()
         self.phases = Phases()
         self._config = config
         self._agent = agent
+        self._acting = acting_part(algorithm, agent)
         self._source = source
         self._slot = slot
         self._progress = progress
         self._kept_state = kept_state
-        self._server_of = server_of
         self._device = next(agent.parameters()).device
         self._optimizer = make_optimizer(
-            agent.parameters(),
+            find_groups(algorithm, config, agent),
             config.optimizer,
             capturable=config.learner.cuda_graphs and can_capture(self._device),
         )
-        self._update_target = optional_update_target(algorithm)
         # The same weights, never trained.
-        self._target = copy.deepcopy(agent).requires_grad_(False) if self._update_target else None
+        has_target = optional_update_target(algorithm) is not None
+        target = copy.deepcopy(agent).requires_grad_(False) if has_target else None
         self._modules = {"agent": agent}
-        if self._target is not None:
-            self._modules["target"] = self._target
-        self._update = Update(config, algorithm, agent, self._target, self._optimizer)
-        self._guard = UpdateGuard()
+        if target is not None:
+            self._modules["target"] = target
+        self._updates = BatchUpdates(
+            config, algorithm, agent, target, self._optimizer, self.phases, server_of
+        )
         self._told_of_clipping = False
         self._saver = Saver(
-            config, self._modules, self._optimizer, self._guard, self.phases, save_replay, hold
-        )
+            config, self._modules, self._optimizer, self._updates.guard, self.phases, save_replay,
+            hold,
+        )  # fmt: skip
+        # In lock-step, where the last round was; else where the environments are by now counts.
+        self._reached = progress()
+        self._published_steps = 0
+
+    @property
+    def learner_steps(self) -> int:
+        """Updates so far, over all processes of the run."""
+        return self._updates.learner_steps
 
     @property
     def complete(self) -> bool:
@@ -148,7 +179,12 @@ class Learner:
     @property
     def updates_skipped(self) -> int:
         """Updates that were skipped because loss or gradient were NaN or infinite."""
-        return self._guard.skipped
+        return self._updates.guard.skipped
+
+    @property
+    def unrolls_left_out(self) -> int:
+        """Unrolls that were left out of their batches as their own loss was NaN or infinite."""
+        return self._updates.unrolls_left_out
 
     @property
     def checkpoints_failed(self) -> int:
@@ -157,7 +193,8 @@ class Learner:
 
     def publish(self) -> None:
         """Hands the present weights to inference."""
-        self._slot.publish(self.learner_steps, self._agent)
+        self._slot.publish(self.learner_steps, self._acting)
+        self._published_steps = self.learner_steps
 
     def restore(self, loaded: checkpoint.Checkpoint) -> None:
         """Goes on from a checkpoint.
@@ -173,8 +210,8 @@ class Learner:
             )
         for name, module in self._modules.items():
             checkpoint.unpack_module(loaded.tensors, name, module)
-        checkpoint.unpack_optimizer(loaded.tensors, self._optimizer)
-        self.learner_steps = loaded.state["learner_steps"]
+        checkpoint.unpack_optimizer(loaded.tensors, self._agent, self._optimizer)
+        self._updates.learner_steps = loaded.state["learner_steps"]
         self._saver.newest = loaded.path
 
     def forget_checkpoints(self) -> None:
@@ -189,15 +226,27 @@ class Learner:
             SaveFailed: where the checkpoint at the end could not be written.
         """
         prepare_thread(self._device, self._config.learner.threads, urgent=False)
-        while not stop.is_set() and self._env_frames() < self._config.total_env_frames:
+        while not stop.is_set() and not self._is_past_end(self._now()):
             self._learn_once()
-            self._saver.save_if_due(lambda: self._state(self._progress()))
         self.ended_at = self._save()
         self.phases.leave()
 
+    def _now(self) -> Progress:
+        """How far the run is between batches.
+
+        In lock-step as far as its last batch, whatever inference has begun since.
+        """
+        now = self._progress()
+        if self._source.lockstep:
+            now = dataclasses.replace(now, env_steps=self._reached.env_steps)
+        return dataclasses.replace(now, learner_steps=self.learner_steps)
+
+    def _is_past_end(self, progress: Progress) -> bool:
+        return self._frames(progress) >= self._config.total_env_frames
+
     def _save(self) -> Progress:
         """Writes a checkpoint; returns how far the run is in it."""
-        progress = dataclasses.replace(self._progress(), learner_steps=self.learner_steps)
+        progress = self._now()
         self._saver.save(self._state(progress))
         return progress
 
@@ -214,68 +263,89 @@ class Learner:
     def _frames(self, progress: Progress) -> int:
         return progress.env_steps * self._config.environment.frames_per_env_step
 
-    def _env_frames(self) -> int:
-        return self._frames(self._progress())
-
     def _learn_once(self) -> None:
-        """One update, or a short wait where there are not enough unrolls yet."""
+        """The updates from one batch, or a short wait where there are not enough unrolls yet."""
         asked_s = time.monotonic()
         self.phases.enter("waiting")
         ready = self._source.wait(_WAIT_TIMEOUT_S)
         began_s = time.monotonic()
-        scalars = self._learn() if ready else {}
-        busy_s = time.monotonic() - began_s if ready else 0.0
+        scalars, busy_s, goes_on, reached = {}, 0.0, False, None
+        if ready:
+            self.phases.enter("gather")
+            round_ = self._begin_round(self._source.next_batch())
+            scalars = self._learn(round_)
+            busy_s = time.monotonic() - began_s
+            self._publish_and_save(round_)
+            goes_on = not round_.stop
+            reached = self._now() if self._source.lockstep else None
+        elif self._saver.is_due():
+            self._saver.try_to_save(self._state(self._now()))
         self.phases.enter("bookkeeping")
         scalars |= self._source.scalars()
-        self.records.put(UpdateRecord(scalars, began_s - asked_s, busy_s))
-        if ready:
+        self.records.put(UpdateRecord(scalars, began_s - asked_s, busy_s, reached))
+        if goes_on:
+            # Last of all: in lock-step inference goes on then.
             self._slot.end_round()
 
-    def _learn(self) -> dict[str, float]:
-        """One update from one batch; returns the metrics, none where it was skipped."""
-        self.phases.enter("gather")
-        batch = self._source.next_batch()
-        rate = linear_learning_rate(
-            self._config.optimizer, self._env_frames() / self._config.total_env_frames
-        )
-        self._update.load(batch.unroll)
-        self.phases.enter("loss")
-        result = self._update.backward()
-        if not self._accepts(batch, result):
-            self._update.discard()
-            return {}
-        lag = self.learner_steps - result.scalars.pop("policy_version_mean")
-        self.phases.enter("optimizer")
-        self._update.step(rate)
-        self.learner_steps += 1
-        self.phases.enter("bookkeeping")
-        self._pass_on(batch, result)
-        return {"learning_rate": rate, **result.scalars, "policy_lag_mean": lag}
+    def _begin_round(self, batch: Batch) -> Round:
+        """Decides all that depends on how far the run is; in lock-step the batch says it."""
+        progress = self._progress()
+        if batch.env_steps is not None:
+            progress = dataclasses.replace(progress, env_steps=batch.env_steps)
+        self._reached = progress
+        stop = self._is_past_end(progress)
+        # A run that ends saves in any case.
+        return Round(batch, progress, stop, save=not stop and self._saver.is_due())
 
-    def _accepts(self, batch: Batch, result: UpdateResult) -> bool:
-        """Whether the weights may change by this gradient; says once where rewards are clipped."""
-        find = partial(find_extremes, self._update.unroll, batch.env_ids, self._server_of)
-        if not self._guard.accepts(self.learner_steps + 1, result.scalars, find):
-            return False
-        if result.scalars.get(_CLIPPED, 0.0) > 0 and not self._told_of_clipping:
+    def _learn(self, round_: Round) -> dict[str, float]:
+        """The updates from a batch; returns the metrics, none where it was skipped."""
+        optimizer, batch = self._config.optimizer, round_.batch
+        share = self._frames(round_.progress) / self._config.total_env_frames
+        rate = Rate(
+            linear_learning_rate(optimizer, share), learning_rate_fraction(optimizer, share)
+        )
+        result = self._updates.learn(batch, rate)
+        if not result.scalars:
+            return {}
+        self._update_priorities(batch, result)
+        self._tell_of_clipping(result.scalars)
+        return {"learning_rate": rate.learning_rate, **result.scalars}
+
+    def _update_priorities(self, batch: Batch, result: BatchResult) -> None:
+        if batch.numbers is None or result.priorities is None:
+            return
+        kept = result.kept.numpy()
+        self._source.update_priorities(batch.numbers[kept], result.priorities)
+        if len(left_out := np.delete(batch.numbers, kept)):
+            # So that they hardly ever come again.
+            self._source.update_priorities(left_out, torch.zeros(len(left_out)))
+
+    def _tell_of_clipping(self, scalars: dict[str, float]) -> None:
+        """Says once that rewards are clipped."""
+        if scalars.get(_CLIPPED, 0.0) > 0 and not self._told_of_clipping:
             self._told_of_clipping = True
             log.info(
                 "rewards beyond ±algorithm.reward_clip = %g arrive and are clipped to it; 0 learns "
                 "from them as they are (the share of them is the metric %s)",
                 self._config.algorithm.reward_clip, _CLIPPED,
             )  # fmt: skip
-        return True
 
-    def _pass_on(self, batch: Batch, result: UpdateResult) -> None:
-        """What follows from an update: priorities, target network and, now and then, weights."""
-        if self.learner_steps % _CHECK_WEIGHTS_EVERY_UPDATES == 0:
-            self._guard.check({"agent": self._agent})
-        if batch.numbers is not None and result.priorities is not None:
-            self._source.update_priorities(batch.numbers, result.priorities)
-        if self._update_target is not None and self._target is not None:
-            self._update_target(
-                self._agent, self._target, self.learner_steps, self._config.algorithm
-            )
-        if self.learner_steps % self._config.learner.publish_every_updates == 0:
+    def _publish_and_save(self, round_: Round) -> None:
+        """What follows from a batch, whether there were updates or it was skipped."""
+        if self._source.lockstep:
+            # Nobody acts meanwhile: what is saved is what the next round acts with.
+            self._save_round(round_)
+            self._publish_if_due()
+        else:
+            self._publish_if_due()
+            self._save_round(round_)
+
+    def _publish_if_due(self) -> None:
+        since = self.learner_steps - self._published_steps
+        if since >= self._config.learner.publish_every_updates:
             self.phases.enter("publish")
             self.publish()
+
+    def _save_round(self, round_: Round) -> None:
+        if round_.save:
+            self._saver.try_to_save(self._state(round_.progress))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from seed.config.schema import OptimizerConfig
+    from seed.contract import Group
 
 
 class RmsPropTf(torch.optim.Optimizer):
@@ -31,7 +32,7 @@ class RmsPropTf(torch.optim.Optimizer):
 
     def __init__(
         self,
-        parameters: Iterable[Tensor],
+        parameters: Iterable[Tensor] | Iterable[dict[str, Any]],
         learning_rate: float | Tensor,
         *,
         decay: float = 0.99,
@@ -100,30 +101,49 @@ class RmsPropTf(torch.optim.Optimizer):
 
 
 def make_optimizer(
-    parameters: Iterable[Tensor], config: OptimizerConfig, *, capturable: bool = False
+    parameters: Iterable[Tensor] | Mapping[str, Group],
+    config: OptimizerConfig,
+    *,
+    capturable: bool = False,
 ) -> torch.optim.Optimizer:
     """Return the optimizer that `config.kind` names, at the starting learning rate.
 
     "rmsprop_tf" reads decay, momentum and epsilon; "adam" reads beta1, beta2 and epsilon. To
     change the learning rate, call `set_learning_rate`. Clipping is left to the learner.
 
+    parameters: what is trained, or groups of it, of which each becomes one of `param_groups` with
+    its own rate as `own_rate` and its `clip_norm`, None where they are the configuration's.
     capturable: whether its steps may be captured on a GPU; the parameters are there.
     """
-    parameters = list(parameters)
-    rate: float | Tensor = config.learning_rate
-    if capturable:
-        rate = torch.tensor(rate, device=parameters[0].device)  # [] float32
+    groups: list[dict[str, Any]]
+    if isinstance(parameters, Mapping):
+        groups = [
+            {
+                "params": list(group.parameters),
+                "own_rate": group.learning_rate,
+                "clip_norm": group.clip_norm,
+            }
+            for group in parameters.values()
+        ]
+    else:
+        groups = [{"params": list(parameters), "own_rate": None, "clip_norm": None}]
+    for group in groups:
+        own: float | None = group["own_rate"]
+        group["lr"] = config.learning_rate if own is None else own
+        if capturable:
+            # [] float32, one of each group's own
+            group["lr"] = torch.tensor(group["lr"], device=group["params"][0].device)
     if config.kind == "rmsprop_tf":
         return RmsPropTf(
-            parameters,
-            rate,
+            groups,
+            config.learning_rate,
             decay=config.decay,
             momentum=config.momentum,
             epsilon=config.epsilon,
         )
     return torch.optim.Adam(
-        parameters,
-        lr=rate,
+        groups,
+        lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
         eps=config.epsilon,
         fused=True,
@@ -131,21 +151,46 @@ def make_optimizer(
     )
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Set the learning rate of all parameters, for the next step on."""
+def set_learning_rate(
+    optimizer: torch.optim.Optimizer, learning_rate: float, fraction: float = 1.0
+) -> None:
+    """Set the learning rate of all parameters, for the next step on.
+
+    learning_rate: of groups without a rate of their own.
+    fraction: what is left of the others' own; see `learning_rate_fraction`.
+    """
     for group in optimizer.param_groups:
+        own = group.get("own_rate")
+        rate = learning_rate if own is None else own * fraction
         if isinstance(group["lr"], Tensor):
             # In place: a captured step reads it where it is.
-            group["lr"].fill_(learning_rate)
+            group["lr"].fill_(rate)
         else:
-            group["lr"] = learning_rate
+            group["lr"] = rate
+
+
+def learning_rate_fraction(config: OptimizerConfig, progress: float) -> float:
+    """Return what is left of a learning rate after `progress`, the share of all frames done.
+
+    Falls linearly from 1 at 0 to final_learning_rate_fraction at 1. Progress past 1 counts as 1,
+    because the last unrolls run over the total.
+    """
+    return 1 + (config.final_learning_rate_fraction - 1) * min(progress, 1.0)
 
 
 def linear_learning_rate(config: OptimizerConfig, progress: float) -> float:
-    """Return the learning rate after `progress`, the share of all frames that are done.
+    """Return the learning rate after `progress`, the share of all frames that are done."""
+    return config.learning_rate * learning_rate_fraction(config, progress)
 
-    Falls linearly from learning_rate at 0 to learning_rate * final_learning_rate_fraction at 1.
-    Progress past 1 counts as 1, because the last unrolls run over the total.
+
+def named_state(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
+    """Return every tensor of the optimizer's state, such as `torso.0.weight.exp_avg`.
+
+    module: has all that the optimizer trains, and gives it its names.
     """
-    fraction = 1 + (config.final_learning_rate_fraction - 1) * min(progress, 1.0)
-    return config.learning_rate * fraction
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    return {
+        f"{names[id(parameter)]}.{key}": tensor
+        for parameter, state in optimizer.state.items()
+        for key, tensor in state.items()
+    }

@@ -86,6 +86,8 @@ class Replay:
     store's queue and at last in the environments, an insert.
     """
 
+    lockstep = False
+
     def __init__(
         self,
         store: UnrollStore,

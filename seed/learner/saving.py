@@ -69,15 +69,20 @@ class Saver:
         self._hold = hold
         self._saved_s = time.monotonic()
 
-    def save_if_due(self, state: Callable[[], dict[str, Any]]) -> None:
-        """Saves once the interval has passed; one that fails is told of, and learning goes on."""
+    def is_due(self) -> bool:
+        """Whether the interval has passed since the last one."""
+        return time.monotonic() >= self._saved_s + self._interval_s
+
+    @property
+    def _interval_s(self) -> float:
         interval_s = self._config.checkpoint_interval_s
-        if self.newest is None:
-            interval_s = min(interval_s, _FIRST_CHECKPOINT_S)
-        if time.monotonic() < self._saved_s + interval_s:
-            return
+        return min(interval_s, _FIRST_CHECKPOINT_S) if self.newest is None else interval_s
+
+    def try_to_save(self, state: dict[str, Any]) -> None:
+        """Saves; a checkpoint that cannot be written is told of, and learning goes on."""
+        interval_s = self._interval_s
         try:
-            self.save(state())
+            self.save(state)
         except SaveFailed as error:
             log.error("%s. Going on; the next one is due in %g s", error, interval_s)
 

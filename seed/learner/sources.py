@@ -33,7 +33,13 @@ class Batch(NamedTuple):
 
 
 class BatchSource(Protocol):
-    """A source of batches; owned by the learner's thread."""
+    """A source of batches; owned by the learner's thread.
+
+    Attributes:
+        lockstep: Whether acting waits for the end of each batch, which then has `env_steps`.
+    """
+
+    lockstep: bool
 
     def wait(self, timeout_s: float) -> bool:
         """Whether there is a batch before the timeout."""
@@ -50,6 +56,8 @@ class BatchSource(Protocol):
 
 class QueueSource:
     """Every unroll once, in the order in which they became whole."""
+
+    lockstep = False
 
     def __init__(self, store: UnrollStore, batch_size: int) -> None:
         """Batches of `batch_size` unrolls."""
@@ -78,6 +86,8 @@ class QueueSource:
 
 class RoundSource:
     """All unrolls of a round of lock-step at once, however many they are."""
+
+    lockstep = True
 
     def __init__(self, store: UnrollStore, start_env_steps: int) -> None:
         """Of the store into which inference writes, in a run with so many steps before."""

@@ -1,8 +1,10 @@
-"""One update on zeros before the store takes the memory: how much must be left for learning."""
+"""An update on zeros before anything starts: what is wrong with it, and what memory it takes."""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
+import math
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -10,10 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from seed.config.schema import Config, ConfigError
-from seed.contract import Algorithm
-from seed.contract.loading import optional_update_target
+from seed.contract import Algorithm, Passes
+from seed.contract.answers import check_first_priorities, check_passes, check_prepared
+from seed.contract.blame import refusing
+from seed.contract.loading import (
+    optional_after_batch,
+    optional_initial_priorities,
+    optional_passes,
+    optional_prepare,
+    optional_update_target,
+)
 from seed.device.graphs import can_capture
+from seed.learner.batch_updates import find_groups
 from seed.learner.optimizers import make_optimizer
+from seed.learner.passes import as_rows, sizes
 from seed.learner.update import Update
 from seed.store.layout import Column, StoreLayout
 from seed.store.rows import Rows, Unroll
@@ -53,9 +65,9 @@ def update_bytes(
     Raises:
         ConfigError: where the device has not even the memory for one update.
     """
-    device = next(agent.parameters()).device
+    device, batch = next(agent.parameters()).device, config.learner.batch_size
     try:
-        needed = probe(device, lambda: _update_once(algorithm, config, agent, layout))
+        needed = probe(device, lambda: _update_once(algorithm, config, agent, layout, batch))
     except torch.OutOfMemoryError as error:
         reason = str(error).partition("\n")[0].partition(". ")[0]
         raise ConfigError(
@@ -68,24 +80,103 @@ def update_bytes(
     return 2 * needed if captured else needed
 
 
-def _update_once(
+def rehearse(
     algorithm: Algorithm, config: Config, agent: nn.Module, layout: StoreLayout
 ) -> None:
-    """An update of a copy, on zeros, as the learner makes them."""
-    device = next(agent.parameters()).device
+    """Tries on a few unrolls of zeros all that the algorithm's functions do to a batch.
+
+    The agent stays as it is.
+
+    Raises:
+        ConfigError: where one of them raises, or returns what the contract does not say.
+    """
+    passes = _check_passes(algorithm, config, layout)
+    batch_size = 2
+    if passes is not None:
+        # An item for each part.
+        rows = layout.unroll_length if passes.items == "rows" else 1
+        batch_size = max(batch_size, math.ceil(passes.minibatches / rows))
+    _update_once(algorithm, config, agent, layout, min(batch_size, config.learner.batch_size))
+    initial = optional_initial_priorities(algorithm)
+    if initial is not None and algorithm.DATA_SOURCE == "replay":
+        kept = dataclasses.replace(layout, burn_in=0, observations={}, state_size=0)
+        unroll = zero_unroll(kept, batch_size, next(agent.parameters()).device)
+        with refusing(algorithm, config.algorithm_name, "initial_priorities"):
+            priorities = initial(unroll, config.algorithm)
+        check_first_priorities(priorities, config.algorithm_name, batch=batch_size)
+
+
+def _check_passes(algorithm: Algorithm, config: Config, layout: StoreLayout) -> Passes | None:
+    make = optional_passes(algorithm)
+    if make is None:
+        return None
+    with refusing(algorithm, config.algorithm_name, "passes"):
+        passes = make(config.algorithm)
+    return check_passes(
+        passes, config.algorithm_name,
+        replay=algorithm.DATA_SOURCE == "replay", batch_size=config.learner.batch_size,
+        unroll_length=layout.unroll_length, state_size=layout.state_size, burn_in=layout.burn_in,
+    )  # fmt: skip
+
+
+def _update_once(
+    algorithm: Algorithm, config: Config, agent: nn.Module, layout: StoreLayout, batch_size: int
+) -> None:
+    """An update of a copy, on zeros, as the learner makes them, and what follows from it."""
+    name, device = config.algorithm_name, next(agent.parameters()).device
     agent = copy.deepcopy(agent)
-    target = None
-    if optional_update_target(algorithm) is not None:
-        target = copy.deepcopy(agent).requires_grad_(False)
+    update_target = optional_update_target(algorithm)
+    target = copy.deepcopy(agent).requires_grad_(False) if update_target else None
     optimizer = make_optimizer(
-        agent.parameters(),
+        find_groups(algorithm, config, agent),
         config.optimizer,
         capturable=config.learner.cuda_graphs and can_capture(device),
     )
-    update = Update(config, algorithm, agent, target, optimizer)
-    update.load(zero_unroll(layout, config.learner.batch_size, device))
-    update.backward()
+    passes = _check_passes(algorithm, config, layout)
+    update = Update(config, algorithm, agent, target, optimizer, passes)
+    unroll = zero_unroll(layout, batch_size, device)
+    prepare = optional_prepare(algorithm)
+    if prepare is not None:
+        with torch.no_grad(), refusing(algorithm, name, "prepare"):
+            prepared = prepare(agent, target, unroll, config.algorithm)
+        prepared = check_prepared(
+            prepared, name, length=layout.unroll_length, batch=batch_size, device=device
+        )
+        unroll = dataclasses.replace(unroll, prepared=prepared)
+    if passes is not None:
+        unroll = as_rows(unroll) if passes.items == "rows" else unroll
+        first = sizes(len(unroll.importance), passes.minibatches)[0]
+        unroll = unroll.select(torch.arange(first))
+    update.load(unroll)
+    with refusing(algorithm, name, "loss"):
+        statistics = update.backward().statistics
     update.step(0.0)
+    if update_target is not None and target is not None:
+        with refusing(algorithm, name, "update_target"):
+            update_target(agent, target, 1, config.algorithm)
+    _try_after_batch(algorithm, config, agent, target, statistics or {})
+
+
+def _try_after_batch(
+    algorithm: Algorithm,
+    config: Config,
+    agent: nn.Module,
+    target: nn.Module | None,
+    statistics: dict[str, Tensor],
+) -> None:
+    """Raises ConfigError where it puts other tensors into the place of the agent's."""
+    after_batch = optional_after_batch(algorithm)
+    if after_batch is None:
+        return
+    before = {key: tensor.data_ptr() for key, tensor in agent.state_dict().items()}
+    with torch.no_grad(), refusing(algorithm, config.algorithm_name, "after_batch"):
+        after_batch(agent, target, statistics, 1, config.algorithm)
+    after = {key: tensor.data_ptr() for key, tensor in agent.state_dict().items()}
+    if replaced := sorted(key for key in before if before[key] != after.get(key)):
+        raise ConfigError(
+            f"algorithm.name = {config.algorithm_name!r}: after_batch replaces "
+            f"{', '.join(replaced)}; expected to find the tensors changed in place, with copy_ say"
+        )
 
 
 def zero_unroll(layout: StoreLayout, batch_size: int, device: torch.device) -> Unroll:

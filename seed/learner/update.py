@@ -1,18 +1,24 @@
-"""One update of the network: loss, gradient and optimizer, on a GPU as two graphs if asked for.
+"""One update of the network, in three steps: gradient, norms, and the optimizer's own step.
 
-Between the two the host sees whether loss and gradient are finite, before any weight changes.
+On a GPU each is a graph if asked for. Between gradient and norms several processes would add up
+their gradients; one has nothing to do there. Between norms and step the host sees loss, metrics and
+norm, in one transfer, and decides whether any weight changes.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import dataclasses
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from seed.config.schema import Config
-from seed.contract import Algorithm
+from seed.contract import Algorithm, Passes
 from seed.contract.answers import check_result
+from seed.contract.loading import optional_after_batch
 from seed.device.graphs import CapturedCall
 from seed.device.transfer import move, overwrite
 from seed.learner.optimizers import set_learning_rate
@@ -25,25 +31,44 @@ class UpdateResult(NamedTuple):
     """What the backward pass found.
 
     Attributes:
-        scalars: The algorithm's metrics, "loss", "grad_norm" (before clipping) and
-            "policy_version_mean", of the weights that acted; by name.
+        scalars: The algorithm's metrics, "loss", "grad_norm" (over all groups, before clipping)
+            and "policy_version_mean", of the weights that acted; by name.
         priorities: For replay; overwritten by the next call. `[B] float32`, or None
+        weight: What the loss was divided by; 1 for a sum.
+        statistics: The algorithm's, for `after_batch`; overwritten by the next call.
     """
 
     scalars: dict[str, float]
     priorities: Tensor | None
+    weight: float = 1.0
+    statistics: dict[str, Tensor] | None = None
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether loss and gradient are."""
+        return all(math.isfinite(self.scalars[name]) for name in ("loss", "grad_norm"))
 
 
 class _DeviceResult(NamedTuple):
-    """An `UpdateResult` still on the device: `values` `[n] float32`, in the order of `names`."""
+    """An `UpdateResult` still on the device, without the norm of the gradient.
+
+    `values` `[n] float32` are scalars in the order of `names`. `exact` `[2] float64` are the mean
+    version, which float32 would round from 2^24 on, and the weight.
+    """
 
     names: tuple[str, ...]
     values: Tensor
+    exact: Tensor
     priorities: Tensor | None
+    statistics: dict[str, Tensor] | None
 
 
 class Update:
-    """A batch at a time: `load`, `backward`, then `step` or `discard`; the learner's thread."""
+    """Some unrolls at a time: `load`, `backward`, then `step` or `discard`; the learner's thread.
+
+    Graphs are captured for numbers of unrolls that are planned, each with memory of its own; others
+    are learned from call by call.
+    """
 
     def __init__(
         self,
@@ -52,31 +77,52 @@ class Update:
         agent: nn.Module,
         target: nn.Module | None,
         optimizer: torch.optim.Optimizer,
+        passes: Passes | None = None,
     ) -> None:
-        """All of the network is on one device; the optimizer is over the agent's parameters."""
+        """All of the network is on one device; the optimizer is over the agent's parameters.
+
+        `passes` says what a batch is cut into, which is nothing without it.
+        """
         self._config = config
         self._algorithm = algorithm
         self._agent = agent
         self._target = target
         self._optimizer = optimizer
+        self._passes = passes or Passes()
         self._device = next(agent.parameters()).device
-        capture = config.learner.cuda_graphs
-        self._gradient = CapturedCall(
-            self._loss_and_gradient, self._device, capture=capture, field=_FIELD
-        )
-        self._step = CapturedCall(optimizer.step, self._device, capture=capture, field=_FIELD)
+        self._gradient = self._call(self._loss_and_gradient, capture=False)
+        self._clip = self._call(self._clip_gradient)
+        self._step = self._call(optimizer.step)
+        # By the number of unrolls: memory that stays, and the graph that reads it.
+        self._planned: dict[int, CapturedCall[_DeviceResult]] = {}
+        self._kept: dict[int, Unroll] = {}
         self._unroll: Unroll | None = None
         self._checked = False
 
-    def load(self, unroll: Unroll) -> None:
-        """Brings a batch's unrolls, copied for this update alone, to where they are learned from.
+    def _call(self, function: Any, *, capture: bool = True) -> CapturedCall[Any]:
+        capture = capture and self._config.learner.cuda_graphs
+        return CapturedCall(function, self._device, capture=capture, field=_FIELD)
 
-        For graphs the first batch's memory stays, and later ones are copied into it.
+    def plan(self, sizes: Iterable[int]) -> None:
+        """Numbers of unrolls that most batches will come in; the first plan holds."""
+        if not self._planned and self._clip.captures:
+            self._planned = {size: self._call(self._loss_and_gradient) for size in sizes}
+
+    def load(self, unroll: Unroll) -> None:
+        """Brings unrolls, copied for this update alone, to where they are learned from.
+
+        For graphs the first ones' memory stays, and later ones are copied into it.
         """
-        if self._gradient.captures and self._unroll is not None:
-            overwrite(self._unroll, unroll)
-        else:
-            self._unroll = move(unroll, self._device)
+        size = _size(unroll)
+        self.plan([size])
+        if size in self._kept:
+            overwrite(self._kept[size], unroll)
+            unroll = self._kept[size]
+        self._unroll = move(unroll, self._device)
+        if size in self._planned and size not in self._kept:
+            # What was prepared may share memory with the agent, or be one number seen many times.
+            own = {name: values.clone() for name, values in self._unroll.prepared.items()}
+            self._kept[size] = self._unroll = dataclasses.replace(self._unroll, prepared=own)
 
     @property
     def unroll(self) -> Unroll:
@@ -90,43 +136,71 @@ class Update:
         Raises:
             ConfigError: at the first call, where `loss` does not return what the contract says.
         """
-        found = self._gradient()
-        # All values in one transfer from the device.
-        scalars = dict(zip(found.names, found.values.tolist(), strict=True))
-        return UpdateResult(scalars, found.priorities)
+        found = self._planned.get(_size(self.unroll), self._gradient)()
+        norm = self._clip()
+        # All values in one transfer from the device. The norm comes last, and so stands for all of
+        # the gradient that the step would take.
+        values = torch.cat([found.values, norm[None], found.exact]).tolist()
+        names = (*found.names, "grad_norm", "policy_version_mean")
+        weight = values.pop()
+        scalars = dict(zip(names, values, strict=True))
+        return UpdateResult(scalars, found.priorities, weight, found.statistics)
 
-    def step(self, learning_rate: float) -> None:
-        """Changes the weights by the gradient of the last `backward`."""
-        set_learning_rate(self._optimizer, learning_rate)
+    def step(self, learning_rate: float, fraction: float = 1.0) -> None:
+        """Changes the weights by the gradient of the last `backward`.
+
+        Args:
+            learning_rate: Of all parameters that have no rate of their own.
+            fraction: Of the others' own rates.
+        """
+        set_learning_rate(self._optimizer, learning_rate, fraction)
         self._step()
         self.discard()
 
     def discard(self) -> None:
         """Forgets the unrolls that were loaded, and their gradient."""
-        if not self._gradient.captures:
-            # So that the next batch can have this one's memory.
-            self._unroll = None
+        # Those that graphs read stay; others make room for the next.
+        self._unroll = None
 
     def _loss_and_gradient(self) -> _DeviceResult:
         unroll = self.unroll
         result = self._algorithm.loss(self._agent, self._target, unroll, self._config.algorithm)
         if not self._checked:
             check_result(
-                result, self._config.algorithm_name,
-                batch=len(unroll.importance), device=self._device,
+                result, self._config.algorithm_name, batch=_size(unroll), device=self._device,
+                stop=self._passes.stop,
+                after_batch=optional_after_batch(self._algorithm) is not None,
             )  # fmt: skip
             self._checked = True
-        # The optimizer's graph reads gradients where they were when it was captured.
-        self._optimizer.zero_grad(set_to_none=not self._gradient.captures)
+        # The graphs read gradients where they were when the first of them was captured.
+        self._optimizer.zero_grad(set_to_none=not self._clip.captures)
         result.loss.backward()  # type: ignore[no-untyped-call]
-        limit = self._config.optimizer.clip_norm or float("inf")
-        grad_norm = nn.utils.clip_grad_norm_(self._agent.parameters(), limit)
-        acted = unroll.policy_versions[unroll.burn_in : -1]  # [T, B] int64
-        scalars = {
-            "loss": result.loss.detach(),
-            "grad_norm": grad_norm,
-            "policy_version_mean": acted.float().mean(),
-            **result.metrics,
-        }
+        # Rows that are shuffled have lost the one to bootstrap from.
+        end = None if self._passes.items == "rows" else -1
+        acted = unroll.policy_versions[unroll.burn_in : end]  # [T, B] int64
+        scalars = {"loss": result.loss.detach(), **result.metrics}
         values = torch.stack([value.float() for value in scalars.values()])
-        return _DeviceResult(tuple(scalars), values, result.priorities)
+        weight = torch.ones_like(result.loss) if result.count is None else result.count
+        exact = torch.stack([acted.double().mean(), weight.detach().double()])
+        return _DeviceResult(tuple(scalars), values, exact, result.priorities, result.statistics)
+
+    def _clip_gradient(self) -> Tensor:
+        """Clips each group's gradient; returns the norm of all of it before, `[] float32`."""
+        groups = self._optimizer.param_groups
+        if len(groups) == 1:
+            return self._clip_group(groups[0])
+        gradients = [p.grad for p in self._agent.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        for group in groups:
+            self._clip_group(group)
+        return norm
+
+    def _clip_group(self, group: dict[str, Any]) -> Tensor:
+        limit = group.get("clip_norm")
+        limit = self._config.optimizer.clip_norm if limit is None else limit
+        return nn.utils.clip_grad_norm_(group["params"], limit or math.inf)
+
+
+def _size(unroll: Unroll) -> int:
+    """How many unrolls, or rows as `[1, n]`, there are."""
+    return len(unroll.importance)

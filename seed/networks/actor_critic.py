@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from seed.networks.body import Body
@@ -52,8 +53,20 @@ class ActorCritic(nn.Module):
             nn.init.orthogonal_(head.weight, gain)
             nn.init.zeros_(head.bias)
 
-    def forward(self, rows: Rows, rewards: Tensor, agent_state: Tensor) -> ActorCriticOutput:
-        """Runs over `[T, B]` rows; `rewards` are the rows' own, as the network may see them."""
+    def forward(
+        self, rows: Rows, rewards: Tensor, agent_state: Tensor, burn_in: int = 0
+    ) -> ActorCriticOutput:
+        """Runs over `[K + T, B]` rows; `rewards` are the rows' own, as the network may see them.
+
+        The first `burn_in` (K) of them only bring the state up to date: there is no gradient
+        through them, and what is returned is of the others.
+        """
+        if burn_in:
+            with torch.no_grad():
+                agent_state = self(
+                    rows.between(0, burn_in), rewards[:burn_in], agent_state
+                ).agent_state
+            rows, rewards = rows.between(burn_in), rewards[burn_in:]
         features, agent_state = self.body(
             rows.observations, rows.previous_actions, rewards, rows.first, agent_state
         )

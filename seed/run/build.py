@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from seed.config.addresses import AUTO, USUAL
 from seed.config.schema import Config, InferenceConfig
 from seed.contract.answers import check_first_priorities
-from seed.contract.loading import optional_initial_priorities
+from seed.contract.loading import acting_part, optional_initial_priorities
 from seed.inference.forward import ForwardPass
 from seed.inference.loop import Inference
 from seed.inference.rounds import Rounds
@@ -71,6 +71,7 @@ class Run:
     learner: Learner
     counter: ProgressCounter
     folder: RunFolder
+    lockstep: bool
 
     def progress(self) -> Progress:
         """Steps, updates and time of this process and those before it; thread-safe."""
@@ -99,7 +100,8 @@ def build_run(plan: Plan, folder: RunFolder) -> Run:
         CheckpointError: where the plan's checkpoint does not fit its network.
     """
     config = plan.config
-    acting = make_agent(plan.algorithm, config, plan.spaces, plan.acting_device)
+    twin = make_agent(plan.algorithm, config, plan.spaces, plan.acting_device)
+    acting = acting_part(plan.algorithm, twin)
     store = make_store(plan.layout, plan.store_device, plan.learning_device)
     slot = WeightSlot()
     authentication = make_authentication(config.inference)
@@ -124,7 +126,9 @@ def build_run(plan: Plan, folder: RunFolder) -> Run:
     # What is sampled from here on is not what an earlier process of this run has sampled.
     torch.manual_seed(sum(plan.seed))
     counter.begin()
-    return Run(config, store, inference, learner, counter, folder)
+    return Run(
+        config, store, inference, learner, counter, folder, lockstep=plan.first_envs is not None
+    )
 
 
 def _kept_state(plan: Plan) -> dict[str, object]:

@@ -20,7 +20,7 @@ from seed import __version__
 from seed.config.checks import check
 from seed.config.loading import from_tables, read_toml, search_module_folders
 from seed.config.schema import Config, ConfigError
-from seed.contract.loading import load_algorithm, load_algorithm_config
+from seed.contract.loading import acting_part, load_algorithm, load_algorithm_config
 from seed.device.names import resolve_device
 from seed.inference.loop import EpisodeRecord, Inference
 from seed.learner import checkpoint
@@ -178,6 +178,9 @@ def _adapt(config: Config, envs: int) -> Config:
             # The learner's side of the store, which nobody is at, gets nothing.
             evaluation_share=1.0,
         ),
+        # Nothing is learned from: no rows are context.
+        learner=dataclasses.replace(config.learner, burn_in=0),
+        replay=dataclasses.replace(config.replay, burn_in=0),
         local=dataclasses.replace(config.local, envs_per_server=envs, groups_per_server=1),
     )
 
@@ -203,9 +206,10 @@ def _plan(config: Config, loaded: Checkpoint) -> Plan:
 def _build(plan: Plan, greedy: bool) -> Inference:
     assert plan.loaded is not None
     slot = WeightSlot()
-    slot.publish(plan.loaded.state["learner_steps"], plan.agent)
+    acting = acting_part(plan.algorithm, plan.agent)
+    slot.publish(plan.loaded.state["learner_steps"], acting)
     store = make_store(plan.layout, plan.store_device, plan.learning_device)
-    return make_inference(plan, store, plan.agent, slot, greedy=greedy)
+    return make_inference(plan, store, acting, slot, greedy=greedy)
 
 
 def _play(config: Config, inference: Inference, episodes: int) -> list[EpisodeRecord]:

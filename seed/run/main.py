@@ -11,6 +11,7 @@ from pathlib import Path
 
 from seed.config.loading import parse_command_line
 from seed.config.schema import Config
+from seed.contract.blame import whose
 from seed.contract.loading import load_algorithm_config
 from seed.process.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, CommandError
 from seed.process.logs import tell_thread_end
@@ -96,6 +97,10 @@ def _train(config: Config, signals: Signals, lock: RunLock) -> int:
     servers = _start_servers(plan, run)
     try:
         supervise(run, signals, servers)
+    except Exception as error:
+        if said := whose(error, plan.algorithm, config.algorithm_name):
+            log.error("%s", said)
+        raise
     finally:
         servers.stop(timeout_s=5.0)
     # A request that comes once all is done asks for nothing that would be left to do.

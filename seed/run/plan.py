@@ -7,6 +7,7 @@ one.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import shlex
 from collections.abc import Callable
@@ -24,12 +25,18 @@ from seed.config.loading import to_toml
 from seed.config.schema import Config, ConfigError
 from seed.contract import ActOutput, Algorithm, Fleet
 from seed.contract.answers import check_acted, check_agent
-from seed.contract.loading import load_algorithm, optional_lockstep
+from seed.contract.blame import refusing
+from seed.contract.loading import (
+    acting_part,
+    load_algorithm,
+    optional_acting_part,
+    optional_lockstep,
+)
 from seed.device.memory import available_bytes
 from seed.device.names import resolve_device, resolve_precision
 from seed.learner.checkpoint import Checkpoint
 from seed.learner.replay import count_unrolls
-from seed.learner.trial import update_bytes
+from seed.learner.trial import rehearse, update_bytes
 from seed.networks.body import Body
 from seed.run.description import Spaces, describe
 from seed.run.local_servers import server_command, server_count
@@ -38,6 +45,8 @@ from seed.store.layout import Column, StoreLayout
 from seed.store.rows import PLAIN_PART, Rows
 from seed.wire.spaces import SpaceSpec
 from seed.wire.terminal import counted
+
+log = logging.getLogger(__name__)
 
 # Bytes that updates with unrolls of a layout take of the agent's device.
 TryUpdate: TypeAlias = Callable[[StoreLayout], int]
@@ -86,6 +95,8 @@ def plan_run(config: Config, loaded: Checkpoint | None) -> Plan:
     servers = server_count(config)
     algorithm = load_algorithm(config.algorithm_name)
     check_source(config, algorithm.DATA_SOURCE)
+    if config.replay.burn_in:
+        log.info("replay.burn_in is called learner.burn_in by now; it counts under either name")
     lockstep = is_lockstep(algorithm, config)
     check_lockstep(config, algorithm.DATA_SOURCE, lockstep=lockstep)
     first_envs = config.learner.lockstep_envs or servers * config.local.envs_per_server
@@ -102,6 +113,7 @@ def plan_run(config: Config, loaded: Checkpoint | None) -> Plan:
         algorithm, config, spaces, agent, storing, replay=replay,
         try_update=partial(_bytes_beside_store, algorithm, config, agent),
     )  # fmt: skip
+    rehearse(algorithm, config, agent, layout)
     return Plan(
         config, loaded, algorithm, spaces, agent, acting, learning, storing, layout, servers,
         seed=(config.seed, loaded.state["env_steps"] if loaded is not None else 0),
@@ -114,7 +126,8 @@ def _bytes_beside_store(
 ) -> int:
     """What updates take of a GPU, and the network that acts, which is made after the store."""
     needed = update_bytes(algorithm, config, agent, layout)
-    return needed and needed + sum(tensor.nbytes for tensor in agent.state_dict().values())
+    acting = acting_part(algorithm, agent)
+    return needed and needed + sum(tensor.nbytes for tensor in acting.state_dict().values())
 
 
 def has_replay(algorithm: Algorithm) -> bool:
@@ -187,14 +200,17 @@ def make_agent(
     """An agent with weights drawn from the run's seed, the same at every call."""
     precision = resolve_precision(config.network.precision, device)
     network = dataclasses.replace(config.network, precision=precision)
+    name = config.algorithm_name
     torch.manual_seed(config.seed)
-    try:
-        agent = algorithm.make_agent(
-            spaces.observation, spaces.action, network, config.algorithm
-        )
-    except ValueError as error:
-        raise ConfigError(f"network: {error}") from None
-    return check_agent(agent, config.algorithm_name).to(device)
+    with refusing(algorithm, name, "make_agent"):
+        try:
+            agent = algorithm.make_agent(
+                spaces.observation, spaces.action, network, config.algorithm
+            )
+        except ValueError as error:
+            raise ConfigError(f"network: {error}") from None
+    with refusing(algorithm, name, "acting_part"):
+        return check_agent(agent, name, optional_acting_part(algorithm)).to(device)
 
 
 def plan_store(
@@ -207,7 +223,7 @@ def plan_store(
     replay: bool = False,
     try_update: TryUpdate | None = None,
 ) -> StoreLayout:
-    """The form of a store for what this agent's acting leaves, and for the replay if asked for.
+    """The form of a store for what its part that acts leaves, and for the replay if asked for.
 
     Its size never blocks the learner: for each environment an open page, the one before as its
     context and one in the queue, and two batches, besides replay's own pages.
@@ -218,13 +234,12 @@ def plan_store(
     Raises:
         ConfigError: where it does not fit into the device's memory.
     """
-    layout = _layout(algorithm, config, spaces, agent)
+    layout = _layout(algorithm, config, spaces, acting_part(algorithm, agent))
     if replay:
         unrolls = count_unrolls(layout, config.replay)
         layout = dataclasses.replace(
             layout,
             num_pages=layout.num_pages + unrolls,
-            burn_in=config.replay.burn_in,
             replay_unrolls=unrolls,
         )
     needed = try_update(layout) if try_update is not None else 0
@@ -251,23 +266,24 @@ def _describe_size(config: Config, replay: bool) -> str:
 
 
 def _layout(
-    algorithm: Algorithm, config: Config, spaces: Spaces, agent: nn.Module
+    algorithm: Algorithm, config: Config, spaces: Spaces, acting: nn.Module
 ) -> StoreLayout:
     """The store's form and its size without replay."""
     spare = 2 * (queue_limit(config) + config.learner.batch_size)
-    acted = _try_act(algorithm, config, spaces, agent)
+    acted = _try_act(algorithm, config, spaces, acting)
     return StoreLayout(
         unroll_length=config.learner.unroll_length,
         num_pages=3 * config.inference.max_envs + spare,
         max_envs=config.inference.max_envs,
         frame_stack=config.network.frame_stack,
-        state_size=int(agent.state_size),  # type: ignore[arg-type]
+        state_size=int(acting.state_size),  # type: ignore[arg-type]
         observations={PLAIN_PART: _column(spaces.observation)},
         action=_column(spaces.action),
         behaviour={
             name: Column(tuple(values.shape[1:]), values.dtype)
             for name, values in acted.behaviour.items()
         },
+        burn_in=config.burn_in,
         evaluation_share=config.inference.evaluation_share,
         staggered=not is_lockstep(algorithm, config),
     )
@@ -305,7 +321,8 @@ def _try_act(algorithm: Algorithm, config: Config, spaces: Spaces, agent: nn.Mod
     fleet = Fleet(
         torch.zeros(batch, device=device), torch.zeros(batch, dtype=torch.bool, device=device)
     )
-    acted = algorithm.act(agent, rows, state, config.algorithm, fleet=fleet, greedy=False)
+    with refusing(algorithm, config.algorithm_name, "act"):
+        acted = algorithm.act(agent, rows, state, config.algorithm, fleet=fleet, greedy=False)
     check_acted(
         acted, config.algorithm_name,
         batch=batch, action=action, state_size=state.shape[1], device=device,

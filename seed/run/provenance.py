@@ -36,7 +36,9 @@ def describe_changes(state: dict[str, Any], config: Config) -> str:
     if not isinstance(state.get("config"), dict) or "version" not in state:
         return ""
     now = provenance(config)
-    before, after = _flatten(state["config"], ""), _flatten(now["config"], "")
+    before, after = (
+        _with_present_names(_flatten(tables, "")) for tables in (state["config"], now["config"])
+    )
     changes = [
         f"{shorten(name)} = {shorten(_say(after, name))} "
         f"(it was {shorten(_say(before, name))})"
@@ -62,6 +64,12 @@ def _flatten(tables: dict[str, Any], path: str) -> dict[str, Any]:
         else:
             settings[path + name] = value
     return settings
+
+
+def _with_present_names(settings: dict[str, Any]) -> dict[str, Any]:
+    """With settings under the names that they have by now."""
+    former = settings.pop("replay.burn_in", 0)
+    return {**settings, "learner.burn_in": settings.get("learner.burn_in") or former}
 
 
 def _say(settings: dict[str, Any], name: str) -> str:

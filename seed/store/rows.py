@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
+
+from seed.device.transfer import map_tensors
 
 # The name of a plain space's observation, which has one part.
 PLAIN_PART = ""
@@ -36,12 +38,8 @@ class Rows:
 
     def between(self, start: int, stop: int | None = None) -> Rows:
         """Rows `start` to `stop` (exclusive; None for the end) in time, without copying."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        observations = fields.pop("observations")
-        return Rows(
-            observations={part: values[start:stop] for part, values in observations.items()},
-            **{name: values[start:stop] for name, values in fields.items()},
-        )
+        part: Rows = map_tensors(self, lambda values: values[start:stop])
+        return part
 
 
 @dataclass(frozen=True)
@@ -60,6 +58,7 @@ class Unroll:
         importance: Factor on each unroll's loss: importance weights from replay, ones from the
             queue. `[B] float32`
         burn_in: K.
+        prepared: What the algorithm's `prepare` made of these unrolls, by name. `[T, B, ...]` each
     """
 
     rows: Rows
@@ -69,6 +68,27 @@ class Unroll:
     agent_state: Tensor
     importance: Tensor
     burn_in: int
+    prepared: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+
+    def select(self, items: Tensor) -> Unroll:
+        """Some of the unrolls, in this order: the only way in which a batch is cut.
+
+        Args:
+            items: Which of the B. `[n] int64`
+        """
+        items = items.to(self.importance.device)
+        parts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return Unroll(**{name: _take(part, items, name) for name, part in parts.items()})
+
+
+# Of an unroll, what has no dimension of time.
+_TIMELESS = ("agent_state", "importance")
+
+
+def _take(part: Any, items: Tensor, name: str) -> Any:
+    """Copies these items of a field of an unroll, along B."""
+    along = 0 if name in _TIMELESS else 1
+    return map_tensors(part, lambda values: values.index_select(along, items))
 
 
 class Arrivals(NamedTuple):

@@ -170,6 +170,10 @@ SOURCES = [
     *((REPLAY + f"network.frame_stack = {stack}\nreplay.burn_in = {most + 1}",
        rf"^replay.burn_in = {most + 1}: expected at most {most},")
       for stack, most in ((1, 19), (2, 19), (4, 17), (21, 0))),
+    *((before + "learner.burn_in = 20", "^learner.burn_in = 20: expected at most 19,")
+      for before in ("", REPLAY)),
+    (REPLAY + "learner.burn_in = 3\nreplay.burn_in = 4",
+     r"^replay.burn_in = 4: this is the former name of learner.burn_in, which is 3; leave it out"),
 ]  # fmt: skip
 
 
@@ -210,6 +214,8 @@ def test_what_no_run_can_work_with_is_refused_by_name(given: str, words: str) ->
             "ratio = 0.01", "priority_exponent = 0", "importance_exponent = 1", 'device = "cpu"')),
         *(REPLAY + f"network.frame_stack = {stack}\nreplay.burn_in = {most}"
           for stack, most in ((1, 19), (4, 17), (21, 0))),
+        "learner.burn_in = 19",
+        REPLAY + "learner.burn_in = 3\nreplay.burn_in = 3",
     ],
     ids=lambda text: text[-60:],
 )  # fmt: skip

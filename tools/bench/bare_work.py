@@ -25,7 +25,12 @@ from envservers.main import group_sizes
 from seed.config.loading import parse_command_line
 from seed.config.schema import Config
 from seed.contract import Fleet
-from seed.contract.loading import load_algorithm, load_algorithm_config, optional_update_target
+from seed.contract.loading import (
+    acting_part,
+    load_algorithm,
+    load_algorithm_config,
+    optional_update_target,
+)
 from seed.device.names import resolve_device
 from seed.device.transfer import move
 from seed.learner.optimizers import make_optimizer
@@ -127,7 +132,7 @@ def make_acting(config: Config, batch: int) -> Work:
     """Returns a forward pass over `batch` random rows, with the actions on the host at its end."""
     device = resolve_device(config.inference.device, "inference.device")
     algorithm, spaces = load_algorithm(config.algorithm_name), describe_spaces(config)
-    agent = make_agent(algorithm, config, spaces, device)
+    agent = acting_part(algorithm, make_agent(algorithm, config, spaces, device))
     prepare_to_act(agent)
     rows = _random_rows(config, spaces, 1, batch, device)
     state = torch.zeros(batch, _state_size(agent), device=device)  # [B, S] float32
@@ -186,7 +191,7 @@ def steps_per_update(config: Config) -> float:
 def make_unroll(config: Config, agent: nn.Module, spaces: Spaces, device: torch.device) -> Unroll:
     """Returns a batch of the run's shape: random rows, on which the agent has acted."""
     algorithm, count = load_algorithm(config.algorithm_name), config.learner.batch_size
-    burn_in = config.replay.burn_in
+    burn_in = config.burn_in
     length = burn_in + config.learner.unroll_length + 1
     rows = _random_rows(config, spaces, length, count, device)
     fleet = _make_fleet(count, device)

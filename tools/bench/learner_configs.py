@@ -101,10 +101,11 @@ def r2d2_tables(load: Load, unroll_length: int, batch_size: int, lstm_size: int)
     tables["network"]["lstm_size"] = lstm_size
     tables["learner"] |= {
         "unroll_length": unroll_length, "batch_size": batch_size, "queue_batches": 2.0,
+        "burn_in": unroll_length // 2,
     }  # fmt: skip
     batch_rows, fleet_rows = batch_size * unroll_length, load.max_envs * unroll_length
     tables["replay"] = {
         "capacity_rows": max(16 * batch_rows, 4 * fleet_rows), "min_rows": 2 * batch_rows,
-        "burn_in": unroll_length // 2, "ratio": 0.75,
+        "ratio": 0.75,
     }  # fmt: skip
     return tables | {"algorithm": {"name": "r2d2"}}

@@ -44,11 +44,13 @@ log = logging.getLogger(__name__)
 class Agent(ActorCritic):
     """V-trace's agent, which does not see the marks."""
 
-    def forward(self, rows: Rows, rewards: Tensor, agent_state: Tensor) -> ActorCriticOutput:
+    def forward(
+        self, rows: Rows, rewards: Tensor, agent_state: Tensor, burn_in: int = 0
+    ) -> ActorCriticOutput:
         """Runs over `[T, B]` rows with marks."""
         boards = rows.observations[""][..., NUM_MARKS:].float()  # [T, B, cells] float32
         seen = dataclasses.replace(rows, observations={"": boards})
-        return super().forward(seen, rewards, agent_state)
+        return super().forward(seen, rewards, agent_state, burn_in)
 
 
 def make_agent(

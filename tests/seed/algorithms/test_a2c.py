@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,6 +89,28 @@ def test_it_is_v_trace_where_the_policy_itself_has_acted(action: SpaceSpec, lstm
     ours, theirs = (torch.autograd.grad(result.loss, parameters) for result in results)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
     assert any(gradient.abs().max() > 1e-3 for gradient in ours)
+
+
+@pytest.mark.parametrize("algorithm", [a2c, vtrace])
+@ACTIONS
+def test_nothing_is_learned_from_burn_in(algorithm: Any, action: SpaceSpec) -> None:
+    agent, unroll = make_case(action, lstm_size=6, seed=3)
+    config = algorithm.Config(reward_clip=1.0)
+    with torch.no_grad():
+        before = unroll.rows.between(0, 2)
+        state = agent(before, before.rewards.clamp(-1, 1), unroll.agent_state).agent_state
+    short = Unroll(
+        unroll.rows.between(2), unroll.actions[2:], {"policy": unroll.behaviour["policy"][2:]},
+        unroll.policy_versions[2:], state, unroll.importance, burn_in=0,
+    )  # fmt: skip
+    results = (
+        algorithm.loss(agent, None, replace(unroll, burn_in=2), config),
+        algorithm.loss(agent, None, short, config),
+    )
+    torch.testing.assert_close(results[0].metrics, results[1].metrics)
+    parameters = list(agent.parameters())
+    ours, theirs = (torch.autograd.grad(result.loss, parameters) for result in results)
+    torch.testing.assert_close(ours, theirs)
 
 
 def test_it_acts_by_its_policy_and_keeps_nothing() -> None:

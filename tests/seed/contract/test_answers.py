@@ -11,8 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from seed.config.schema import ConfigError
-from seed.contract import ActOutput, LossResult
-from seed.contract.answers import check_acted, check_agent, check_first_priorities, check_result
+from seed.contract import ActOutput, Group, LossResult, Passes
+from seed.contract.answers import (
+    check_acted,
+    check_agent,
+    check_first_priorities,
+    check_groups,
+    check_passes,
+    check_prepared,
+    check_result,
+)
 from seed.store.layout import Column
 
 CPU = torch.device("cpu")
@@ -32,6 +40,9 @@ def test_what_the_contract_says_passes() -> None:
     check(ACTED._replace(agent_state=None), state_size=0)
     check_result(RESULT, "mine", batch=3, device=CPU)
     check_result(LossResult(LOSS, {}), "mine", batch=3, device=CPU)
+    counted = RESULT._replace(count=torch.tensor(3), statistics={"sum": torch.zeros(2, 2)})
+    check_result(counted, "mine", batch=3, device=CPU, stop="entropy", after_batch=True)
+    check_result(RESULT, "mine", batch=3, device=CPU, stop="grad_norm")
 
 
 @pytest.mark.parametrize(
@@ -70,11 +81,35 @@ def test_what_act_returns_is_refused_by_name(acted: Any, words: str) -> None:
         ({"metrics": {"grad_norm": torch.zeros(())}}, "which the learner has already"),
         ({"priorities": [1.0] * 3}, "priorities: a list"),
         ({"priorities": torch.ones(2)}, r"priorities: .*\(2,\).* expected .*\(3,\)"),
+        ({"count": 3}, "gives count: a int; expected a tensor"),
+        ({"count": torch.ones(3)}, r"gives count: .*\(3,\).* expected .* shape \(\)"),
+        ({"count": LOSS}, r"gives count: .*with gradient; expected .* without"),
+        ({"statistics": {"a": torch.ones(1)}}, "gives statistics, and there is no after_batch"),
     ],
 )
 def test_what_loss_returns_is_refused_by_name(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=rf"^algorithm\.name = 'mine': loss .*{words}"):
         check_result(RESULT._replace(**changes), "mine", batch=3, device=CPU)
+
+
+@pytest.mark.parametrize(
+    ("statistics", "words"),
+    [
+        ([1.0], "loss gives statistics: a list; expected a dict"),
+        ({"a": 1.0}, r"loss gives statistics\['a'\]: a float"),
+        ({"a": LOSS}, r"loss gives statistics\['a'\].* with gradient; expected .* without"),
+    ],
+)
+def test_statistics_are_refused_by_name(statistics: Any, words: str) -> None:
+    result = RESULT._replace(statistics=statistics)
+    with pytest.raises(ConfigError, match=words):
+        check_result(result, "mine", batch=3, device=CPU, after_batch=True)
+
+
+def test_what_stops_the_passes_is_a_metric() -> None:
+    words = "passes gives stop = 'kl'; expected a metric of loss: loss, grad_norm, entropy$"
+    with pytest.raises(ConfigError, match=words):
+        check_result(RESULT, "mine", batch=3, device=CPU, stop="kl")
 
 
 def test_a_bare_loss_is_refused() -> None:
@@ -117,3 +152,111 @@ def test_an_agent_is_a_module_with_a_state_size(agent: object) -> None:
 def test_an_agent_comes_back() -> None:
     agent = Sized(7)
     assert check_agent(agent, "mine") is agent
+
+
+def test_the_part_that_acts_is_the_agents_own() -> None:
+    sized, plain = Sized(7), nn.Linear(1, 1)
+    agent: nn.Module = nn.Sequential(sized, plain)
+    # The whole has no state_size, and needs none.
+    assert check_agent(agent, "mine", lambda whole: sized) is agent
+    wrong: dict[str, Any] = {
+        "a Sized, expected the agent or a module in it": Sized(7),
+        "a NoneType, expected the agent or": None,
+        "a module with state_size None; expected how": plain,
+    }
+    for words, part in wrong.items():
+        with pytest.raises(ConfigError, match=f"'mine': acting_part gives {words}"):
+            check_agent(agent, "mine", {agent: part}.__getitem__)
+
+
+PAIR = nn.ModuleDict({"actor": nn.Linear(2, 1), "critic": nn.Linear(2, 1)})
+ACTOR, CRITIC = (list(part.parameters()) for part in PAIR.values())
+
+
+def test_groups_that_have_every_parameter_come_back() -> None:
+    groups = {"actor": Group(ACTOR, 0.1, 0), "critic": Group(CRITIC)}
+    assert check_groups(groups, PAIR, "mine") is groups
+    PAIR["critic"].requires_grad_(False)
+    assert check_groups({"actor": Group(ACTOR)}, PAIR, "mine")
+    PAIR["critic"].requires_grad_(True)
+
+
+@pytest.mark.parametrize(
+    ("groups", "words"),
+    [
+        ([Group(ACTOR)], "gives a list; expected a dict of Groups by name"),
+        ({}, "gives a dict; expected a dict of Groups"),
+        ({"all": ACTOR}, r"gives 'all': a list; expected a seed\.contract\.Group"),
+        ({"a": Group(ACTOR)}, r"leaves out critic\.weight, critic\.bias; expected every param"),
+        ({"a": Group(ACTOR), "b": Group(CRITIC + ACTOR[1:])},
+         r"gives actor\.bias to 'a' and 'b'; expected each"),
+        ({"a": Group(ACTOR + CRITIC + ACTOR[:1])}, r"gives actor\.weight to 'a' and 'a'"),
+        ({"a": Group([*ACTOR, nn.Parameter(torch.ones(3))])},
+         r"gives 'a' a tensor of shape \(3,\) and torch\.float32 that is no parameter of the ag"),
+        ({"a": Group(ACTOR, -1.0), "b": Group(CRITIC)}, r"gives 'a' learning_rate = -1\.0; expec"),
+        ({"a": Group(ACTOR, clip_norm=math.nan)}, "gives 'a' clip_norm = nan; expected None or"),
+        ({"a": Group(ACTOR, "1e-3")}, "gives 'a' learning_rate = '1e-3'; expected None or"),  # type: ignore[arg-type]
+    ],
+)  # fmt: skip
+def test_groups_are_refused_by_name(groups: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^algorithm\.name = 'mine': groups {words}"):
+        check_groups(groups, PAIR, "mine")
+
+
+def replaced(field: str, value: Any) -> Any:
+    return Passes()._replace(**{field: value})
+
+
+RUN: dict[str, Any] = {
+    "replay": False, "batch_size": 3, "unroll_length": 4, "state_size": 0, "burn_in": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "passes", [Passes(), Passes(4, 3), Passes(1, 12, "rows"), Passes(2, 2, stop="kl", limit=0.1)]
+)
+def test_passes_that_fit_come_back(passes: Passes) -> None:
+    assert check_passes(passes, "mine", **RUN) is passes
+
+
+@pytest.mark.parametrize(
+    ("passes", "run", "words"),
+    [
+        ((4, 4), {}, r"gives a tuple; expected a seed\.contract\.Passes"),
+        (Passes(), {"replay": True}, "is for DATA_SOURCE = 'queue'; replay has replay.ratio"),
+        (Passes(epochs=0), {}, "gives epochs = 0; expected an integer of at least 1"),
+        (Passes(minibatches=0), {}, "gives minibatches = 0; expected an integer of at"),
+        (replaced("minibatches", 2.0), {}, r"gives minibatches = 2\.0; expected an integer"),
+        (replaced("items", "steps"), {}, "gives items = 'steps'; expected 'unrolls' or 'row"),
+        (replaced("stop", None), {}, "gives stop = None; expected the name of a metric"),
+        (Passes(limit=math.nan), {}, "gives limit = nan; expected a finite number"),
+        (Passes(items="rows"), {"state_size": 8}, r"gives items = 'rows', and the .* \(8 num"),
+        (Passes(items="rows"), {"burn_in": 2}, r"gives items = 'rows' with learner\.burn_in = 2;"),
+        (Passes(minibatches=4), {}, r"gives minibatches = 4; expected at most the 3 unr.* = 3\)"),
+        (Passes(1, 13, "rows"), {}, "gives minibatches = 13; expected at most the 12 rows of"),
+    ],
+)
+def test_passes_are_refused_by_name(passes: Any, run: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^algorithm\.name = 'mine': passes {words}"):
+        check_passes(passes, "mine", **{**RUN, **run})
+
+
+@pytest.mark.parametrize(
+    ("prepared", "words"),
+    [
+        (torch.zeros(4, 3), "gives what it makes: a Tensor; expected a dict of tensors"),
+        ({"a": 1.0}, "gives 'a': a float; expected a tensor of shape"),
+        ({"a": torch.zeros(5, 3)}, r"gives 'a': .*\(5, 3\).*expected .*shape \(4, 3\)"),
+        ({"a": torch.zeros(3, 4, 2)}, r"gives 'a': .*\(3, 4, 2\).*expected .*shape \(4, 3, 2\)"),
+        ({"a": torch.zeros(4, 3, requires_grad=True)}, "gives 'a'.*with gradient; expected"),
+        ({"a": torch.zeros(4, 3, device="meta")}, "gives 'a'.*on meta, .*on cpu"),
+    ],
+)
+def test_what_prepare_makes_is_refused_by_name(prepared: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^algorithm\.name = 'mine': prepare {words}"):
+        check_prepared(prepared, "mine", length=4, batch=3, device=CPU)
+
+
+def test_what_fits_is_prepared() -> None:
+    prepared = {"a": torch.zeros(4, 3), "b": torch.zeros(4, 3, 2).bool()}
+    assert check_prepared(prepared, "mine", length=4, batch=3, device=CPU) is prepared

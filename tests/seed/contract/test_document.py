@@ -21,7 +21,9 @@ from seed.contract import (
     DiagonalGaussian,
     DuelingHead,
     Fleet,
+    Group,
     LossResult,
+    Passes,
     Rows,
     SpaceSpec,
     Unroll,
@@ -36,6 +38,7 @@ PAGE = (ROOT / "docs" / "writing_an_algorithm.md").read_text()
 CODE: dict[str, Any] = {
     "Rows": Rows, "seed.contract.Unroll": Unroll, "seed.contract.Fleet": Fleet,
     "seed.contract.ActOutput": ActOutput, "seed.contract.LossResult": LossResult,
+    "seed.contract.Passes": Passes, "seed.contract.Group": Group,
     "seed.contract.SpaceSpec": SpaceSpec, "Body.forward": Body.forward,
     "transitions": transitions, "gae": gae, "shape_rewards": shape_rewards,
     "ActorCritic.forward": ActorCritic.forward,

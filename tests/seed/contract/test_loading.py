@@ -6,13 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 from seed.algorithms.vtrace import Config
 from seed.config.schema import ConfigError
 from seed.contract.loading import (
+    acting_part,
     load_algorithm,
     load_algorithm_config,
+    optional_acting_part,
+    optional_after_batch,
+    optional_groups,
     optional_initial_priorities,
+    optional_lockstep,
+    optional_passes,
+    optional_prepare,
     optional_update_target,
 )
 
@@ -22,7 +30,7 @@ VALUES = {
 
 
 def text_of(**changes: str | None) -> str:
-    """A module's text with the names of the contract; None leaves one out."""
+    """A module's text with the names that it must have, and others; None leaves one out."""
     values = {**VALUES, **changes}
     return "".join(f"{name} = {value}\n" for name, value in values.items() if value)
 
@@ -56,14 +64,25 @@ def test_an_import_path_is_any_module(folder: Path) -> None:
     assert load_algorithm("contract_alone").DATA_SOURCE == "replay"
 
 
-def test_a_target_network_and_initial_priorities_may_be_left_out(folder: Path) -> None:
-    (folder / "contract_optional.py").write_text(text_of())
-    without = load_algorithm("contract_optional")
-    assert optional_update_target(without) is None
-    assert optional_initial_priorities(without) is None
-    r2d2: Any = load_algorithm("r2d2")
-    assert optional_update_target(r2d2) is r2d2.update_target
-    assert optional_initial_priorities(r2d2) is r2d2.initial_priorities
+OPTIONAL = {
+    "update_target": optional_update_target, "initial_priorities": optional_initial_priorities,
+    "prepare": optional_prepare, "passes": optional_passes, "groups": optional_groups,
+    "after_batch": optional_after_batch, "acting_part": optional_acting_part,
+}  # fmt: skip
+
+
+def test_what_is_optional_may_be_left_out(folder: Path) -> None:
+    (folder / "contract_required.py").write_text(text_of())
+    without, agent = load_algorithm("contract_required"), nn.Linear(1, 1)
+    assert [find(without) for find in OPTIONAL.values()] == [None] * len(OPTIONAL)
+    assert not optional_lockstep(without)
+    assert acting_part(without, agent) is agent
+    whole = text_of(**dict.fromkeys(OPTIONAL, "lambda *_: 7"), LOCKSTEP="True")
+    (folder / "contract_optional.py").write_text(whole)
+    module: Any = load_algorithm("contract_optional")
+    assert [find(module) for find in OPTIONAL.values()] == [vars(module)[name] for name in OPTIONAL]
+    assert optional_lockstep(module)
+    assert acting_part(module, agent) == 7  # type: ignore[comparison-overlap]
 
 
 @pytest.mark.parametrize(
@@ -73,6 +92,8 @@ def test_a_target_network_and_initial_priorities_may_be_left_out(folder: Path) -
         (text_of(Config=None, act=None), "lacks Config, act$"),
         *((text_of(DATA_SOURCE=f"'{source}'"), f"DATA_SOURCE = '{source}', expected 'queue' or 're")
           for source in ("Replay", "Queue", "")),
+        *((text_of(**{name: "3"}), f"{name} is a int, expected a function$") for name in OPTIONAL),
+        (text_of(LOCKSTEP="1"), "LOCKSTEP = 1, expected True or False$"),
         ('raise SystemExit("usage: ...")', r"ends the process .*usage: \.\.\."),
     ],
 )  # fmt: skip

@@ -7,15 +7,17 @@ import math
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from seed.algorithms import vtrace
+from seed.config.schema import Config
 from seed.learner import checkpoint
 from seed.learner.checkpoint import CheckpointError
 from seed.learner.loop import Progress
@@ -160,7 +162,8 @@ def test_the_first_checkpoint_comes_early(tmp_path: Path) -> None:
         """Whether a checkpoint is due so long after the one before."""
         saver._saved_s = time.monotonic() - seconds
         shutil.rmtree(folder, ignore_errors=True)
-        saver.save_if_due(lambda: learner._state(Progress()))
+        if saver.is_due():
+            saver.try_to_save(learner._state(Progress()))
         return folder.exists()
 
     assert not saves_after(0.0)
@@ -172,9 +175,10 @@ def test_the_first_checkpoint_comes_early(tmp_path: Path) -> None:
     assert not saves_after(31.0)
 
 
-@pytest.mark.parametrize(("interval_s", "kept"), [(0.0, ["3", "4"]), (3600.0, ["4"])])
+# After each batch, at the frames at which it came; and at the end.
+@pytest.mark.parametrize(("interval_s", "kept"), [(0.0, ["3", "4", "4"]), (3600.0, ["4"])])
 def test_saves_as_often_as_it_was_told(tmp_path: Path, interval_s: float, kept: list[str]) -> None:
-    config = replace(make_config(40, interval_s=interval_s), keep_checkpoints=2)
+    config = replace(make_config(40, interval_s=interval_s), keep_checkpoints=3)
     setup = Setup(tmp_path, config, *[1.0] * 4)
     setup.run()
     assert [name[-1] for name in checkpoint.names(setup.checkpoints)] == kept
@@ -241,8 +245,7 @@ def test_without_update_target_there_is_no_target_network(tmp_path: Path) -> Non
 
 def test_the_target_is_a_copy_that_is_updated_after_every_update(tmp_path: Path) -> None:
     setup = Targeting(tmp_path, make_config(30), *[1.0] * 3)
-    target = setup.learner._target
-    assert target is not None
+    target = setup.learner._modules["target"]
     assert [parameter.requires_grad for parameter in target.parameters()] == [False]
     setup.run()
     assert setup.targets == [target] * 3
@@ -288,3 +291,90 @@ def test_replay_is_saved_with_every_checkpoint(tmp_path: Path) -> None:
     found = checkpoint.find_replay(path)
     assert found is not None
     assert (found / "numbers.json").read_text() == "3"
+
+
+# --- rounds ----------------------------------------------------------------------------------
+
+
+class Rounds(Setup):
+    """In lock-step: batches say at how many steps of the run they were whole."""
+
+    def __init__(self, run_dir: Path, config: Config, env_steps: Sequence[int]) -> None:
+        batches = [make_batch(1.0)._replace(env_steps=steps) for steps in env_steps]
+        super().__init__(run_dir, config, *batches)
+        self.source.lockstep = True
+        # What inference is at by now: nothing may depend on it.
+        self.env_steps = 10**9
+        self.learner._reached = Progress()
+        self.events: list[str] = []
+        for owner, name in [
+            (self.learner._updates, "learn"), (self.learner._saver, "save"),
+            (self.slot, "publish"), (self.slot, "end_round"),
+        ]:  # fmt: skip
+            setattr(owner, name, self._noting(name, getattr(owner, name)))
+
+    def _noting(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def note(*arguments: Any) -> Any:
+            self.events.append(name)
+            return call(*arguments)
+
+        return note
+
+
+def test_a_round_decides_rate_counters_and_end(tmp_path: Path) -> None:
+    config = make_config(30, interval_s=0.0, final_learning_rate_fraction=0.5)
+    setup = Rounds(tmp_path, replace(config, keep_checkpoints=9), [12, 24, 36, 48])
+    records = setup.run()
+    # The batch that reaches the total is learned from, and none after it.
+    rates = [record.scalars["learning_rate"] for record in records]
+    assert rates == pytest.approx([0.1 * (1 - 0.5 * share) for share in (0.4, 0.8, 1.0)])
+    assert checkpoint.names(setup.checkpoints) == [
+        checkpoint.name_of(frames, updates) for frames, updates in ((24, 1), (48, 2), (72, 3))
+    ]
+    assert setup.learner.ended_at == Progress(36, 3, 1.5)
+    assert setup.newest().state["env_steps"] == 36
+    assert setup.learner.complete
+    assert len(setup.source.batches) == 1
+
+
+def test_in_lockstep_what_is_saved_is_what_acts_next(tmp_path: Path) -> None:
+    config = make_config(30, interval_s=0.0)
+    setup = Rounds(tmp_path, config, [12, 24, 36])
+    setup.run()
+    round_ = ["learn", "save", "publish", "end_round"]
+    # The end saves in any case, and once; nobody acts again.
+    assert setup.events == [*round_, *round_, "learn", "publish", "save"]
+
+
+def test_a_skipped_batch_ends_its_round_too(tmp_path: Path) -> None:
+    setup = Rounds(tmp_path, make_config(100), [10, 20, 30])
+    setup.on_loss = lambda loss: loss * (math.nan if len(setup.source.batches) == 1 else 1.0)
+    for rounds in (1, 2, 3):
+        setup.learn()
+        assert setup.slot.rounds == rounds
+    assert setup.learner.learner_steps == 2
+    assert setup.events.count("publish") == 2
+
+
+def test_a_run_that_goes_on_beyond_its_end_ends_at_once(tmp_path: Path) -> None:
+    setup = Rounds(tmp_path, make_config(30), [12])
+    setup.learner._reached = Progress(30)
+    assert setup.run() == []
+    assert setup.learner.complete
+
+
+def test_without_a_batch_the_end_is_where_the_environments_are(tmp_path: Path) -> None:
+    setup = Setup(tmp_path, make_config(30), 1.0)
+    setup.env_steps = 30
+    assert setup.run() == []
+    assert setup.learner.ended_at == Progress(30, 0, 1.5)
+
+
+# Another number of updates may come with every batch, and one may be skipped.
+def test_publishing_counts_updates_since_the_last_time(tmp_path: Path) -> None:
+    setup = Setup(tmp_path, with_learner(make_config(), publish_every_updates=3), *[1.0] * 6)
+    expected = [(2, []), (5, [5]), (7, [5]), (8, [5, 8]), (8, [5, 8]), (20, [5, 8, 20])]
+    for steps, published in expected:
+        setup.learner._updates.learner_steps = steps - 1
+        setup.learn()
+        assert setup.slot.versions == published

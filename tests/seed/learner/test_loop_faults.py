@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from seed.learner import checkpoint
 from seed.learner.checkpoint import SaveFailed
 from seed.learner.divergence import Diverged
-from seed.learner.loop import Progress
 from seed.process.plain_files import write_file
 from seed.run.lock import RunTaken
 from tests.seed.learning import BATCH, Kind, Setup, Targeting, make_batch, make_config
@@ -89,14 +88,14 @@ def test_a_broken_optimizer_is_never_saved(tmp_path: Path) -> None:
     setup = Setup(tmp_path, None, 1.0)
     setup.learn()
     setup.learner._optimizer.state[setup.agent.weight]["exp_avg_sq"].fill_(math.inf)
-    with pytest.raises(Diverged, match=r"^optimizer\.0\.exp_avg_sq holds"):
+    with pytest.raises(Diverged, match=r"^optimizer\.weight\.exp_avg_sq holds"):
         setup.learner._save()
 
 
 def test_weights_that_break_by_finite_gradients_are_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("seed.learner.loop._CHECK_WEIGHTS_EVERY_UPDATES", 1)
+    monkeypatch.setattr("seed.learner.batch_updates._CHECK_WEIGHTS_EVERY_UPDATES", 1)
     setup = Setup(tmp_path, make_config(learning_rate=math.inf), *[1.0] * 12)
     with pytest.raises(Diverged, match=r"agent\.weight"):
         setup.run()
@@ -107,7 +106,7 @@ def test_weights_that_break_by_finite_gradients_are_noticed(
 def test_broken_weights_name_what_was_extreme_where_gradients_were_steep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("seed.learner.loop._CHECK_WEIGHTS_EVERY_UPDATES", 2)
+    monkeypatch.setattr("seed.learner.batch_updates._CHECK_WEIGHTS_EVERY_UPDATES", 2)
     # The gradient is what is observed. What was there before the last check has broken nothing.
     setup = Setup(tmp_path, None, 8e15, 1.0, 7e15)
     setup.learn(3)
@@ -138,7 +137,7 @@ def test_a_failed_save_is_counted_and_tried_again_after_an_interval(
     fail_to_save(monkeypatch, lambda: setup.env_steps in (20, 30))
     setup.run()
     assert (setup.learner.learner_steps, setup.learner.checkpoints_failed) == (4, 2)
-    assert [name[-1] for name in checkpoint.names(setup.checkpoints)] == ["1", "4"]
+    assert [name[-1] for name in checkpoint.names(setup.checkpoints)] == ["1", "4", "4"]
     (first, _) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert "updates-0000000002: the checkpoint could not be written ([Errno 28]" in first
     assert "the newest is " in first
@@ -152,7 +151,7 @@ def test_a_failed_save_does_not_come_again_before_the_interval(
     fail_to_save(monkeypatch, lambda: True)
     setup.learner._saver._saved_s -= 3601.0
     for _ in range(3):
-        setup.learner._saver.save_if_due(lambda: setup.learner._state(Progress()))
+        setup.learn()
     assert setup.learner.checkpoints_failed == 1
 
 

@@ -9,11 +9,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seed.config.schema import OptimizerConfig
+from seed.contract import Group
 from seed.learner.optimizers import (
     RmsPropTf,
+    learning_rate_fraction,
     linear_learning_rate,
     make_optimizer,
     set_learning_rate,
@@ -192,6 +194,26 @@ def test_a_step_that_can_be_captured_reads_its_rate_where_it_always_is(kind: str
     set_learning_rate(optimizer, 0.005)
     assert optimizer.param_groups[0]["lr"] is rate
     assert rate.item() == pytest.approx(0.005)
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+@pytest.mark.parametrize("kind", ["rmsprop_tf", "adam"])
+def test_a_groups_own_rate_falls_by_the_schedules_fraction(kind: str, capturable: bool) -> None:
+    own, usual, still = ([parameter] for parameter in map(nn.Parameter, make_parameters()))
+    groups = {"own": Group(own, 0.4, 1.0), "usual": Group(usual), "still": Group(still, 0.0)}
+    config = replace(CONFIG, kind=kind)  # type: ignore[arg-type]
+    optimizer = make_optimizer(groups, config, capturable=capturable)
+    assert [group["params"] for group in optimizer.param_groups] == [own, usual, still]
+    assert [group["clip_norm"] for group in optimizer.param_groups] == [1.0, None, None]
+    assert rates_of(optimizer) == pytest.approx([0.4, 0.01, 0.0])
+    fraction = learning_rate_fraction(config, 0.5)
+    set_learning_rate(optimizer, linear_learning_rate(config, 0.5), fraction)
+    assert fraction == 0.625
+    assert rates_of(optimizer) == pytest.approx([0.25, 0.00625, 0.0])
+
+
+def rates_of(optimizer: torch.optim.Optimizer) -> list[float]:
+    return [float(group["lr"]) for group in optimizer.param_groups]
 
 
 @pytest.mark.parametrize(

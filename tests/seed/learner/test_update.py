@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from seed.config.schema import Config, ConfigError, LearnerConfig, NetworkConfig, OptimizerConfig
-from seed.contract import Algorithm, LossResult
+from seed.contract import Algorithm, Group, LossResult
 from seed.contract.loading import load_algorithm
 from seed.device.transfer import move
 from seed.learner import checkpoint
@@ -147,8 +147,7 @@ def test_graphs_keep_unrolls_and_gradients_in_place(monkeypatch: pytest.MonkeyPa
     row_index = set()
     for index in range(6):
         case.learn(index)
-        unroll, gradients = case.update._unroll, [p.grad for p in case.agent.parameters()]
-        assert unroll is not None
+        unroll, gradients = case.update._kept[BATCH], [p.grad for p in case.agent.parameters()]
         assert torch.equal(unroll.rows.observations[""], make_unroll(index).rows.observations[""])
         assert torch.equal(unroll.behaviour["policy"], make_unroll(index).behaviour["policy"])
         row_index.add((
@@ -156,6 +155,29 @@ def test_graphs_keep_unrolls_and_gradients_in_place(monkeypatch: pytest.MonkeyPa
             *(gradient.data_ptr() for gradient in gradients if gradient is not None),
         ))  # fmt: skip
     assert len(row_index) == 1
+
+
+@pytest.mark.parametrize("kind", ["adam", "rmsprop_tf"])
+def test_graphs_are_of_planned_sizes_and_others_are_learned_from_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, kind: Kind
+) -> None:
+    plain = make_case("r2d2", kind, CPU, cuda_graphs=False)
+    record_on_cpu(monkeypatch)
+    case = make_case("r2d2", kind, CPU, cuda_graphs=True)
+    case.update.plan([2, 3])
+    case.update.plan([1])
+    sizes = [3, 2, 1, 3, 2, 1, 2, 3, 2, 1, 3, 2, 2, 3, 1, 2]
+    for index, size in enumerate(sizes):
+        found = []
+        for each in (case, plain):
+            each.update.load(make_unroll(index).select(torch.arange(size)))
+            found.append(each.update.backward().scalars)
+            each.update.step(0.01)
+        assert found[0] == pytest.approx(found[1], rel=1e-3, abs=1e-4)
+    assert {size: call._replay is not None for size, call in case.update._planned.items()} == {
+        2: True, 3: True,
+    }  # fmt: skip
+    assert (case.weights() - plain.weights()).abs().max() < 1e-3
 
 
 def test_plain_calls_copy_no_unroll_and_keep_none() -> None:
@@ -187,7 +209,7 @@ def test_a_checkpoint_goes_on_with_and_without_graphs(
     packed = checkpoint.pack({"agent": first.agent}, first.optimizer)
     packed = {name: tensor.detach().clone() for name, tensor in packed.items()}
     checkpoint.unpack_module(packed, "agent", second.agent)
-    checkpoint.unpack_optimizer(packed, second.optimizer)
+    checkpoint.unpack_optimizer(packed, second.agent, second.optimizer)
     for index in range(6, 14):
         first.learn(index)
         second.learn(index)
@@ -220,3 +242,63 @@ def test_measuring_changes_no_weight_and_applying_does() -> None:
         assert outcome.priorities.tolist() == pytest.approx([mean] * BATCH)
     update.step(0.5)
     assert agent.weight.item() == pytest.approx(1.0 - 0.5 * mean)
+
+
+@pytest.mark.parametrize("version", [3_000_001, 2**40 + 1])
+def test_the_mean_of_versions_is_exact(version: int) -> None:
+    case = make_case("vtrace", "adam", CPU, cuda_graphs=False)
+    unroll = make_unroll(0)
+    for versions, expected in [
+        (torch.full_like(unroll.policy_versions, version), version),
+        # The last row was acted on by whoever acts next; the first two are burn-in.
+        (torch.tensor([9, 9, 0, 0, 0, 1, 1, 9])[:, None] + version - 1, version - 0.6),
+    ]:
+        whole = versions.expand_as(unroll.policy_versions).clone()
+        case.update.load(replace(unroll, policy_versions=whole))
+        assert case.update.backward().scalars["policy_version_mean"] == expected
+
+
+class Pulling:
+    """The gradient of each of two weights is what is observed, times a factor of its own."""
+
+    def loss(self, agent: nn.Module, target: None, unroll: Unroll, config: Any) -> LossResult:
+        mean = unroll.rows.observations[""].mean()
+        weights = torch.stack([weight.sum() for weight in agent.parameters()])
+        return LossResult((weights * torch.tensor([3.0, 4.0]) * mean).sum(), {})
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+@pytest.mark.parametrize(
+    ("clips", "clipped"),
+    [((None, None), (2.0, 2.0)), ((1.0, None), (1.0, 2.0)), ((0.0, 1.5), (3.0, 1.5)),
+     ((9.0, 9.0), (3.0, 4.0))],
+)  # fmt: skip
+def test_each_group_is_clipped_by_itself_and_the_norm_is_of_all(
+    monkeypatch: pytest.MonkeyPatch, clips: tuple[float | None, float | None],
+    clipped: tuple[float, float], graphs: bool,
+) -> None:  # fmt: skip
+    if graphs:
+        record_on_cpu(monkeypatch)
+    agent = nn.ParameterList([torch.zeros(1), torch.zeros(1)])
+    groups = {
+        str(index): Group([weight], rate, clip)
+        for index, (weight, rate, clip) in enumerate(zip(agent, (None, 0.5), clips, strict=True))
+    }
+    config = Config(
+        learner=LearnerConfig(cuda_graphs=graphs), optimizer=OptimizerConfig(clip_norm=2.0)
+    )
+    optimizer = torch.optim.SGD(make_optimizer(groups, config.optimizer).param_groups)
+    if graphs:
+        for group in optimizer.param_groups:
+            group["lr"] = torch.tensor(0.0)
+    update = Update(config, cast(Algorithm, Pulling()), agent, None, optimizer)
+    unroll = make_unroll(0)
+    ones = {"": torch.ones_like(unroll.rows.observations[""])}
+    for _ in range(6):
+        before = [weight.item() for weight in agent]
+        update.load(replace(unroll, rows=replace(unroll.rows, observations=ones)))
+        assert update.backward().scalars["grad_norm"] == pytest.approx(5.0)
+        assert [weight.grad.item() for weight in agent] == pytest.approx(clipped)
+        update.step(0.1, 0.5)
+        moved = [old - weight.item() for old, weight in zip(before, agent, strict=True)]
+        assert moved == pytest.approx([0.1 * clipped[0], 0.25 * clipped[1]], rel=1e-4)

@@ -84,6 +84,18 @@ def test_actions_have_the_spaces_form(action: SpaceSpec, parameters: int) -> Non
     assert torch.equal(best, agent.policy.mode(policy).view_as(best))
 
 
+def test_burn_in_is_for_the_state_alone() -> None:
+    agent, rows = make_agent(network=RECURRENT), make_rows()
+    state = torch.randn(BATCH, agent.state_size, requires_grad=True)
+    whole = agent(rows, rows.rewards, state)
+    output = agent(rows, rows.rewards, state, 3)
+    for part, of_whole in [(output.policy, whole.policy), (output.values, whole.values)]:
+        torch.testing.assert_close(part, of_whole[3:])
+    torch.testing.assert_close(output.agent_state, whole.agent_state)
+    (gradient,) = torch.autograd.grad(output.values.sum(), state, allow_unused=True)
+    assert gradient is None
+
+
 def test_only_greedy_actions_are_always_the_same() -> None:
     agent, policy = make_agent(), torch.tensor([[0.0, 0.1, 0.0]])
     torch.manual_seed(2)

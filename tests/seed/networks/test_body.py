@@ -273,6 +273,8 @@ def test_bfloat16_is_close_to_float32() -> None:
 def test_rounded_weights_give_the_same_features(precision: Literal["float32", "bfloat16"]) -> None:
     torch.manual_seed(0)
     body = Body(SpaceSpec("uint8", (36, 36)), DISCRETE, replace(LSTM, precision=precision))
+    body.torso.register_buffer("mean", torch.zeros(3))
+    body.torso.register_buffer("squares", torch.zeros(3, dtype=torch.float64))
     rows = torch.randint(256, (1, 3, 36, 36), dtype=torch.uint8)
     others = discrete_rows(1, 3)
     with torch.inference_mode():
@@ -280,5 +282,8 @@ def test_rounded_weights_give_the_same_features(precision: Literal["float32", "b
         body.round_weights()
         after, _ = body({"": rows}, *others, torch.zeros(3, body.state_size))
     assert body.torso.layers[0].weight.dtype == getattr(torch, precision)
+    # Not what an algorithm has measured, say.
+    buffers = list(body.buffers())
+    assert {buffer.dtype for buffer in buffers} == {torch.float32, torch.float64}
     assert after.dtype == torch.float32
     torch.testing.assert_close(after, before, rtol=0, atol=0.004 if precision == "bfloat16" else 0)

@@ -11,7 +11,9 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from seed.algorithms import vtrace
 from seed.config.schema import Config, ConfigError
 from seed.inference.batcher import GroupRows, InferenceBatch
 from seed.inference.loop import Inference
@@ -19,8 +21,10 @@ from seed.learner.checkpoint import Checkpoint, CheckpointError
 from seed.learner.loop import Progress
 from seed.learner.replay import Replay
 from seed.learner.sources import QueueSource
+from seed.networks.actor_critic import ActorCritic
 from seed.process.threads import ThreadGroup
 from seed.run import build as run_build
+from seed.run import evaluate
 from seed.run.build import ProgressCounter, Run, make_inference, make_store
 from seed.run.lock import RunTaken, hold_run
 from seed.run.plan import make_agent, plan_run
@@ -98,7 +102,7 @@ def test_the_counter_goes_on_where_a_checkpoint_has_left_off(
     run.inference.env_steps = 20
     now_s[0] += 3.0
     assert counter.read() == Progress(25, 0, 63.0)
-    run.learner.learner_steps = 9
+    run.learner._updates.learner_steps = 9
     run.counter = counter
     assert (run.progress(), run.env_frames()) == (Progress(25, 9, 63.0), 25)
     # The checkpoint has all three, of one moment.
@@ -125,7 +129,7 @@ def test_says_what_differs_from_the_run_that_it_goes_on_with(
 ) -> None:
     caplog.set_level("INFO")
     first = build(config)
-    assert first.learner._server_of == first.inference.server_of
+    assert first.learner._updates._server_of == first.inference.server_of
     first.learner._save()
     loaded = load(config)
     build(replace(config, seed=9), loaded)
@@ -213,16 +217,20 @@ def test_initial_priorities_are_the_algorithms_or_all_alike(
     build: Build, r2d2: Config, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
     asked: list[Any] = []
+    built: list[Run] = []
 
     def note(unroll: Any, config: Any) -> Any:
         asked.append(config)
         rewards = unroll.rows.rewards
-        return rewards.sum() if form == "one for all" else rewards.sum(dim=0) + 2.5
+        # Before anything starts there are only zeros, which fit.
+        fits = form != "one for all" or not built
+        return rewards.sum(dim=0) + 2.5 if fits else rewards.sum()
 
     monkeypatch.setattr("seed.algorithms.r2d2.initial_priorities", note)
     if form == "unknown":
         monkeypatch.delattr("seed.algorithms.r2d2.initial_priorities")
     run = build(r2d2)
+    built.append(run)
     play(run)
     if form == "one for all":
         with pytest.raises(ConfigError, match=r"'r2d2': initial_priorities gives a tensor of sha"):
@@ -267,6 +275,50 @@ def test_a_run_goes_on_with_its_replay_where_it_can(
     assert all(line.startswith("replay starts empty: ") for line in said)
     learn(other)
     assert other.learner.learner_steps == 2
+
+
+class Pair(nn.Module):
+    """What acts, before something that only learns."""
+
+    def __init__(self, actor: nn.Module) -> None:
+        super().__init__()
+        self.learner, self.actor = nn.Linear(3, 3), actor
+
+
+def test_only_the_acting_part_is_published_and_acts(
+    config: Config, monkeypatch: pytest.MonkeyPatch, build: Build
+) -> None:
+    make, loss = vtrace.make_agent, vtrace.loss
+    monkeypatch.setattr(vtrace, "make_agent", lambda *given: Pair(make(*given)))
+    monkeypatch.setattr(vtrace, "acting_part", lambda agent: agent.actor, raising=False)
+    monkeypatch.setattr(vtrace, "loss", lambda agent, *rest: loss(agent.actor, *rest))
+    run = build(config)
+    acting: Any = run.inference._forward._agent
+    learning: Any = run.learner._agent
+    assert isinstance(acting, ActorCritic)
+    with torch.no_grad():
+        learning.actor.policy_head.bias.fill_(7.0)
+    run.learner.publish()
+    weights = run.learner._slot.take()
+    assert weights is not None
+    run.inference._forward.load_weights(weights)
+    assert (acting.policy_head.bias == 7.0).all()
+    # A checkpoint has all, and an evaluation plays the part.
+    run.learner._save()
+    loaded = load(config)
+    assert {name.split(".")[1] for name in loaded.tensors if name.startswith("agent.")} == {
+        "learner", "actor",
+    }  # fmt: skip
+    evaluated = evaluate._build(evaluate._plan(evaluate._adapt(config, 1), loaded), greedy=True)
+    acting = evaluated._forward._agent
+    assert isinstance(acting, ActorCritic)
+    taken = evaluated._slot.take()
+    assert taken is not None
+    evaluated._forward.load_weights(taken)
+    assert (acting.policy_head.bias == 7.0).all()
+    threads = ThreadGroup()
+    threads.start("inference", lambda: evaluated.run(threads.stop, lambda: "the end"))
+    threads.join()
 
 
 def serve(config: Config, seed: tuple[int, int] = (1, 0), favourite: int = 0) -> Inference:

@@ -102,7 +102,7 @@ def go_on(run_dir: Path) -> int | None:
         assert "\n" not in describe_changes(loaded.state, CONFIG)
         agent, optimizer = network()
         checkpoint.unpack_module(loaded.tensors, "agent", agent)
-        checkpoint.unpack_optimizer(loaded.tensors, optimizer)
+        checkpoint.unpack_optimizer(loaded.tensors, agent, optimizer)
         agent(torch.ones(1, 2)).sum().backward()
         optimizer.step()
     frames = int(loaded.state["env_frames"]) if loaded else None

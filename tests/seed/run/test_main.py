@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 
+from seed.algorithms import vtrace
 from seed.config.schema import Config, ConfigError
 from seed.learner.checkpoint import Checkpoint, CheckpointError, SaveFailed
 from seed.learner.divergence import Diverged
@@ -247,6 +248,19 @@ def test_servers_are_stopped_however_the_run_ends(
     assert learn(file, "--local-envservers", 0) == 77
     assert stopped == [5.0]
     assert capsys.readouterr().err.endswith("seed-learner: the loss is nan\n")
+
+
+def test_an_error_in_an_authors_function_says_whose_it_is(
+    file: Path, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
+    supervised: Callable[[Callable[[Run], None]], None],
+) -> None:  # fmt: skip
+    supervised(lambda run: vtrace.loss(None, None, None, None))  # type: ignore[arg-type]
+    monkeypatch.setattr(LocalServers, "stop", lambda self, timeout_s: None)
+    with pytest.raises(AttributeError):
+        learn(file, "--local-envservers", 0)
+    said = "algorithm.name = 'vtrace': loss raises AttributeError: "
+    (line,) = [line for line in log.messages if line.startswith(said)]
+    assert f" at {vtrace.__file__}:" in line
 
 
 def test_signals_may_have_been_taken_over_already(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -87,11 +88,46 @@ def test_replay_has_pages_of_its_own() -> None:
         replay={"capacity_rows": 1000, "burn_in": 3}, learner={"unroll_length": 7},
     )  # fmt: skip
     plain, layout = plan_constant(config), plan_constant(config, replay=True)
-    assert (plain.replay_unrolls, plain.burn_in) == (0, 0)
-    assert (layout.replay_unrolls, layout.burn_in) == (1000 // 7, 3)
+    assert (plain.replay_unrolls, layout.replay_unrolls) == (0, 1000 // 7)
     assert layout.num_pages == plain.num_pages + 1000 // 7
     assert plain.evaluation_share == layout.evaluation_share == 0.5
     assert plan_run(config, None).layout.replay_unrolls == 1000 // 7
+
+
+@pytest.mark.parametrize("source", ["vtrace", "r2d2"])
+@pytest.mark.parametrize("table", ["learner", "replay"])
+def test_context_rows_come_by_either_name_and_from_either_source(
+    caplog: pytest.LogCaptureFixture, source: str, table: str
+) -> None:
+    if (source, table) == ("vtrace", "replay"):
+        pytest.skip("without replay there is no such table")
+    tables: dict[str, Any] = {"learner": {"unroll_length": 7}, "algorithm": {"name": source}}
+    if source == "r2d2":
+        tables["replay"] = {"capacity_rows": 1000}
+    tables[table]["burn_in"] = 3
+    with caplog.at_level("INFO"):
+        plan = plan_run(make_config(**tables), None)
+    assert plan.layout.burn_in == 3
+    assert caplog.text.count("replay.burn_in is called learner.burn_in") == (table == "replay")
+
+
+class Pair(nn.Module):
+    """A learner that does not act beside an actor with a memory."""
+
+    def __init__(self, actor: nn.Module) -> None:
+        super().__init__()
+        self.actor, self.learner = actor, nn.Linear(100, 100)
+
+
+def test_only_the_acting_part_is_sized_and_acts() -> None:
+    module: Any = SimpleNamespace(
+        **{**vars(VTRACE), "make_agent": lambda *given: Pair(VTRACE.make_agent(*given)),
+           "acting_part": lambda agent: agent.actor}
+    )  # fmt: skip
+    agent: Any = make_agent(module, CONFIG, SPACES, CPU)
+    assert plan_store(module, CONFIG, SPACES, agent, CPU) == plan_store(
+        VTRACE, CONFIG, SPACES, agent.actor, CPU
+    )
 
 
 @pytest.mark.parametrize(

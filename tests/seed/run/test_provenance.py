@@ -43,6 +43,19 @@ def test_what_differs_is_named_in_one_line() -> None:
     )
 
 
+def test_a_field_with_a_new_name_is_no_difference() -> None:
+    former = replace(CONFIG, replay=replace(CONFIG.replay, burn_in=4))
+    present = replace(CONFIG, learner=replace(CONFIG.learner, burn_in=4))
+    assert describe_changes(kept(former), present) == ""
+    assert describe_changes(kept(present), present) == ""
+    assert describe_changes(kept(former), CONFIG) == (
+        "settings that differ: learner.burn_in = 0 (it was 4)"
+    )
+    state = kept()
+    del state["config"]["learner"]["burn_in"]
+    assert describe_changes(state, CONFIG) == ""
+
+
 @pytest.mark.parametrize("found", [{"resume": "never"}, {"module_folders": ("/a",)}])
 def test_how_the_checkpoint_and_modules_were_found_is_no_difference(found: Any) -> None:
     assert describe_changes(kept(replace(CONFIG, **found)), CONFIG) == ""
