@@ -131,7 +131,7 @@ class EnvServer:
         if self._is_orphaned():
             self._leave(EXIT_DONE, "the process that started this one has ended")
         if self._lifecycle.gives_up(self._clock()):
-            reason = f": {printable(self._last_refusal)}" if self._last_refusal else ""
+            reason = f": {self._last_refusal}" if self._last_refusal else ""
             self._say(
                 f"no session with a learner at {self._address} within {self._wait_s:g} s{reason}"
             )
@@ -212,7 +212,7 @@ class EnvServer:
             case Refusal():
                 self._refused(message)
             case Goodbye() if self._session is None or message.session == self._session.number:
-                self._say(f"the learner says goodbye: {printable(message.reason)}")
+                self._say(f"the learner says goodbye: {message.reason}")
                 self._change(Event.ENDED)
                 if self._once:
                     self._lifecycle.leave(EXIT_DONE)
@@ -309,7 +309,7 @@ class EnvServer:
             self.dropped_messages += 1
             return
         if not refusal.retry:
-            self._say(f"refused by the learner: {printable(refusal.reason)}")
+            self._say(f"refused by the learner: {refusal.reason}")
             self._lifecycle.leave(EXIT_REFUSED)
             return
         if not self._lifecycle.takes(Event.REFUSED):
@@ -317,7 +317,7 @@ class EnvServer:
             return
         if refusal.reason != self._last_refusal:
             self._last_refusal = refusal.reason
-            self._say(f"the learner asks for another attempt: {printable(refusal.reason)}")
+            self._say(f"the learner asks for another attempt: {refusal.reason}")
         self._change(Event.REFUSED)
 
     def _start_over(self, reason: str) -> None:

@@ -76,9 +76,6 @@ class AtariGroup:
     """Games of one title in one emulator object; see `envservers.environments.group.Group`.
 
     Observations are uint8 pixels, `[size, size]` or `[size, size, 3]`, and never stacked.
-
-    Raises:
-        InvalidEnvironment: where ale-py has no such game.
     """
 
     def __init__(self, game: str, num_envs: int, options: AtariOptions) -> None:

@@ -149,12 +149,7 @@ class FunctionMaker:
 
 
 class GymnasiumGroup:
-    """A Gymnasium vector environment as a group; see `envservers.environments.group.Group`.
-
-    Raises:
-        InvalidEnvironment: for spaces that the wire cannot carry, and for an object that is
-            another environment already.
-    """
+    """A Gymnasium vector environment as a group; see `envservers.environments.group.Group`."""
 
     def __init__(
         self, env: VectorEnv[Any, Any, Any], num_envs: int, instances: Instances | None = None

@@ -24,13 +24,22 @@ NOBODY = -1
 _REARM_INTERVAL_S = 1.0
 _MOST_PULSES = 2**30
 _CELLS = 6  # of 4 bytes each
-_STARTER_ENDED = 4 * _CELLS
-_WAS_MADE = _STARTER_ENDED + 1
-_RENEWING = _WAS_MADE + 1
-_ENDING = _RENEWING + 1
-_ASKED = _ENDING + 1
-_COUNTS = _STARTER_ENDED + 16
+_FLAGS = 4 * _CELLS
+_COUNTS = _FLAGS + 16
 _SIZE_BYTES = _COUNTS + MAX_ENVS_PER_SERVER
+
+
+class _Flag:
+    """A bool in one byte of a SharedState."""
+
+    def __init__(self, place: int) -> None:
+        self._place = place
+
+    def __get__(self, shared: SharedState, owner: object = None) -> bool:
+        return bool(shared._view[self._place])
+
+    def __set__(self, shared: SharedState, value: bool) -> None:
+        shared._view[self._place] = value
 
 
 class SharedState:
@@ -42,7 +51,16 @@ class SharedState:
         running: The group and the index that are being stepped, `NOBODY` for none.
         faults: By environment of the server, how often it failed since it last ran well; for a
             group that fails as a whole, at its first environment.
+        starter_ended: Whether the process that started the supervisor has ended.
+        was_made: Whether the environment has been made at least once, in whichever process.
+        renewing: Whether the process ends so that a new one goes on, which is no crash.
+        ending: Whether the process is about to end: all that is left is to close.
+        asked: Whether the supervisor has been asked to end. A signal alone asks for nothing:
+            environments send some to their own process, or block them.
     """
+
+    starter_ended, was_made = _Flag(_FLAGS), _Flag(_FLAGS + 1)
+    renewing, ending, asked = _Flag(_FLAGS + 2), _Flag(_FLAGS + 3), _Flag(_FLAGS + 4)
 
     def __init__(self, memory: mmap.mmap | bytearray | None = None) -> None:
         """Empty, in memory of this process alone where none is given."""
@@ -81,54 +99,6 @@ class SharedState:
     @wait_status.setter
     def wait_status(self, status: int) -> None:
         self._cells[4] = status
-
-    @property
-    def starter_ended(self) -> bool:
-        """Whether the process that started the supervisor has ended."""
-        return bool(self._view[_STARTER_ENDED])
-
-    @starter_ended.setter
-    def starter_ended(self, ended: bool) -> None:
-        self._view[_STARTER_ENDED] = ended
-
-    @property
-    def was_made(self) -> bool:
-        """Whether the environment has been made at least once, in whichever process."""
-        return bool(self._view[_WAS_MADE])
-
-    @was_made.setter
-    def was_made(self, made: bool) -> None:
-        self._view[_WAS_MADE] = made
-
-    @property
-    def renewing(self) -> bool:
-        """Whether the process ends so that a new one goes on, which is no crash."""
-        return bool(self._view[_RENEWING])
-
-    @renewing.setter
-    def renewing(self, renewing: bool) -> None:
-        self._view[_RENEWING] = renewing
-
-    @property
-    def ending(self) -> bool:
-        """Whether the process is about to end: all that is left is to close."""
-        return bool(self._view[_ENDING])
-
-    @ending.setter
-    def ending(self, ending: bool) -> None:
-        self._view[_ENDING] = ending
-
-    @property
-    def asked(self) -> bool:
-        """Whether the supervisor has been asked to end.
-
-        A signal alone asks for nothing: environments send some to their own process, or block them.
-        """
-        return bool(self._view[_ASKED])
-
-    @asked.setter
-    def asked(self, asked: bool) -> None:
-        self._view[_ASKED] = asked
 
     @property
     def pulse(self) -> int:

@@ -23,13 +23,10 @@ class Catch(VectorEnv[Array, Array, Array]):
     Observation `[rows, columns] float32`: 1 at the ball and at the paddle. Actions: 0 left, 1 stay,
     2 right. When the ball is on the last row the episode terminates with reward 1 if it was caught
     and -1 if not; all other rewards are 0. An episode has `rows - 1` steps.
-
-    Raises:
-        ValueError: for fewer than 2 rows or than 1 column.
     """
 
     def __init__(self, num_envs: int, rows: int, columns: int) -> None:
-        """`num_envs` boards of `rows` times `columns`; raises ValueError for too small ones."""
+        """Raises ValueError for fewer than 2 rows or than 1 column."""
         if rows < 2 or columns < 1:
             raise ValueError(f"expected rows >= 2 and columns >= 1, got {rows} and {columns}")
         self.num_envs = num_envs

@@ -25,13 +25,10 @@ class MemoryChain(VectorEnv[Array, Array, Array]):
     names the cue (1 for cue 1, 0 for cue -1), otherwise -1, and terminates the episode, which has
     `length + 1` steps. All other actions and rewards mean nothing. Who forgets the cue gets 0 in
     the mean, whatever the policy.
-
-    Raises:
-        ValueError: for a length below 1.
     """
 
     def __init__(self, num_envs: int, length: int) -> None:
-        """`num_envs` chains of `length` steps; raises ValueError for a length below 1."""
+        """Raises ValueError for a length below 1."""
         if length < 1:
             raise ValueError(f"expected length >= 1, got {length}")
         self.num_envs = num_envs

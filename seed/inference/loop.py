@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -68,6 +68,13 @@ class EpisodeRecord(NamedTuple):
     evaluation: bool
 
 
+class RoundRecord(NamedTuple):
+    """The end of a round of lock-step, of which the learner gets a batch."""
+
+
+Record: TypeAlias = BatchRecord | EpisodeRecord | RoundRecord
+
+
 class Inference:
     """The ROUTER socket and everything that happens between a STEP and its ACTIONS.
 
@@ -108,7 +115,7 @@ class Inference:
         """
         offer.check()
         self.env_steps = 0
-        self.records: queue.SimpleQueue[BatchRecord | EpisodeRecord] = queue.SimpleQueue()
+        self.records: queue.SimpleQueue[Record] = queue.SimpleQueue()
         self.paused_s = 0.0
         self.phases = forward.phases
         self.authentication = authentication
@@ -234,6 +241,7 @@ class Inference:
             self._rounds_done = self._slot.rounds
             pages, self._complete = self._complete, []
             if pages:
+                self.records.put(RoundRecord())
                 self._store.publish_round(RoundPages(self._by_env_id(pages), self.env_steps))
             else:
                 rounds.begin(now_s)

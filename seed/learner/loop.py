@@ -79,11 +79,14 @@ class UpdateRecord(NamedTuple):
         scalars: The algorithm's metrics and the learner's own, by name.
         wait_s: Seconds that the learner waited for this batch.
         busy_s: Seconds that its updates took.
+        reached: In lock-step, how far the run is with this batch; None elsewhere, and of a wait
+            that brought none.
     """
 
     scalars: dict[str, float]
     wait_s: float
     busy_s: float
+    reached: Progress | None = None
 
 
 class Learner:
@@ -266,19 +269,21 @@ class Learner:
         self.phases.enter("waiting")
         ready = self._source.wait(_WAIT_TIMEOUT_S)
         began_s = time.monotonic()
-        scalars, busy_s = {}, 0.0
+        scalars, busy_s, goes_on, reached = {}, 0.0, False, None
         if ready:
             self.phases.enter("gather")
             round_ = self._begin_round(self._source.next_batch())
             scalars = self._learn(round_)
             busy_s = time.monotonic() - began_s
             self._publish_and_save(round_)
+            goes_on = not round_.stop
+            reached = self._now() if self._source.lockstep else None
         elif self._saver.is_due():
             self._saver.try_to_save(self._state(self._now()))
         self.phases.enter("bookkeeping")
         scalars |= self._source.scalars()
-        self.records.put(UpdateRecord(scalars, began_s - asked_s, busy_s))
-        if ready:
+        self.records.put(UpdateRecord(scalars, began_s - asked_s, busy_s, reached))
+        if goes_on:
             # Last of all: in lock-step inference goes on then.
             self._slot.end_round()
 

@@ -71,6 +71,7 @@ class Run:
     learner: Learner
     counter: ProgressCounter
     folder: RunFolder
+    lockstep: bool
 
     def progress(self) -> Progress:
         """Steps, updates and time of this process and those before it; thread-safe."""
@@ -125,7 +126,9 @@ def build_run(plan: Plan, folder: RunFolder) -> Run:
     # What is sampled from here on is not what an earlier process of this run has sampled.
     torch.manual_seed(sum(plan.seed))
     counter.begin()
-    return Run(config, store, inference, learner, counter, folder)
+    return Run(
+        config, store, inference, learner, counter, folder, lockstep=plan.first_envs is not None
+    )
 
 
 def _kept_state(plan: Plan) -> dict[str, object]:

@@ -5,6 +5,7 @@ Each line of `metrics.jsonl` covers the time since the line before; null where n
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import logging
@@ -19,7 +20,7 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from seed.config.schema import ConfigError
-from seed.inference.loop import BatchRecord, Inference
+from seed.inference.loop import BatchRecord, Inference, Record, RoundRecord
 from seed.learner.loop import Learner, Progress, UpdateRecord
 from seed.process.phases import Phases
 from seed.process.plain_files import is_at, open_to_append
@@ -44,10 +45,13 @@ class MetricsWindow:
         last: Where the newest line is.
     """
 
-    def __init__(self, frames_per_step: int, start: Progress) -> None:
-        """The first line's fps counts from `start`."""
+    def __init__(self, frames_per_step: int, start: Progress, *, lockstep: bool = False) -> None:
+        """The first line's fps counts from `start`; in lock-step a line ends with a round."""
         self._frames_per_step = frames_per_step
         self.last = start
+        self._lockstep = lockstep
+        # Of the round that the learner is not done with.
+        self._records: list[Record] = []
         self._returns: deque[float] = deque(maxlen=RETURN_WINDOW)
         self._lengths: deque[float] = deque(maxlen=RETURN_WINDOW)
         self._episodes = 0
@@ -62,8 +66,14 @@ class MetricsWindow:
         self, progress: Progress, inference: Inference, learner: Learner, store: UnrollStore
     ) -> Line:
         """The line for the time since the last call."""
-        batches = self._take_inference(inference)
         updates = _drain(learner.records)
+        if self._lockstep:
+            reached = [update.reached for update in updates if update.reached is not None]
+            newest = reached[-1] if reached else self.last
+            progress = dataclasses.replace(newest, time_s=progress.time_s)
+            batches = self._take_inference(self._up_to_round(len(reached), inference))
+        else:
+            batches = self._take_inference(_drain(inference.records))
         elapsed_s = max(progress.time_s - self.last.time_s, 1e-9)
         frames = (progress.env_steps - self.last.env_steps) * self._frames_per_step
         self.last = progress
@@ -115,11 +125,21 @@ class MetricsWindow:
             for name, spent_s in seconds.items()
         }
 
-    def _take_inference(self, inference: Inference) -> list[BatchRecord]:
+    def _up_to_round(self, count: int, inference: Inference) -> list[Record]:
+        """The records up to the end of so many rounds; the others are kept for later lines."""
+        self._records += _drain(inference.records)
+        ends = [i for i, one in enumerate(self._records, 1) if isinstance(one, RoundRecord)]
+        end = ends[count - 1] if count else 0
+        taken, self._records = self._records[:end], self._records[end:]
+        return taken
+
+    def _take_inference(self, records: list[Record]) -> list[BatchRecord]:
         batches = []
-        for record in _drain(inference.records):
+        for record in records:
             if isinstance(record, BatchRecord):
                 batches.append(record)
+            elif isinstance(record, RoundRecord):
+                continue
             elif record.evaluation:
                 self._evaluation_returns.append(record.episode_return)
                 self._evaluation_episodes += 1

@@ -34,7 +34,9 @@ def supervise(run: Run, signals: Signals, servers: LocalServers) -> None:
     """Runs the threads until the learner is done or a signal comes; writes the metrics."""
     config = run.config
     threads = ThreadGroup()
-    window = MetricsWindow(config.environment.frames_per_env_step, run.progress())
+    window = MetricsWindow(
+        config.environment.frames_per_env_step, run.progress(), lockstep=run.lockstep
+    )
     with contextlib.suppress(OSError):
         run.hold_folder()
     writer = Writer(Path(config.run_dir), run.env_frames())

@@ -93,13 +93,6 @@ def _wait_until_ready(peer: socket.socket) -> None:
         received += more
 
 
-def resident_mib(pid: int) -> float:
-    """A process's memory in MiB."""
-    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    assert found is not None
-    return int(found[1]) / 1024
-
-
 def peak_mib(pid: int) -> float:
     """The most memory that a process has had so far, in MiB."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())

@@ -25,7 +25,8 @@ from tests.end_to_end.commands import (
 ROOT = Path(__file__).parents[2]
 MODULES = {"seed-learner": "seed", "seed-envserver": "envservers.main",
            "seed-eval": "seed.run.evaluate",
-           "faulty-learner": "tests.end_to_end.faulty_learner"}  # fmt: skip
+           "faulty-learner": "tests.end_to_end.faulty_learner",
+           "recording-learner": "tests.end_to_end.recording_learner"}  # fmt: skip
 
 
 @pytest.fixture

@@ -7,36 +7,47 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 from seed import __main__
 
 _UPDATES_BEFORE = 20
 
 
+def _stall(sleep: Callable[[int], object]) -> None:
+    print("stalling", flush=True)
+    sleep(3600)
+
+
 def stall_learner() -> None:
     """Its thread waits for ever, others go on."""
-    _after_some_updates(lambda: time.sleep(3600))
+    _after_some_updates(lambda result: _stall(time.sleep))
 
 
 def hold_interpreter() -> None:
     """Its thread calls C code that never returns and lets no other thread run."""
-    _after_some_updates(lambda: ctypes.PyDLL(None).sleep(3600))
+    _after_some_updates(lambda result: _stall(ctypes.PyDLL(None).sleep))
 
 
-def _after_some_updates(stall: Callable[[], object]) -> None:
+def poison_losses() -> None:
+    """After some updates every loss is NaN."""
+    _after_some_updates(lambda result: result.scalars.update(loss=float("nan")))
+
+
+def _after_some_updates(act: Callable[[Any], None]) -> None:
     from seed.learner.update import Update
 
     backward, updates = Update.backward, 0
 
-    def backward_or_stall(update: Update) -> object:
+    def backward_and_act(update: Update) -> object:
         nonlocal updates
         updates += 1
+        result = backward(update)
         if updates > _UPDATES_BEFORE:
-            print("stalling", flush=True)
-            stall()
-        return backward(update)
+            act(result)
+        return result
 
-    Update.backward = backward_or_stall  # type: ignore[assignment, method-assign]
+    Update.backward = backward_and_act  # type: ignore[assignment, method-assign]
 
 
 def sync_slowly() -> None:
@@ -64,23 +75,6 @@ def step_wall_clock() -> None:
 
     time.time = stepped
     time.time_ns = lambda: int(1e9 * stepped())
-
-
-def poison_losses() -> None:
-    """After some updates every loss is NaN."""
-    from seed.learner.update import Update
-
-    backward, updates = Update.backward, 0
-
-    def backward_or_poison(update: Update) -> object:
-        nonlocal updates
-        updates += 1
-        result = backward(update)
-        if updates > _UPDATES_BEFORE:
-            result.scalars["loss"] = float("nan")
-        return result
-
-    Update.backward = backward_or_poison  # type: ignore[assignment, method-assign]
 
 
 def end_authentication() -> None:

@@ -8,6 +8,7 @@ import torch
 from tests.end_to_end.commands import Train, last_known
 
 DEVICES = ("--inference.device", "cuda", "--learner.device", "cuda")
+BOTH = ("--learner.cuda-graphs", "--inference.cuda-graphs")
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -17,37 +18,22 @@ def test_every_unroll_is_right_on_a_gpu(train: Train) -> None:
     assert last_known(lines, "unrolls_checked") > 2_000
 
 
-def test_catch_on_a_gpu(train: Train) -> None:
-    lines = train("configs/catch_vtrace.toml", *DEVICES)
-    assert last_known(lines, "episode_return_mean") > 0.9
-
-
-def test_memory_chain_with_the_learner_on_the_cpu(train: Train) -> None:
-    lines = train("configs/memory_chain_vtrace.toml", *DEVICES[:2], "--learner.device", "cpu")
-    assert last_known(lines, "episode_return_mean") > 0.9
-
-
-@pytest.mark.parametrize("replay", ["cuda", "cpu"])
-def test_memory_chain_from_replay(train: Train, replay: str) -> None:
-    """Rows and recurrent states on the GPU, or in host memory with both networks on the GPU."""
-    lines = train("configs/memory_chain_r2d2.toml", *DEVICES, "--replay.device", replay)
-    assert last_known(lines, "evaluation_return_mean") > 0.9
-
-
-@pytest.mark.parametrize("graphs", ["--learner.cuda-graphs", "--inference.cuda-graphs", "both"])
 @pytest.mark.parametrize(
-    ("config", "figure"),
+    ("config", "overrides"),
     [
-        ("catch_vtrace", "episode_return_mean"),
-        ("memory_chain_vtrace", "episode_return_mean"),
-        ("memory_chain_r2d2", "evaluation_return_mean"),
+        ("catch_vtrace", DEVICES),
+        ("memory_chain_vtrace", (*DEVICES[:2], "--learner.device", "cpu")),
+        # Rows and recurrent states on the GPU, or in host memory with both networks on the GPU.
+        *(("memory_chain_r2d2", (*DEVICES, "--replay.device", on)) for on in ("cuda", "cpu")),
+        # Captured while the other thread draws or learns on the same GPU.
+        *((config, (*DEVICES, *graphs)) for graphs in (BOTH, BOTH[:1], BOTH[1:])
+          for config in ("catch_vtrace", "memory_chain_vtrace", "memory_chain_r2d2")),
     ],
-)
-def test_learns_with_graphs(train: Train, config: str, figure: str, graphs: str) -> None:
-    """Captured while the other thread draws or learns on the same GPU."""
-    both = ("--learner.cuda-graphs", "--inference.cuda-graphs")
-    lines = train(f"configs/{config}.toml", *DEVICES, *(both if graphs == "both" else (graphs,)))
-    assert last_known(lines, figure) > 0.9
+)  # fmt: skip
+def test_learns_on_a_gpu(train: Train, config: str, overrides: tuple[str, ...]) -> None:
+    lines = train(f"configs/{config}.toml", *overrides)
+    figure = "evaluation" if config == "memory_chain_r2d2" else "episode"
+    assert last_known(lines, f"{figure}_return_mean") > 0.9
 
 
 def test_a_checkpoint_of_graphs_goes_on_without_them(train: Train) -> None:

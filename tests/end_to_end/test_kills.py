@@ -1,4 +1,4 @@
-"""A learner that is killed at random points always goes on; its environment server comes back.
+"""A learner that is killed at random points goes on and plays as well; its server comes back.
 
 `SEED_KILLS=100` makes it 100 kills, with their figures on standard output (pytest -s).
 """
@@ -16,7 +16,7 @@ from seed.learner import checkpoint
 from tests.end_to_end.commands import Command, Start, kept_frames, read_metrics, wait_until
 
 KILLS = int(os.environ.get("SEED_KILLS", "2"))
-ENVS = 16
+ENVS = 32
 INTERVAL_S = 0.3
 # By hand only: a busy machine may be slow to write.
 _MOST_LOST_S = 5.0
@@ -79,29 +79,42 @@ def test_a_learner_that_is_killed_always_goes_on(start: Start, tmp_path: Path) -
     chance = random.Random(KILLS)
     runs = Runs(start, tmp_path / "run")
     # A port of its own for all of them: the environment server knows no other.
-    first = runs.learner()
+    first = runs.learner("--log-interval-s", 0.5)
     found = re.search(r"tcp://\S+\d", first.wait_for("listening on"))
     assert found is not None
     runs.address = found.group()
     server = start("seed-envserver", "--connect", runs.address, "--num-envs", ENVS, "--groups", 2)
-    wait_until(lambda: runs.newest() is not None)
+    wait_until(lambda: best_return(runs.run_dir) > 0.5)
+    learned = read_metrics(runs.run_dir)[-1]
+    wait_until(lambda: kept_frames(runs.run_dir) >= learned["env_frames"])
     first.process.kill()
     first.process.wait()
-    kills, frames = [], 0
+    kills, frames = [], learned["env_frames"]
     for _ in range(KILLS - 1):
         if chance.random() < 0.2:
             _kill_while_starting(runs, chance.uniform(0.0, 4.0))
         kills.append(runs.train_and_kill(chance.uniform(0.0, 2 * INTERVAL_S)))
         newest = runs.newest()
         assert newest is not None
-        assert newest.state["env_frames"] > frames, "what was kept stays, and more is kept"
+        assert newest.state["env_frames"] >= frames, "what was kept stays, and more is kept"
         frames = newest.state["env_frames"]
         print(f"lost {kills[-1].lost_s:.2f} s, rows again after {kills[-1].return_s:.2f} s")
     if KILLS > 2:
         assert max(kill.lost_s for kill in kills) < _MOST_LOST_S
     assert server.process.poll() is None, server.text
-    last = runs.learner("--total-env-frames", frames + 2_000)
+    last = runs.learner("--total-env-frames", frames + 30_000, "--log-interval-s", 0.5)
     assert last.wait() == 0, last.text
+    lines = read_metrics(runs.run_dir)
+    played = [line["env_frames"] for line in lines]
+    assert played == sorted(played), "what is played again is not among the run's own lines"
+    assert played[-1] >= frames + 30_000
+    assert lines[-1]["learner_steps"] > learned["learner_steps"] * 0.8
+    assert lines[-1]["episode_return_mean"] > 0.3
+
+
+def best_return(run_dir: Path) -> float:
+    returns = [line["episode_return_mean"] for line in read_metrics(run_dir)]
+    return max((r for r in returns if r is not None), default=-1.0)
 
 
 def _kill_while_starting(runs: Runs, pause_s: float) -> None:

@@ -10,14 +10,16 @@ from pathlib import Path
 import pytest
 
 from seed.learner import checkpoint
-from tests.end_to_end.commands import Command, Start, read_metrics, wait_until
+from tests.end_to_end.commands import Command, Start, last_known, read_metrics, wait_until
 
 CONFIG = "configs/catch_vtrace.toml"
 
 
-def _learn(start: Start, fault: str, run_dir: Path, *overrides: object) -> Command:
+def _learn(
+    start: Start, fault: str, run_dir: Path, *overrides: object, config: str = CONFIG
+) -> Command:
     return start(
-        "faulty-learner", fault, CONFIG, "--run-dir", run_dir, "--inference.address",
+        "faulty-learner", fault, config, "--run-dir", run_dir, "--inference.address",
         "tcp://127.0.0.1:*", "--total-env-frames", 10**9, *overrides,
     )  # fmt: skip
 
@@ -44,7 +46,7 @@ def test_a_stalled_thread_ends_the_process_with_all_stacks(
     servers = _children(learner.process.pid)
     assert learner.wait() == 1, learner.text
     assert said in learner.text
-    assert "backward_or_stall" in learner.text, "the stack that stalls"
+    assert "backward_and_act" in learner.text, "the stack that stalls"
     assert "in supervise" in learner.text, "the main thread's stack"
     assert len(servers) == 1
     wait_until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in servers))
@@ -122,9 +124,10 @@ def _catches_terminate(pid: int) -> bool:
 
 
 def test_steps_of_the_wall_clock_change_nothing(start: Start, tmp_path: Path) -> None:
+    """Each unroll is checked row by row: a wrong one would end the learner."""
     run_dir = tmp_path / "run"
     learner = _learn(start, "step-wall-clock", run_dir, "--total-env-frames", 30_000,
-                     "--watchdog-s", 120, "--log-interval-s", 0.5)  # fmt: skip
+                     "--watchdog-s", 120, config="tests/outside/counter.toml")  # fmt: skip
     assert learner.wait() == 0, learner.text
     names = checkpoint.names(run_dir / "checkpoints")
     assert names[-1].startswith("frames-0000000003")
@@ -135,4 +138,6 @@ def test_steps_of_the_wall_clock_change_nothing(start: Start, tmp_path: Path) ->
     assert times == sorted(times)
     assert times[-1] < 1800, "the clock is stepped by an hour"
     assert lines[-1]["rows_dropped"] == 0
+    assert last_known(lines, "histories") == 16
+    assert last_known(lines, "unrolls_checked") > 2_000
     assert " left: " not in learner.text, "no session was given up"

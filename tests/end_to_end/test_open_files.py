@@ -11,35 +11,24 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.commands import Command, Start, read_metrics, wait_until
+from tests.end_to_end.commands import Start, read_metrics, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs prlimit and socket filters")
 _REFUSES = "no more environment servers can connect"
 _LIMIT = 400
 
 
-def learner(start: Start, run_dir: Path, soft: int, hard: int) -> Command:
-    """A learner without environment servers of its own, with this limit from its first moment."""
-    command = start(
-        "seed-learner", "configs/catch_vtrace.toml", "--run-dir", run_dir, "--local-envservers", 0,
-        "--inference.address", "tcp://127.0.0.1:*", "--total-env-frames", 10**9,
-        "--inference.max-envs", 1024, "--log-interval-s", 0.1,
-    )  # fmt: skip
-    resource.prlimit(command.process.pid, resource.RLIMIT_NOFILE, (soft, hard))
-    return command
-
-
-def test_too_few_files_are_refused(start: Start, tmp_path: Path) -> None:
-    refused = learner(start, tmp_path / "run", 200, 200)
-    assert refused.wait() == 2
-    assert "open files: this process may have 200, expected at least 256" in refused.text
-
-
 def test_near_the_limit_the_fleet_goes_on_and_nobody_else_is_let_in(
     start: Start, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
-    served = learner(start, run_dir, 300, _LIMIT)
+    served = start(
+        "seed-learner", "configs/catch_vtrace.toml", "--run-dir", run_dir, "--local-envservers", 0,
+        "--inference.address", "tcp://127.0.0.1:*", "--total-env-frames", 10**9,
+        "--inference.max-envs", 1024, "--log-interval-s", 0.1,
+    )  # fmt: skip
+    # From its first moment.
+    resource.prlimit(served.process.pid, resource.RLIMIT_NOFILE, (300, _LIMIT))
     address = re.search(r"tcp://127\.0\.0\.1:(\d+)", served.wait_for("listening on"))
     assert address is not None
     limits = resource.prlimit(served.process.pid, resource.RLIMIT_NOFILE)
@@ -48,7 +37,6 @@ def test_near_the_limit_the_fleet_goes_on_and_nobody_else_is_let_in(
     start("seed-envserver", "--connect", address.group(), "--num-envs", 8, "--name", "first")
     served.wait_for("first connected")
     with contextlib.ExitStack() as strangers:
-
 
         def connect_some() -> bool:
             """A few more of them at a time: a burst could be over before the learner looks.

@@ -1,15 +1,20 @@
-"""Learners without learning, for tests of the other side: in the same thread, or at a socket."""
+"""Learners without learning for environment servers: in the same thread, or at a socket."""
 
 from __future__ import annotations
 
+import sys
+import types
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
+import pytest
 import zmq
 
+from envservers.connection import Connection
+from envservers.server import EnvServer
 from seed.wire import codec, messages
 from seed.wire.messages import Message
 from seed.wire.spaces import SpaceSpec
@@ -21,6 +26,15 @@ CATCH = {"kind": "function", "id": "envservers.tasks.catch:make"}
 BOARD, MOVE = SpaceSpec("float32", (10, 5)), SpaceSpec("int64", (), 3)
 # No server has so much to do before something is sent.
 _MOST_TURNS = 1000
+
+
+def offer_function(
+    name: str, make: Any, monkeypatch: pytest.MonkeyPatch, function: str = "make"
+) -> None:
+    """Makes `make` known as the function environment "name:function"."""
+    module = types.ModuleType(name)
+    vars(module)[function] = make
+    monkeypatch.setitem(sys.modules, name, module)
 
 
 class Learner:
@@ -39,23 +53,22 @@ class Learner:
         assert isinstance(message, kind), message
         return message
 
-    def send(self, message: Message) -> None:
-        self.send_frames([*codec.encode(message)])
+    def send(self, *sent: Message) -> None:
+        for message in sent:
+            self.send_frames([*codec.encode(message)])
 
-    def welcome(self, hello: messages.Hello, session: int = 11, **changes: Any) -> None:
-        """Answers HELLO with boards of Catch, unless `changes` say otherwise."""
+    def welcome(self, session: int = 11, **changes: Any) -> messages.Hello:
+        """Answers the next message, a HELLO, with boards of Catch, unless `changes` differ."""
+        hello = self.receive(messages.Hello)
+        self.send_welcome(hello, session, **changes)
+        return hello
+
+    def send_welcome(self, hello: messages.Hello, session: int = 11, **changes: Any) -> None:
         numbers = np.arange(hello.num_envs)
         message = messages.Welcome(session, CATCH, BOARD, MOVE, numbers, 100 + numbers)
         self.send(replace(message, **changes))
 
-    def rows(
-        self, num_groups: int, size: int
-    ) -> dict[int, tuple[messages.Step, messages.StepArrays]]:
-        """The next STEP of every group."""
-        steps = [self.receive(messages.Step) for _ in range(num_groups)]
-        return {step.group: (step, codec.check_step(step, BOARD, size)) for step in steps}
-
-    def act(self, step: messages.Step, actions: list[int]) -> None:
+    def act(self, step: messages.Step, *actions: int) -> None:
         frame = np.array(actions, np.int64).tobytes()
         self.send(messages.Actions(step.session, step.group, step.seq, frame))
 
@@ -99,17 +112,21 @@ class FakeConnection:
         self.is_closed = True
 
 
-class FakeLearner(Learner):
-    """One at the other end of a FakeConnection; the server takes turns while it waits."""
+class Served(Learner):
+    """The learner of a server in this thread, which takes its turns while the learner waits."""
 
-    def __init__(self) -> None:
+    def __init__(self, *sizes: int, **options: Any) -> None:
+        self.lines: list[str] = []
         self.connection = FakeConnection()
-        self.turn: Callable[[], None] = lambda: None
+        self.server = EnvServer(
+            cast(Connection, self.connection), sizes, name="test", say=self.lines.append,
+            clock=lambda: self.connection.now_s, **options,
+        )  # fmt: skip
 
     def receive_any(self) -> Message:
         self.connection.turns = 0
         while not self.connection.sent:
-            self.turn()
+            self.server.turn()
         return self.connection.sent.popleft()
 
     def send_frames(self, frames: list[messages.Frame]) -> None:
@@ -117,23 +134,28 @@ class FakeLearner(Learner):
 
     def expect_silence(self) -> None:
         for _ in range(20):
-            self.turn()
+            self.server.turn()
         assert not self.connection.sent
 
-    def change(self, is_up: bool) -> None:
+    def change(self, *is_up: bool) -> None:
         """Its connection is lost, or made again."""
-        self.connection.is_up = is_up
-        self.connection.news.append(is_up)
+        self.connection.is_up = is_up[-1]
+        self.connection.news.extend(is_up)
+
+    def wait(self) -> int:
+        """Until the server has ended; with which exit code."""
+        self.connection.turns = 0
+        return self.server.run()
 
 
 class SocketLearner(Learner):
     """A ROUTER."""
 
-    def __init__(self, address: str = "tcp://127.0.0.1:*") -> None:
+    def __init__(self) -> None:
         self.context = zmq.Context()
         self.socket = self.context.socket(zmq.ROUTER)
         self.socket.setsockopt(zmq.LINGER, 1000)
-        self.socket.bind(address)
+        self.socket.bind("tcp://127.0.0.1:*")
         self.address: str = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self.peer = b""
 

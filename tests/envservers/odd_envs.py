@@ -13,7 +13,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
-from gymnasium.vector import SyncVectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 POINT, STILL = np.zeros(2, np.float32), {"why": "wall"}
 
@@ -100,7 +100,8 @@ class Odd(gymnasium.Env[Any, Any]):
         odd = call(ODD_STEPS.get(self.how)) if self.steps == 2 else None
         if odd is None or self.how == "fork":
             info = {"why": "wall" if self.second else 0}
-            return self._observe(), 1.0, self.steps == 3, False, info
+            # At its end it stays there.
+            return self._observe(), 1.0, False, self.steps >= 3, info
         return odd
 
     def close(self) -> None:
@@ -129,10 +130,15 @@ def call(odd: Callable[[], Any] | Any) -> Any:
 
 
 class OddVector(SyncVectorEnv):
-    """Returns the same oddities for all its environments at once."""
+    """Returns the same oddities for all its environments at once.
+
+    Some reset themselves in the step of an end, or never; some reward a reset.
+    """
 
     def __init__(self, num_envs: int, how: str) -> None:
-        super().__init__([Plain] * num_envs)
+        mode = AutoresetMode.SAME_STEP if how == "early reset" else AutoresetMode.NEXT_STEP
+        super().__init__([Plain] * num_envs, autoreset_mode=mode)
+        self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
         self.how, self.steps = how, 0
 
     def _stacked(self, parts: Any) -> Any:
@@ -147,7 +153,12 @@ class OddVector(SyncVectorEnv):
     def step(self, actions: Any) -> Any:
         self.steps += 1
         odd = call(ODD_STEPS.get(self.how)) if self.steps == 2 else None
-        return super().step(actions) if odd is None else self._stacked(odd)
+        if odd is not None:
+            return self._stacked(odd)
+        if self.how == "no reset":
+            self._autoreset_envs[:] = False
+        observations, rewards, *rest = super().step(actions)
+        return (observations, rewards + (self.how == "generous"), *rest)
 
 
 class Plain(Odd):

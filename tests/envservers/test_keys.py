@@ -17,20 +17,17 @@ from seed.wire.keys import read_pair
 def test_makes_a_pair_and_lists_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["new", str(tmp_path / "worker")]) == 0
     assert "worker.key: secret" in capsys.readouterr().out
+    # It is not overwritten.
+    before = (tmp_path / "worker.key").read_bytes()
+    assert main(["new", str(tmp_path / "worker")]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert (tmp_path / "worker.key").read_bytes() == before
     (tmp_path / "notes.txt").write_text("no key")
     assert main(["list", str(tmp_path)]) == 0
     pair = read_pair(tmp_path / "worker.key")
     out = capsys.readouterr().out
     assert out == f"{pair.public}  worker  secret\n{pair.public}  worker  public\n"
     assert pair.secret not in out
-
-
-def test_refuses_to_overwrite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["new", str(tmp_path / "worker")]) == 0
-    before = (tmp_path / "worker.key").read_bytes()
-    assert main(["new", str(tmp_path / "worker")]) == 2
-    assert "is there already" in capsys.readouterr().err
-    assert (tmp_path / "worker.key").read_bytes() == before
 
 
 @pytest.mark.parametrize("name", ["worker.key", "worker.pub", "", "no/such/folder"])
@@ -74,11 +71,6 @@ def test_names_of_files_are_escaped(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert f"{shown}-torn.pub: expected a public key" in err
 
 
-def test_needs_no_torch() -> None:
-    code = "import sys, envservers.keys\nsys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
 @pytest.mark.parametrize("redirection", [">/dev/full 2>&1", "<&- >&- 2>&-"])
 @pytest.mark.parametrize(
     ("arguments", "code"), [("--version", 0), ("list /nowhere", 2), ("new", 2)]
@@ -103,38 +95,35 @@ def tree(tmp_path: Path) -> Path:
     return tree
 
 
-@pytest.mark.parametrize("patterns", IGNORED + PUBLISHED)
-@pytest.mark.parametrize("where", [".gitignore", ".git/info/exclude"])
-def test_a_secret_is_published_unless_it_is_ignored(tree: Path, patterns: str, where: str) -> None:
-    (tree / where).write_text(patterns)
-    found = find_publishing_tree(tree / "keys" / "learner.key")
-    assert found == (None if patterns in IGNORED else tree.resolve())
-
-
-@pytest.mark.parametrize(("patterns", "ignored"), [("*.key", True), ("keys/", False)])
-def test_a_list_is_about_what_is_beside_it(tree: Path, patterns: str, ignored: bool) -> None:
-    (tree / "keys" / ".gitignore").write_text(patterns)
-    found = find_publishing_tree(tree / "keys" / "learner.key")
-    assert found == (None if ignored else tree.resolve())
+def test_a_secret_is_published_unless_a_list_ignores_it(tree: Path) -> None:
+    secret = tree / "keys" / "learner.key"
+    for where in (".gitignore", ".git/info/exclude"):
+        for patterns in IGNORED + PUBLISHED:
+            (tree / where).write_text(patterns)
+            found = find_publishing_tree(secret)
+            assert found == (None if patterns in IGNORED else tree.resolve()), patterns
+    # A list is about what is beside it.
+    for patterns, ignored in (("keys/", False), ("*.key", True)):
+        (tree / "keys" / ".gitignore").write_text(patterns)
+        assert (find_publishing_tree(secret) is None) == ignored
+    (tree / "keys" / ".gitignore").unlink()
+    # Submodules and further work trees have a file for their repository.
+    shutil.rmtree(tree / ".git")
+    assert find_publishing_tree(secret) is None
+    (tree / ".git").write_text("gitdir: /elsewhere")
+    assert find_publishing_tree(secret) == tree.resolve()
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
-@pytest.mark.parametrize("patterns", IGNORED + PUBLISHED)
-def test_git_says_the_same(tree: Path, patterns: str) -> None:
+def test_git_says_the_same(tree: Path) -> None:
     shutil.rmtree(tree / ".git")
     subprocess.run(["git", "init", "-q", str(tree)], check=True)
-    (tree / ".gitignore").write_text(patterns)
     (tree / "keys" / "learner.key").touch()
     command = ["git", "-C", str(tree), "check-ignore", "-q", "keys/learner.key"]
-    assert (subprocess.run(command, check=False).returncode == 0) == (patterns in IGNORED)
-
-
-# As submodules and further work trees have it.
-def test_a_work_tree_may_have_a_file_for_its_repository(tree: Path) -> None:
-    shutil.rmtree(tree / ".git")
-    assert find_publishing_tree(tree / "keys" / "learner.key") is None
-    (tree / ".git").write_text("gitdir: /elsewhere")
-    assert find_publishing_tree(tree / "keys" / "learner.key") == tree.resolve()
+    for patterns in IGNORED + PUBLISHED:
+        (tree / ".gitignore").write_text(patterns)
+        ignored = subprocess.run(command, check=False).returncode == 0
+        assert ignored == (patterns in IGNORED), patterns
 
 
 def test_whoever_makes_keys_there_is_told(

@@ -65,9 +65,12 @@ def loss(agent: Recorder, target: Any, unroll: Unroll, config: Config) -> LossRe
     history, row, episode_row, _ = newest.unbind(-1)
     for what, wrong in find_wrong(unroll, newest, torch.where(rows.first, 0, row)).items():
         _require(not wrong.any(), what)
-    _require(torch.equal(unroll.behaviour["observation"], newest), "behaviour of another row")
-    state = unroll.behaviour["state"][..., 0]
-    _require(torch.equal(state, episode_row.float()), "recurrent state while acting")
+    # In lock-step nothing has been done at row T yet.
+    acted = -1 if not unroll.behaviour["observation"][-1].any() else None
+    observation = unroll.behaviour["observation"][:acted]
+    _require(torch.equal(observation, newest[:acted]), "behaviour of another row")
+    state = unroll.behaviour["state"][:acted, :, 0]
+    _require(torch.equal(state, episode_row[:acted].float()), "recurrent state while acting")
     _require(torch.equal(unroll.agent_state[:, 0], episode_row[0].float()), "stored state")
     _check_stacks(rows.observations[""], episode_row)
     _check_succession(history[0].tolist(), row)

@@ -28,16 +28,12 @@ def test_describe_reads_the_specs(
     assert describe(environment) == (observation, action)
 
 
-def test_a_group_has_the_size_asked_for() -> None:
-    group = make_group({"kind": "function", "id": "envservers.tasks.catch:make"}, 3)
-    assert group.num_envs == 3
-    assert group.reset(np.arange(3)).observations.shape == (3, 10, 5)
-    group.close()
-
-
 def test_the_learners_table_is_understood_as_it_is() -> None:
     environment = dataclasses.asdict(EnvironmentConfig(kind="atari", id="pong"))
-    assert describe(environment)[0] == SpaceSpec("uint8", (84, 84))
+    group = make_group(environment, 3)
+    assert (group.num_envs, group.observation) == (3, SpaceSpec("uint8", (84, 84)))
+    assert group.reset(np.arange(3)).observations.shape == (3, 84, 84)
+    group.close()
     assert dataclasses.asdict(AtariConfig()) == dataclasses.asdict(AtariOptions())
 
 

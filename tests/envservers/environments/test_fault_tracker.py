@@ -40,6 +40,11 @@ def test_what_always_fails_is_started_later_and_later_then_never() -> None:
 
 def test_a_group_that_is_all_down_is_ready_when_the_first_may_start() -> None:
     clock, supervision = Clock(), Supervision(jitter=lambda: 1.0)
+    # A quarantine outlives the process.
+    supervision.shared.faults[0] = 5
+    tracker = make_tracker(1, clock, whole=True, supervision=supervision)
+    assert (tracker.is_quarantined, tracker.startable()) == (True, [])
+    assert [fault.index for fault in tracker.quarantined_faults()] == [None]
     supervision.shared.faults[0], supervision.shared.faults[1] = 1, 3
     tracker = make_tracker(2, clock, supervision=supervision)
     # The process before this one has ended meanwhile.
@@ -51,14 +56,6 @@ def test_a_group_that_is_all_down_is_ready_when_the_first_may_start() -> None:
     assert tracker.ready_s == clock.now_s + 1
     clock.now_s += 1
     assert tracker.startable() == [0]
-
-
-def test_a_quarantine_outlives_the_process() -> None:
-    supervision = Supervision()
-    supervision.shared.faults[0] = 5
-    tracker = make_tracker(1, Clock(), whole=True, supervision=supervision)
-    assert (tracker.is_quarantined, tracker.startable()) == (True, [])
-    assert [fault.index for fault in tracker.quarantined_faults()] == [None]
 
 
 def test_faults_are_forgiven_after_many_steps() -> None:

@@ -1,25 +1,20 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from envservers.environments.group import EpisodeTracker, InvalidEnvironment
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(
-    st.integers(1, 4).flatmap(
-        lambda n: st.lists(
-            st.tuples(
-                st.lists(st.floats(-1e6, 1e6), min_size=n, max_size=n),
-                st.lists(st.booleans(), min_size=n, max_size=n),
-            ),
-            min_size=1,
-            max_size=30,
-        )
-    )
-)
+def rows(n: int) -> st.SearchStrategy[list[tuple[list[float], list[bool]]]]:
+    """Rewards and ends of `n` environments."""
+    rewards = st.lists(st.floats(-1e6, 1e6), min_size=n, max_size=n)
+    ends = st.lists(st.booleans(), min_size=n, max_size=n)
+    return st.lists(st.tuples(rewards, ends), min_size=1, max_size=30)
+
+
+@given(st.integers(1, 4).flatmap(rows))
 def test_records_are_the_sums_over_each_game(rows: list[tuple[list[float], list[bool]]]) -> None:
     num_envs = len(rows[0][0])
     tracker = EpisodeTracker(num_envs)
@@ -34,19 +29,12 @@ def test_records_are_the_sums_over_each_game(rows: list[tuple[list[float], list[
                 counted = games[index][1:]
                 expected.append((index, len(counted), sum(counted)))
                 games[index] = []
-        assert [tuple(record) for record in records.tolist()] == [
-            (index, length, np.float64(total)) for index, length, total in expected
-        ]
-
-
-def test_reset_forgets_the_running_games() -> None:
-    tracker = EpisodeTracker(1)
-    no, yes = np.array([False]), np.array([True])
-    for _ in range(3):
-        tracker.add(np.array([1.0]), no)
+        assert records.tolist() == expected
+    # What runs is forgotten; the next row starts a game.
     tracker.reset()
-    tracker.add(np.array([7.0]), no)
-    assert tracker.add(np.array([2.0]), yes).tolist() == [(0, 1, 2.0)]
+    for reward in (7.0, 2.0):
+        records = tracker.add(np.full(num_envs, reward), np.full(num_envs, reward == 2.0))
+    assert records.tolist() == [(index, 1, 2.0) for index in range(num_envs)]
 
 
 def test_a_reason_without_end_keeps_its_beginning_and_its_end() -> None:

@@ -14,9 +14,8 @@ from envservers.environments.group_set import GroupSet, LostEnvironment
 from envservers.environments.instances import SameInstance
 from envservers.supervision.shared_state import CrashReport, Supervision
 from envservers.tasks import catch
-from tests.envservers.fake_learner import BOARD, MOVE
+from tests.envservers.fake_learner import BOARD, MOVE, offer_function
 from tests.envservers.faulty_envs import Factory
-from tests.envservers.running import offer_function
 
 TASK = {"kind": "function", "id": "edited_task:make"}
 SOURCE = "from envservers.tasks.catch import make\n"
@@ -51,21 +50,12 @@ def test_edited_environments_are_made_by_another_process(
     assert groups.why_not_here(TASK) == (f"{path} has changed" if changed else "")
     # What has been edited may run now.
     assert supervision.shared.faults[0] == (0 if changed else 5)
-
-
-def test_without_a_supervisor_there_is_no_other_process(path: Path) -> None:
-    groups = GroupSet([1], Supervision())
-    groups.make(TASK, (BOARD, MOVE))
-    path.write_text(SOURCE + "#\n")
-    assert groups.why_not_here(TASK) == ""
-
-
-def test_what_was_imported_before_is_not_looked_at(path: Path) -> None:
-    __import__(path.stem)
-    groups = GroupSet([1], Supervision(supervisor=1))
-    groups.make(TASK, (BOARD, MOVE))
-    os.utime(path, (1.0, 1.0))
-    assert groups.why_not_here(TASK) == ""
+    # Without a supervisor there is no other process, and what was imported before is known.
+    for earlier in (Supervision(), supervision):
+        groups = GroupSet([1], earlier)
+        groups.make(TASK, (BOARD, MOVE))
+        path.write_text(SOURCE + "##\n")
+        assert groups.why_not_here(TASK) == ""
 
 
 def test_a_package_that_is_gone_is_for_the_next_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,7 @@ def make(kind: str, how: str) -> tuple[Group, FaultTracker]:
 
 
 def play(group: Group, actions: Any, num_steps: int) -> list[GroupRow]:
-    return [group.reset(SEEDS), *(group.step(actions) for _ in range(num_steps))]
+    return [group.reset(SEEDS[: group.num_envs]), *(group.step(actions) for _ in range(num_steps))]
 
 
 # Of which group, what is odd, the kind of the fault, and what its traceback says.
@@ -85,13 +85,15 @@ FAULTS = [
     ("vector", "half over", "unfit", "terminated of dtype float64 with 0.5"),
     ("sync", "text over", "unfit", "truncated = 'no', expected True or False"),
     ("vector", "text over", "unfit", "truncated of dtype <U2"),
+    ("vector", "no reset", "unfit", "an episode ended again in the step after its end"),
+    ("vector", "early reset", "unfit", "hold 'final_obs': the vector class resets in that step"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("group_kind", "how", "kind", "text"), FAULTS)
 def test_what_cannot_be_sent_is_a_fault(group_kind: str, how: str, kind: str, text: str) -> None:
     group, tracker = make(group_kind, how)
-    rows = play(group, STAY, 3)
+    rows = play(group, STAY, 4)
     faults = tracker.take_faults()
     index = 1 if group_kind == "sync" else None
     assert {(fault.kind, fault.index) for fault in faults} == {(kind, index)}
@@ -101,7 +103,7 @@ def test_what_cannot_be_sent_is_a_fault(group_kind: str, how: str, kind: str, te
         assert np.isfinite(row.rewards).all()
     if group_kind == "sync":
         # The other one goes on, and the odd one has begun anew once.
-        assert [row.observations[0, 0] for row in rows] == [0, 1, 2, 3]
+        assert [row.observations[0, 0] for row in rows] == [0, 1, 2, 3, 0]
         assert sum(row.restarted is not None for row in rows) == 1
     group.close()
 
@@ -136,14 +138,24 @@ def test_environments_may_differ_in_bounds_and_infos(kind: str) -> None:
     # The wire's 0.5 is half of what each environment's own bounds allow.
     assert sorted(rows[1].observations.tolist()) == [[1, 0.5], [1, 1]]
     assert rows[1].observations.dtype == np.float32
-    assert rows[3].terminated.all()
+    assert [row.truncated.tolist() for row in rows[2:]] == [[False] * 2, [True] * 2, [False] * 2]
+    assert not any(row.terminated.any() for row in rows)
+    assert rows[3].episodes.tolist() == [(0, 3, 3.0), (1, 3, 3.0)]
     assert rows[4].first.all()
+    assert sorted(rows[4].observations.tolist()) == [[0, 0.5], [0, 1]]
     group.close()
+
+
+def test_the_first_row_has_no_reward_whatever_the_environment_says() -> None:
+    rows = play(make_group(table("vector", how="generous"), 1), STAY[:1], 4)
+    assert [float(row.rewards[0]) for row in rows] == [0, 2, 2, 2, 0]
+    assert rows[3].episodes.tolist() == [(0, 3, 6.0)]
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_discrete_values_count_from_zero(kind: str) -> None:
     group = make_group(table(kind, "Discreet"), 2)
+    assert group.observation == SpaceSpec("int64", (), 4)
     rows = play(group, np.array([0, 1]), 1)
     assert [row.observations.tolist() for row in rows] == [[0, 0], [1, 1]]
     group.close()

@@ -42,18 +42,12 @@ def test_what_would_become_other_values_is_refused(values: Any, dtype: str, reas
     assert refusal.value.kind == "unfit"
 
 
-def test_what_fits_already_is_not_copied() -> None:
-    values = np.zeros(3, np.uint8)
-    assert fitted(values, np.dtype("uint8"), (3,)) is values
-
-
-@pytest.mark.parametrize("value", [True, np.True_, 1, 1.0, np.array([True]), np.array(1)])
-def test_an_end_may_be_said_in_several_ways(value: Any) -> None:
-    assert flag(value, "terminated") is True
-
-
-def test_ends_of_several_environments_are_copied() -> None:
+def test_an_end_may_be_said_in_several_ways() -> None:
+    for value in (True, np.True_, 1, 1.0, np.array([True]), np.array(1)):
+        assert flag(value, "terminated") is True
+    # What fits already is not copied, but for ends.
     ended = np.array([True, False])
+    assert fitted(ended, ended.dtype, (2,)) is ended
     assert not np.shares_memory(flags(ended, 2, "terminated"), ended)
     assert flags([1, 0], 2, "terminated").tolist() == [True, False]
     for unfit in ("False", None, 2, [True, False], np.nan):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import signal
 
 import pytest
@@ -18,29 +19,29 @@ def end(
 
 
 @pytest.mark.parametrize(
-    ("wait_status", "running", "kind", "where"),
+    ("wait_status", "running", "kind", "where", "text"),
     [
         # What an environment does to its process.
-        (EXITED_3, (2, 1), "crashed", (2, 1)),
-        (0, (2, NOBODY), "crashed", (2, None)),
-        (signal.SIGSEGV, (2, 1), "crashed", (2, 1)),
+        (EXITED_3, (2, 1), "crashed", (2, 1), "with exit code 3"),
+        (0, (2, NOBODY), "crashed", (2, None), "with exit code 0"),
+        (signal.SIGSEGV, (2, 1), "crashed", (2, 1), "by SIGSEGV"),
         # The system ends what takes too much memory, and that is who runs.
-        (signal.SIGKILL, (2, 1), "crashed", (2, 1)),
-        (EXITED_3, NOWHERE, "crashed", (None, None)),
-        (signal.SIGABRT, NOWHERE, "crashed", (None, None)),
+        (signal.SIGKILL, (2, 1), "crashed", (2, 1), "by SIGKILL"),
+        (EXITED_3, NOWHERE, "crashed", (None, None), "with exit code 3"),
+        (signal.SIGRTMIN + 1, NOWHERE, "crashed", (None, None), f"by signal {signal.SIGRTMIN + 1}"),
         # What is done to it from outside.
-        (signal.SIGKILL, NOWHERE, "was killed", (None, None)),
-        (signal.SIGTERM, (2, 1), "was killed", (None, None)),
-        (signal.SIGHUP, NOWHERE, "was killed", (None, None)),
-        (None, (2, 1), "was killed", (None, None)),
+        (signal.SIGKILL, NOWHERE, "was killed", (None, None), "by SIGKILL"),
+        (signal.SIGTERM, (2, 1), "was killed", (None, None), "by SIGTERM"),
+        (signal.SIGHUP, NOWHERE, "was killed", (None, None), "by SIGHUP"),
+        (None, (2, 1), "was killed", (None, None), "with the one that watched over it"),
     ],
 )
 def test_an_end_is_laid_at_the_door_of_who_caused_it(
     wait_status: int | None, running: tuple[int, int], kind: str,
-    where: tuple[int | None, int | None],
+    where: tuple[int | None, int | None], text: str,
 ) -> None:  # fmt: skip
-    crash = end(wait_status, running)
-    assert (crash.kind, (crash.group, crash.index)) == (kind, where)
+    crash = end(wait_status, running, "stacks\n")
+    assert crash == CrashReport(kind, *where, f"stacks\nits process ended {text}")
 
 
 def test_what_hung_is_told_from_what_was_stopped() -> None:
@@ -57,23 +58,10 @@ def test_what_hung_is_told_from_what_was_stopped() -> None:
     [(CrashReport("crashed", 3, 2, "why"), "crashed in environment 2 of group 3"),
      (CrashReport("hung", 3, None, "why"), "hung in group 3"),
      (CrashReport("crashed", None, None, "why"), "crashed between two steps"),
-     (CrashReport("was killed", None, None, "why"), "was killed"),
+     (CrashReport("was killed", 1, None, "why"), "was killed"),
      (CrashReport("stopped", None, None, "why"), "stopped for longer than a step may take")],
 )  # fmt: skip
 def test_an_end_is_described_for_a_person(crash: CrashReport, line: str) -> None:
     assert describe(crash) == f"its process {line} and is started again\nwhy"
-
-
-def test_a_description_steers_no_terminal() -> None:
-    text = describe(CrashReport("crashed", 0, 0, "a\x1b[2J\nb"))
-    assert text.endswith("\na\\x1b[2J\nb")
-
-
-@pytest.mark.parametrize(
-    ("wait_status", "text"),
-    [(EXITED_3, "its process ended with exit code 3"),
-     (signal.SIGBUS, "its process ended by SIGBUS"),
-     (signal.SIGRTMIN + 1, f"its process ended by signal {signal.SIGRTMIN + 1}")],
-)  # fmt: skip
-def test_the_text_says_how_it_ended(wait_status: int, text: str) -> None:
-    assert end(wait_status, NOWHERE, "stacks\n").text == f"stacks\n{text}"
+    steering = describe(dataclasses.replace(crash, text="a\x1b[2J\nb"))
+    assert steering.endswith("\na\\x1b[2J\nb")

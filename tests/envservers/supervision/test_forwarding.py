@@ -61,25 +61,17 @@ def test_both_streams_go_their_own_way() -> None:
 
 # For a terminal, standard error has a descriptor of its own, in whose place the pipe is not put.
 def test_what_is_printed_before_a_terminal_goes_through_the_supervisor_too() -> None:
-    program = (
-        "import os, select, sys\n"
-        "from seed.wire.terminal import shield_output\n"
-        "from envservers.supervision.forwarding import Forwarding\n"
-        "shield_output()\n"
-        "with Forwarding() as forwarding:\n"
-        "    worker = os.fork()\n"
-        "    if not worker:\n"
-        "        forwarding.enter()\n"
-        "        print('words', file=sys.stderr)\n"
-        "        os._exit(0)\n"
+    loop = PROGRAM.index("    while not")
+    program = PROGRAM[:loop] + (
         "    os.waitpid(worker, 0)\n"
-        "    _, errors = forwarding.descriptors\n"
-        "    sys.exit(7 if select.select([errors], [], [], 0.0)[0] else 1)"
+        "    import select\n"
+        "    sys.exit(8 if select.select(forwarding.descriptors[1:], [], [], 0.0)[0] else 1)"
     )
     reader, terminal = pty.openpty()
     try:
-        process = subprocess.Popen([sys.executable, "-c", program], stderr=terminal)
-        assert process.wait(DEADLINE_S) == 7
+        code = "print('words', file=sys.stderr)"
+        process = subprocess.Popen([sys.executable, "-c", program, code], stderr=terminal)
+        assert process.wait(DEADLINE_S) == 8
     finally:
         os.close(reader)
         os.close(terminal)

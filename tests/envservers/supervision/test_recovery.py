@@ -15,12 +15,9 @@ from envservers.supervision.recovery import (
 )
 
 
-def test_the_delay_doubles_up_to_a_minute() -> None:
+def test_a_wait_doubles_up_to_its_longest() -> None:
     assert [backoff_s(faults) for faults in range(1, 10)] == [0, 1, 2, 4, 8, 16, 32, 60, 60]
     assert backoff_s(10_000) == 60
-
-
-def test_a_wait_doubles_up_to_its_longest() -> None:
     waits_s = [doubled_s(times, 0.2, 5.0) for times in range(7)]
     assert waits_s == pytest.approx([0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0])
     # For as long as a learner may be away.
@@ -78,25 +75,16 @@ def test_what_runs_well_for_long_is_forgiven(now_s: float, steps: int, forgiven:
 
 
 def test_a_process_that_ends_without_a_reason_is_given_up() -> None:
-    restarts = Restarts(lambda: 1.0)
-    pauses_s = [restarts.pause_s(1.0, explained=False) for _ in range(5)]
-    assert pauses_s == [0.0, 1.0, 2.0, 4.0, None]
+    def pauses_s(*ends: tuple[float, bool]) -> list[float | None]:
+        restarts = Restarts(lambda: 1.0)
+        return [restarts.pause_s(lived_s, explained=explained) for lived_s, explained in ends]
 
-
-def test_who_is_killed_comes_back_for_ever() -> None:
-    restarts = Restarts(lambda: 1.0)
-    pauses_s = [restarts.pause_s(1.0, explained=True) for _ in range(50)]
-    assert pauses_s[:5] == [0.0, 1.0, 2.0, 4.0, 8.0]
-    assert pauses_s[-1] == 60.0
-    # And at once where it has lived for a while.
-    assert restarts.pause_s(60.0, explained=True) == 0.0
-
-
-def test_kills_do_not_count_among_ends_without_a_reason() -> None:
-    restarts = Restarts(lambda: 1.0)
-    for _ in range(4):
-        assert restarts.pause_s(1.0, explained=False) is not None
-        assert restarts.pause_s(1.0, explained=True) is not None
-    assert restarts.pause_s(1.0, explained=True) is not None
-    # What has lived for long has lived it down.
-    assert restarts.pause_s(600.0, explained=False) == 0.0
+    crash, kill = (1.0, False), (1.0, True)
+    assert pauses_s(*[crash] * 5) == [0.0, 1.0, 2.0, 4.0, None]
+    # Who is killed comes back for ever, and at once where it has lived for a while.
+    killed = pauses_s(*[kill] * 50, (60.0, True))
+    assert (killed[:5], killed[-2:]) == ([0.0, 1.0, 2.0, 4.0, 8.0], [60.0, 0.0])
+    # Kills do not count among crashes, and what has lived for long has lived it down.
+    mixed = pauses_s(*[crash, kill] * 4, kill, (600.0, False))
+    assert None not in mixed
+    assert mixed[-1] == 0.0

@@ -2,107 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.waiting import DEADLINE_S, is_running, wait_for
+from tests.envservers.supervision.conftest import Run
+from tests.waiting import is_running, wait_for
 
-PROGRAM = """
-import json, os, signal, sys, time
-from envservers.supervision.shared_state import Patience
-from envservers.supervision.supervisor import supervise
-from seed.wire.terminal import shield_output
-shield_output()
-# As in a terminal, also where the tests run in the background.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-options = json.loads(sys.argv[3])
-
-def work(supervision):
-    log = open(sys.argv[1], "a", buffering=1)
-    crash = supervision.crash
-    died = crash and f"{crash.kind} {crash.group} {crash.index}"
-    log.write(f"{os.getpid()} {supervision.server_id} {died}\\n")
-    if crash:
-        log.write("".join("  " + line + "\\n" for line in crash.text.splitlines()))
-    lives = open(sys.argv[1]).read().count(str(supervision.server_id))
-    shared = supervision.shared
-    exec(sys.argv[2])
-    return shared.exit_code or 0
-
-jitter, timeout_s = options.pop("jitter"), options.pop("step_timeout_s")
-sys.exit(supervise(work, timeout_s, jitter=lambda: jitter, patience=Patience(**options)))
-"""
-DEFAULTS = {
-    "jitter": 0.0, "step_timeout_s": 1.0, "stopped_s": DEADLINE_S, "same_request_s": DEADLINE_S,
-    "close_s": 1e6, "grace_s": 1e6,
-}  # fmt: skip
 NOTE_REQUESTS = "signal.signal(signal.SIGTERM, lambda *_, log=log: log.write(' asked\\n'))\n"
-SLEEP = "log.write(' ready\\n'); time.sleep(1000)"
-
-
-class Supervised:
-    """A program under a supervisor, and the lines that it has written."""
-
-    def __init__(self, log: Path, code: str, **options: float) -> None:
-        log.touch()
-        self.log = log
-        given = json.dumps(DEFAULTS | options)
-        command = [sys.executable, "-c", PROGRAM, str(log), code, given]
-        self.process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
-
-    def lines(self) -> list[str]:
-        return [line for line in self.log.read_text().splitlines() if line[0] != " "]
-
-    def pid(self, life: int = 0) -> int:
-        wait_for(lambda: len(self.lines()) > life)
-        return int(self.lines()[life].split()[0])
-
-    def wait_until_ready(self) -> None:
-        self.wait_until_said(" ready")
-
-    def wait_until_said(self, text: str) -> None:
-        wait_for(lambda: text in self.log.read_text())
-
-    def deaths(self) -> list[str]:
-        return [line.split(maxsplit=2)[2] for line in self.lines()]
-
-    def end(self) -> tuple[int, str]:
-        _, errors = self.process.communicate(timeout=DEADLINE_S)
-        return self.process.returncode, errors
-
-
-Run = Callable[..., Supervised]
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Iterator[Run]:
-    started: list[Supervised] = []
-
-    def start(code: str, **options: float) -> Supervised:
-        started.append(Supervised(tmp_path / "log", code, **options))
-        return started[-1]
-
-    yield start
-    for supervised in started:
-        supervised.process.kill()
-        supervised.process.communicate(timeout=DEADLINE_S)
-
-
-@pytest.mark.parametrize("code", [0, 76])
-def test_a_chosen_exit_code_is_passed_on(run: Run, code: int) -> None:
-    supervised = run(f"shared.exit_code = {code}; sys.exit({code})")
-    assert supervised.end()[0] == code
-    assert len(supervised.lines()) == 1
 
 
 def test_what_was_running_is_handed_to_the_next_process(run: Run) -> None:
@@ -143,23 +53,18 @@ def test_one_that_makes_way_is_followed_at_once_and_not_counted(run: Run) -> Non
     assert errors.count("is started again") == 1
 
 
-@pytest.mark.parametrize(
-    ("ending", "died"),
-    [("exit_code = 0", "None"),
-     ("running[0] = 3", "was killed None None")],
-)  # fmt: skip
-def test_what_closes_for_ever_is_ended(run: Run, ending: str, died: str) -> None:
+def test_what_closes_for_ever_is_ended(run: Run) -> None:
     supervised = run(
         "supervision.step_timer.set_back()\n"
-        "if lives == 1:\n"
-        f"    shared.{ending}; shared.ending = True\n"
-        "    supervision.step_timer.stop()\n"
-        "    time.sleep(1000)\n"
-        "shared.exit_code = 0",
+        "shared.running[0] = 3; shared.ending = True\n"
+        "if lives == 2: shared.exit_code = 76\n"
+        "supervision.step_timer.stop()\n"
+        "time.sleep(1000)",
         step_timeout_s=0.5, close_s=1.0,
     )  # fmt: skip
-    assert supervised.end()[0] == 0
-    assert supervised.deaths() == ["None", *([] if "exit" in ending else [died])]
+    # What it has chosen is passed on.
+    assert supervised.end()[0] == 76
+    assert supervised.deaths() == ["None", "was killed None None"]
     # The step timer, which would have come first, was off.
     assert "Timeout" not in supervised.log.read_text()
 
@@ -222,17 +127,6 @@ def test_what_was_stopped_from_outside_has_not_hung(run: Run) -> None:
     assert "its process stopped for longer than a step may take" in errors
 
 
-def test_a_step_timer_that_is_set_back_does_not_bite(run: Run) -> None:
-    supervised = run(
-        "end_s = time.monotonic() + 5.0\n"
-        "while time.monotonic() < end_s: supervision.step_timer.set_back(); time.sleep(0.02)\n"
-        "shared.exit_code = 0",
-        step_timeout_s=4.0,
-    )
-    assert supervised.end()[0] == 0
-    assert len(supervised.lines()) == 1
-
-
 def test_it_gives_up_what_ends_again_and_again_without_a_reason(run: Run) -> None:
     supervised = run("raise RuntimeError('it fell over')")
     code, errors = supervised.end()
@@ -242,26 +136,20 @@ def test_it_gives_up_what_ends_again_and_again_without_a_reason(run: Run) -> Non
     assert "too often" in errors
 
 
-def test_ctrl_c_while_it_starts_leaves_no_traceback(run: Run) -> None:
-    # A terminal sends it to both processes, of which one knows nothing of signals yet.
-    supervised = run(SLEEP)
-    supervised.wait_until_ready()
-    os.killpg(supervised.process.pid, signal.SIGINT)
-    code, errors = supervised.end()
-    assert code == 0
-    assert "Traceback" not in errors
+def test_a_request_while_nothing_runs_ends_it(run: Run) -> None:
+    supervised = run("os._exit(3)", jitter=1000.0)
+    supervised.pid(1)
+    time.sleep(0.1)
+    supervised.process.send_signal(signal.SIGTERM)
+    assert supervised.end()[0] == 0
+    assert len(supervised.lines()) == 2
 
 
-def test_a_second_request_does_not_wait_for_anything(run: Run) -> None:
-    supervised = run(NOTE_REQUESTS + SLEEP, same_request_s=0.0)
-    pid = supervised.pid()
-    supervised.wait_until_ready()
-    supervised.process.send_signal(signal.SIGTERM)
-    supervised.wait_until_said(" asked")
-    assert is_running(pid)
-    supervised.process.send_signal(signal.SIGTERM)
-    assert supervised.end()[0] == -signal.SIGTERM
-    wait_for(lambda: not is_running(pid))
+def test_nothing_is_started_where_who_started_it_has_ended_already(run: Run) -> None:
+    starter = subprocess.Popen(["true"])
+    starter.wait()
+    supervised = run("", once=True, starter=starter.pid)
+    assert (supervised.end()[0], supervised.lines()) == (0, [])
 
 
 def test_a_request_that_comes_twice_is_one(run: Run) -> None:
@@ -270,19 +158,25 @@ def test_a_request_that_comes_twice_is_one(run: Run) -> None:
         "while not os.path.exists(sys.argv[1] + '.end'): time.sleep(0.005)\n"
         "shared.exit_code = 0"
     )
-    supervised.wait_until_ready()
-    supervised.process.send_signal(signal.SIGTERM)
-    supervised.wait_until_said(" asked")
+    supervised.wait_until_said("ready")
+    # From a terminal it comes to all processes, some of which know nothing of signals.
+    os.killpg(supervised.process.pid, signal.SIGINT)
+    supervised.wait_until_said("asked")
     supervised.process.send_signal(signal.SIGTERM)
     supervised.log.with_name("log.end").touch()
-    assert supervised.end()[0] == 0
+    code, errors = supervised.end()
+    assert code == 0
+    assert "Traceback" not in errors
     assert supervised.log.read_text().count(" asked") == 1
 
 
-def test_a_request_while_nothing_runs_ends_it(run: Run) -> None:
-    supervised = run("os._exit(3)", jitter=1000.0)
-    supervised.pid(1)
-    time.sleep(0.1)
+def test_a_second_request_does_not_wait_for_anything(run: Run) -> None:
+    supervised = run(NOTE_REQUESTS + "log.write(' ready\\n'); time.sleep(1000)", same_request_s=0.0)
+    pid = supervised.pid()
+    supervised.wait_until_said("ready")
     supervised.process.send_signal(signal.SIGTERM)
-    assert supervised.end()[0] == 0
-    assert len(supervised.lines()) == 2
+    supervised.wait_until_said("asked")
+    assert is_running(pid)
+    supervised.process.send_signal(signal.SIGTERM)
+    assert supervised.end()[0] == -signal.SIGTERM
+    wait_for(lambda: not is_running(pid))

@@ -6,157 +6,74 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from envservers.supervision.shared_state import StepTimer, Supervision
 from envservers.supervision.warden import _PulseWatch
-from tests.waiting import DEADLINE_S, is_running, wait_for
+from tests.envservers.supervision.conftest import Run, Supervised
+from tests.waiting import DEADLINE_S, wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the system does not know how")
-# An environment server whose environment has helpers: one that was forked, one that another program
-# is, one that has left the group and the session, and one whose parent has ended.
-PROGRAM = """
-import os, signal, subprocess, sys, time
-from envservers.supervision.processes import descendants
-from envservers.supervision.shared_state import Patience
-from envservers.supervision.supervisor import supervise
-
-def fork(then):
-    pid = os.fork()
-    if not pid:
-        then()
-        time.sleep(1000)
-    return pid
-
-def double_fork():
-    os.setsid()
-    if os.fork():
-        os._exit(0)
-
-def work(supervision):
-    fork(lambda: None)
-    fork(os.setsid)
-    os.waitpid(fork(double_fork), 0)
-    subprocess.Popen(["sleep", "1000"], start_new_session=True)
-    supervisor_pid = supervision.supervisor
-    below = descendants(supervisor_pid)
-    print(os.getpid(), os.getppid(), supervisor_pid, *below, flush=True)
-    exec(sys.argv[1])
-    supervision.shared.exit_code = 7
-    return 7
-
-starter = int(sys.argv[3]) if len(sys.argv) > 3 else None
-patience = Patience(close_s=0.5)
-sys.exit(supervise(work, 1.0, once=sys.argv[2] == "once", starter=starter, patience=patience))
-"""
-SLEEP = "time.sleep(1000)"
 
 
-class Tree:
-    """The processes of one environment server."""
-
-    def __init__(self, code: str, once: str = "", *, then: str = "") -> None:
-        command = [sys.executable, "-c", PROGRAM, code, once]
-        starter = "import subprocess, sys; subprocess.Popen(sys.argv[1:]).wait()"
-        if then == "started":
-            command = [sys.executable, "-c", starter, *command]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, start_new_session=True
-        )
-        assert self.process.stdout is not None
-        pids = [int(pid) for pid in self.process.stdout.readline().split()]
-        self.worker, self.warden, self.supervisor = pids[:3]
-        self.all = set(pids)
-        # The three, and four helpers.
-        assert len(self.all) == 7
-
-    def left(self) -> set[int]:
-        return {pid for pid in self.all if is_running(pid)}
+def grow(run: Run, code: str = "time.sleep(1000)", **options: float) -> Supervised:
+    """An environment server whose environment has helpers."""
+    tree = run(f"start_helpers(supervision, log)\n{code}", close_s=0.5, **options)
+    tree.find_processes()
+    return tree
 
 
-@pytest.fixture
-def grow() -> Iterator[Callable[..., Tree]]:
-    trees: list[Tree] = []
-
-    def start(*arguments: str, **options: str) -> Tree:
-        trees.append(Tree(*arguments, **options))
-        return trees[-1]
-
-    yield start
-    for tree in trees:
-        for pid in tree.left():
-            os.kill(pid, signal.SIGKILL)
-        tree.process.communicate(timeout=DEADLINE_S)
+ALL = "supervisor warden worker"
 
 
-Grow = Callable[..., Tree]
-
-
-@pytest.mark.parametrize("victims", [("supervisor",), ("supervisor", "worker"), ("worker",),
-                                     ("warden",), ("worker", "warden")])  # fmt: skip
-def test_what_helps_an_environment_ends_with_who_is_killed(
-    grow: Grow, victims: tuple[str, ...]
+@pytest.mark.parametrize(
+    ("started", "deeds"),
+    [(False, {"supervisor": signal.SIGKILL}), (False, {"supervisor worker": signal.SIGKILL}),
+     (False, {"worker": signal.SIGKILL}), (False, {"warden": signal.SIGKILL}),
+     (False, {"worker warden": signal.SIGKILL}), (False, {"group": signal.SIGTERM}),
+     (False, {"group": signal.SIGHUP}), (False, {"group": signal.SIGQUIT}),
+     (True, {"starter": signal.SIGKILL}),
+     (True, {ALL: signal.SIGSTOP, "supervisor": signal.SIGKILL}),
+     (True, {ALL: signal.SIGSTOP, "starter": signal.SIGKILL})],
+)  # fmt: skip
+def test_what_helps_an_environment_ends_whatever_is_done(
+    run: Run, started: bool, deeds: dict[str, signal.Signals]
 ) -> None:
-    tree = grow(SLEEP)
-    for victim in victims:
-        os.kill(getattr(tree, victim), signal.SIGKILL)
+    tree = grow(run, started=started, once=started)
+    supervisor = tree.pid_of["supervisor"]
+    for names, number in deeds.items():
+        for name in names.split():
+            if name == "group":
+                os.killpg(supervisor, number)
+            else:
+                os.kill(tree.pid_of[name], number)
     # Another process is started where the supervisor is left, and has helpers of its own.
-    spared = set() if "supervisor" in victims else {tree.supervisor}
-    wait_for(lambda: tree.left() == spared)
-    if spared:
-        os.kill(tree.supervisor, signal.SIGKILL)
+    spared = deeds.keys() <= {"worker", "warden", "worker warden"}
+    wait_for(lambda: tree.left() == ({supervisor} if spared else set()))
+
+
+# Who touches the terminal from the background would stop it.
+TOUCHES = (
+    "assert signal.SIG_IGN == signal.getsignal(signal.SIGTTIN) == signal.getsignal(signal.SIGTTOU)"
+)
 
 
 @pytest.mark.parametrize("code", ["pass", "os._exit(7)"])
-def test_what_helps_an_environment_ends_with_its_server(grow: Grow, code: str) -> None:
-    tree = grow(f"supervision.shared.exit_code = 7; {code}")
-    assert tree.process.wait(DEADLINE_S) == 7
+def test_what_helps_an_environment_ends_with_its_server(run: Run, code: str) -> None:
+    tree = grow(run, f"{TOUCHES}\nsupervision.shared.exit_code = 7; {code}")
+    assert tree.end()[0] == 7
     assert not tree.left()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
-def test_what_helps_an_environment_ends_with_a_signal_to_all(grow: Grow, number: int) -> None:
-    tree = grow(SLEEP)
-    os.killpg(tree.supervisor, number)
-    tree.process.wait(DEADLINE_S)
-    wait_for(lambda: not tree.left())
-
-
-def test_a_server_ends_though_its_environment_ignores_everything(grow: Grow) -> None:
-    ignore = "signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); "
-    tree = grow(ignore + SLEEP)
-    assert tree.process.stdout is not None
-    assert tree.process.stdout.readline() == "deaf\n"
-    os.kill(tree.supervisor, signal.SIGTERM)
-    assert tree.process.wait(DEADLINE_S) == 0
+def test_a_server_ends_though_its_environment_ignores_everything(run: Run) -> None:
+    code = "signal.signal(signal.SIGTERM, signal.SIG_IGN); log.write(' deaf\\n'); time.sleep(1000)"
+    tree = grow(run, code)
+    tree.wait_until_said("deaf")
+    os.kill(tree.pid_of["supervisor"], signal.SIGTERM)
+    assert tree.end()[0] == 0
     assert not tree.left()
-
-
-def test_all_ends_with_the_process_that_started_it(grow: Grow) -> None:
-    tree = grow(SLEEP, "once", then="started")
-    tree.process.kill()
-    wait_for(lambda: not tree.left())
-
-
-@pytest.mark.parametrize("pid_of", [lambda tree: tree.supervisor, lambda tree: tree.process.pid])
-def test_all_ends_though_it_has_been_stopped(grow: Grow, pid_of: Callable[[Tree], int]) -> None:
-    tree = grow(SLEEP, "once", then="started")
-    for pid in (tree.supervisor, tree.warden, tree.worker):
-        os.kill(pid, signal.SIGSTOP)
-    os.kill(pid_of(tree), signal.SIGKILL)
-    wait_for(lambda: not tree.left())
-
-
-def test_whoever_touches_the_terminal_stops_nobody(grow: Grow) -> None:
-    tree = grow(
-        "code = signal.SIG_IGN == signal.getsignal(signal.SIGTTIN)"
-        " == signal.getsignal(signal.SIGTTOU)\n"
-        "supervision.shared.exit_code = 7 if code else 1; sys.exit()"
-    )
-    assert tree.process.wait(DEADLINE_S) == 7
 
 
 def test_a_process_without_a_pulse_is_found_late() -> None:
@@ -169,12 +86,8 @@ def test_a_process_without_a_pulse_is_found_late() -> None:
         supervision.shared.pulse = pulse
         found.append(watch.is_late(now_s))
     assert found == [False] * (len(found) - 2) + [True] * 2
-
-
-def test_without_a_step_timeout_nobody_is_late() -> None:
-    supervision = Supervision()
-    supervision.shared.pulse = 1
-    watch = _PulseWatch(supervision)
+    # Without a step timeout, nobody is.
+    watch = _PulseWatch(Supervision(shared=supervision.shared))
     assert not any(watch.is_late(now_s) for now_s in range(10_000))
 
 
@@ -196,21 +109,13 @@ def test_who_comes_back_twice_from_an_environment_goes_on_once() -> None:
     assert result.stdout == "here\n" * 4
 
 
-def test_without_once_a_server_goes_on_without_who_started_it(grow: Grow) -> None:
-    tree = grow(SLEEP, "", then="started")
+def test_without_once_a_server_goes_on_without_who_started_it(run: Run) -> None:
+    tree = grow(run, started=True)
     tree.process.kill()
     tree.process.wait(DEADLINE_S)
-    stat = Path(f"/proc/{tree.supervisor}/stat")
+    stat = Path(f"/proc/{tree.pid_of['supervisor']}/stat")
     wait_for(lambda: stat.read_text().split()[3] != str(tree.process.pid))
     assert tree.left() == tree.all
-
-
-def test_a_starter_that_has_ended_already_is_noticed() -> None:
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait(DEADLINE_S)
-    command = [sys.executable, "-c", PROGRAM, SLEEP, "once", str(ended.pid)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S)
-    assert (result.returncode, result.stdout) == (0, "")
 
 
 def test_a_forked_helper_obeys_a_request_to_stop() -> None:

@@ -32,25 +32,13 @@ def test_an_episode_is_nine_steps_and_the_reward_tells_whether_it_was_caught() -
 
 def test_the_step_after_the_end_starts_anew_and_ignores_the_action() -> None:
     env = catch.make(1, rows=2)
-    env.reset(seed=[5])
+    env.reset()
     env.step(np.array([1]))
     board, rewards, terminated, _, _ = env.step(np.array([0]))
     assert board[0, 1, 2] == 1
     assert board[0, 0].sum() == 1
     assert not rewards.any()
     assert not terminated.any()
-
-
-def test_following_the_ball_always_catches_it() -> None:
-    env = catch.make(16)
-    boards, _ = env.reset(seed=1)
-    returns = np.zeros(16)
-    for _ in range(30):
-        ball = boards[:, :9].any(axis=1).argmax(axis=1)
-        paddle = boards[:, 9].argmax(axis=1)
-        boards, rewards, *_ = env.step(np.sign(ball - paddle) + 1)
-        returns += rewards
-    assert (returns == 3).all()
 
 
 def test_balls_fall_everywhere_and_seeds_decide_where() -> None:
@@ -61,7 +49,7 @@ def test_balls_fall_everywhere_and_seeds_decide_where() -> None:
     again, _ = env.reset(seed=list(range(200)))
     np.testing.assert_array_equal(first, again)
     # An environment's episodes do not depend on its neighbours.
-    alone, _ = catch.make(1).reset(seed=[17])
+    alone, _ = catch.make(1).reset(seed=17)
     np.testing.assert_array_equal(alone[0], first[17])
 
 

@@ -75,9 +75,13 @@ def test_loss(action: SpaceSpec, lstm_size: int, seed: int) -> None:
 
 @KINDS
 @ACTIONS
-def test_it_is_v_trace_where_the_policy_itself_has_acted(action: SpaceSpec, lstm_size: int) -> None:
+@pytest.mark.parametrize("burn_in", [0, 2])
+def test_it_is_v_trace_where_the_policy_itself_has_acted(
+    action: SpaceSpec, lstm_size: int, burn_in: int
+) -> None:
     """Its ratios are 1 then, and with lambda = 1 its advantages those of n-step returns."""
     agent, unroll = make_case(action, lstm_size, seed=7)
+    unroll = replace(unroll, burn_in=burn_in)
     shared = {"discount": 0.9, "value_cost": 0.6, "entropy_cost": 0.05, "reward_scale": 0.5,
               "reward_clip": 1.0}  # fmt: skip
     results = (
@@ -85,6 +89,7 @@ def test_it_is_v_trace_where_the_policy_itself_has_acted(action: SpaceSpec, lstm
         vtrace.loss(agent, None, unroll, vtrace.Config(**shared, reduction="mean")),
     )
     torch.testing.assert_close(results[0].loss, results[1].loss)
+    assert results[0].count == results[1].count
     parameters = list(agent.parameters())
     ours, theirs = (torch.autograd.grad(result.loss, parameters) for result in results)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)

@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
 )
 
 from seed.config.schema import ConfigError
-from seed.inference.loop import BatchRecord, EpisodeRecord, Inference
+from seed.inference.loop import BatchRecord, EpisodeRecord, Inference, Record, RoundRecord
 from seed.learner.loop import Progress, UpdateRecord
 from seed.run.build import Run
 from seed.run.metrics import EVALUATION_WINDOW, RETURN_WINDOW, Line, MetricsWindow, Writer
@@ -32,14 +32,16 @@ START = Progress()
 class Lines:
     """A window of a run's own parts, whose threads' records and counts a test gives."""
 
-    def __init__(self, run: Run, frames_per_step: int = 1, start: Progress = START) -> None:
+    def __init__(
+        self, run: Run, frames_per_step: int = 1, start: Progress = START, *, lockstep: bool = False
+    ) -> None:
         self.run = run
-        self._window = MetricsWindow(frames_per_step, start)
+        self._window = MetricsWindow(frames_per_step, start, lockstep=lockstep)
 
     def close(
         self,
         progress: Progress = START,
-        *records: BatchRecord | EpisodeRecord | UpdateRecord,
+        *records: Record | UpdateRecord,
         paused_s: float = 0.0,
         acting: Mapping[str, float] = MappingProxyType({}),
         learning: Mapping[str, float] = MappingProxyType({}),
@@ -146,6 +148,25 @@ def test_returns_are_of_the_newest_episodes(
     line = lines.close(START, *played(*[8.0] * (newest - 1)))
     assert line[f"{name}_return_mean"] == pytest.approx(8.0 - 4.0 / newest)
     assert line[f"{name}_return_count"] == newest + 1
+
+
+def test_in_lock_step_a_line_ends_with_a_round(run: Run) -> None:
+    lines = Lines(run, lockstep=True)
+
+    def close(now: Progress, *records: Record | UpdateRecord) -> tuple[Any, ...]:
+        line = lines.close(now, *records)
+        return (line["env_steps"], line["learner_steps"], line["time_s"],
+                line["episode_return_count"], line["inference_batch_mean"])  # fmt: skip
+
+    batches = [BatchRecord(rows, 0.1) for rows in (1, 2, 3, 4)]
+    episode = EpisodeRecord(0, 1.0, 1, False)
+    # A round that the learner is at work on, and one that has begun.
+    first = (batches[0], episode, RoundRecord(), batches[1], episode, RoundRecord(), batches[2])
+    learned = [UpdateRecord({}, 0.0, 0.1, Progress(10 * n, n)) for n in (1, 2, 3)]
+    assert close(Progress(25, 2, 5.0), *first, learned[0]) == (10, 1, 5.0, 1, 1)
+    assert close(Progress(27, 2, 6.0), UpdateRecord({}, 0.1, 0.0)) == (10, 1, 6.0, 1, None)
+    later: list[Record | UpdateRecord] = [episode, RoundRecord(), *learned[1:], batches[3]]
+    assert close(Progress(35, 3, 7.0), *later) == (30, 3, 7.0, 3, 2.5)
 
 
 def read(run_dir: Path) -> list[Line]:

@@ -95,8 +95,14 @@ def test_a_half_open_end_gives_up_by_its_heartbeat(ends: Ends) -> None:
         assert ends.learner.recv_multipart()[1:] == [b"hello"]
         ends.proxy.call(lambda: ends.link.half_open("server"))
         wait_for(lambda: len(ends.link.noticed_s) == 1)
-        # Silence was noticed by its heartbeats, and it came back.
-        server.send(b"again")
+        # Silence was noticed by its heartbeats, and it came back. What it had for a connection that
+        # it gives up is lost.
+
+        def sent_again() -> bool:
+            server.send(b"again")
+            return bool(ends.learner.poll(100))
+
+        wait_for(sent_again)
         assert ends.learner.recv_multipart()[1:] == [b"again"]
         server.close()
 
