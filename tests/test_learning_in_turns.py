@@ -116,7 +116,7 @@ def test_chain_longer_than_the_unroll_fails_without_stored_state(tmp_path: Path)
     """A seed may be lucky and keep the cue in its own actions, each of which the next row shows."""
 
     def train_seed(seed: int) -> float:
-        without = ("--algorithm.no-stored-state", "--replay.burn-in", 0, "--seed", seed)
+        without = ("--algorithm.no-stored-state", "--learner.burn-in", 0, "--seed", seed)
         return train(tmp_path / str(seed), *LONG_CHAIN, *without).return_mean
 
     stayed_below(0.5, train_seed)

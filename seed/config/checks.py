@@ -198,7 +198,7 @@ def _check_relations(config: Config) -> None:
             "local.groups_per_server)"
         )
     former, burn_in = config.replay.burn_in, config.learner.burn_in
-    if former and burn_in and former != burn_in:
+    if former is not None and burn_in and former != burn_in:
         raise ConfigError(
             f"replay.burn_in = {former}: this is the former name of learner.burn_in, which is "
             f"{burn_in}; leave it out"

@@ -48,7 +48,9 @@ def describe(hint: Any) -> str:
     if origin is Literal:
         return " or ".join(repr(choice) for choice in typing.get_args(hint))
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(describe(option) for option in typing.get_args(hint))
+        # None is for what is not given, and nobody can give it.
+        options = [option for option in typing.get_args(hint) if option is not type(None)]
+        return " or ".join(map(describe, options))
     if origin is tuple:
         return f"a list of {_several(typing.get_args(hint)[0])}"
     if origin is dict or dataclasses.is_dataclass(hint):

@@ -64,12 +64,14 @@ RANGES: dict[str, tuple[float, float]] = {
 def find_out_of_range(config: Any) -> str:
     """The first number out of its range, with what was expected; empty where all are in theirs.
 
-    NaN is in no range.
+    NaN is in no range, and None, for what is not given, in every one.
     """
     for name, (least, most) in RANGES.items():
         value = config
         for part in name.split("."):
             value = getattr(value, part)
+        if value is None:
+            continue
         if isinstance(value, float) and not math.isfinite(value):
             return f"{name} = {value!r}: expected a finite number"
         if value < least:

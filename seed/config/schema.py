@@ -168,7 +168,7 @@ class ReplayConfig:
     """Memory of the whole store in GiB (1024^3 bytes); or give `capacity_rows`."""
     device: str = "auto"
     """"cpu", "cuda", "cuda:1" for all rows; "auto" takes inference's device."""
-    burn_in: int = 0
+    burn_in: int | None = None
     """The former name of `learner.burn_in`."""
     min_rows: int = 0
     """Rows inserted before learning starts."""
@@ -262,4 +262,4 @@ class Config:
     @property
     def burn_in(self) -> int:
         """Rows before each unroll (K), by either of the field's names."""
-        return self.learner.burn_in or self.replay.burn_in
+        return self.learner.burn_in or self.replay.burn_in or 0

@@ -180,7 +180,7 @@ def _adapt(config: Config, envs: int) -> Config:
         ),
         # Nothing is learned from: no rows are context.
         learner=dataclasses.replace(config.learner, burn_in=0),
-        replay=dataclasses.replace(config.replay, burn_in=0),
+        replay=dataclasses.replace(config.replay, burn_in=None),
         local=dataclasses.replace(config.local, envs_per_server=envs, groups_per_server=1),
     )
 

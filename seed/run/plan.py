@@ -95,7 +95,7 @@ def plan_run(config: Config, loaded: Checkpoint | None) -> Plan:
     servers = server_count(config)
     algorithm = load_algorithm(config.algorithm_name)
     check_source(config, algorithm.DATA_SOURCE)
-    if config.replay.burn_in:
+    if config.replay.burn_in is not None:
         log.info("replay.burn_in is called learner.burn_in by now; it counts under either name")
     lockstep = is_lockstep(algorithm, config)
     check_lockstep(config, algorithm.DATA_SOURCE, lockstep=lockstep)

@@ -61,7 +61,8 @@ def test_losses_that_are_nan_end_with_77(start: Start, tmp_path: Path) -> None:
     assert read_metrics(run_dir)[-1]["updates_skipped"] == 10
     loaded = checkpoint.load_newest(run_dir / "checkpoints")
     assert loaded is not None
-    assert loaded.state["learner_steps"] == 20
+    # One of the twenty good ones is tried before anything starts.
+    assert loaded.state["learner_steps"] == 19
 
 
 def _begins_to_save(run_dir: Path) -> bool:

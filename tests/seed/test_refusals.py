@@ -172,8 +172,10 @@ SOURCES = [
       for stack, most in ((1, 19), (2, 19), (4, 17), (21, 0))),
     *((before + "learner.burn_in = 20", "^learner.burn_in = 20: expected at most 19,")
       for before in ("", REPLAY)),
-    (REPLAY + "learner.burn_in = 3\nreplay.burn_in = 4",
-     r"^replay.burn_in = 4: this is the former name of learner.burn_in, which is 3; leave it out"),
+    *((REPLAY + f"learner.burn_in = 3\nreplay.burn_in = {former}",
+       rf"^replay.burn_in = {former}: this is the former name of learner.burn_in, which is 3;")
+      for former in (0, 4)),
+    (REPLAY + "replay.burn_in = true", r"^replay.burn_in = True: expected an integer$"),
 ]  # fmt: skip
 
 

@@ -98,7 +98,7 @@ def test_an_unroll_is_as_a_run_makes_it(name: str, monkeypatch: pytest.MonkeyPat
     algorithm, spaces = load_algorithm(config.algorithm_name), describe_spaces(config)
     agent = make_agent(algorithm, config, spaces, CPU)
     unroll = make_unroll(config, agent, spaces, CPU)
-    burn_in, count = config.replay.burn_in, config.learner.batch_size
+    burn_in, count = config.burn_in, config.learner.batch_size
     size = (burn_in + config.learner.unroll_length + 1, count)
     stack = (config.network.frame_stack,) if config.network.frame_stack > 1 else ()
     rows = unroll.rows

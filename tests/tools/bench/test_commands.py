@@ -117,7 +117,7 @@ def test_scaling(tmp_path: Path) -> None:
 def test_replay(tmp_path: Path) -> None:
     figures = run("replay", tmp_path, "--config", ATARI, "--rows", "800", "--repetitions", "2",
                   "--items", "10", "--override", "--learner.unroll-length", "8",
-                  "--replay.burn-in", "4", "--learner.batch-size", "3")  # fmt: skip
+                  "--learner.burn-in", "4", "--learner.batch-size", "3")  # fmt: skip
     measured = figures["measured"]
     assert (measured["rows"], measured["row_nbytes"]) == (800, ROW_NBYTES)
     assert measured["states_nbytes"] == 100 * STATE_NBYTES

@@ -30,7 +30,7 @@ def test_a_learner_takes_it(kind: str) -> None:
     assert nothing_learned == (kind not in LEARNING)
     if kind == "r2d2":
         # As published.
-        assert (config.replay.ratio, config.replay.burn_in, config.network.lstm_size) == (
+        assert (config.replay.ratio, config.learner.burn_in, config.network.lstm_size) == (
             0.75, config.learner.unroll_length // 2, 512,
         )  # fmt: skip
 

@@ -44,7 +44,7 @@ def test_the_published_run_takes_hardly_more_than_its_rows(spaces: Spaces) -> No
 
 
 def test_all_rows_of_a_full_replay_have_been_written(spaces: Spaces) -> None:
-    config = _config("--learner.unroll-length", "8", "--replay.burn-in", "4",
+    config = _config("--learner.unroll-length", "8", "--learner.burn-in", "4",
                      "--learner.batch-size", "3")  # fmt: skip
     config = scaled_config(config, 800, whole_layout(config, spaces))
     store = build_store(config, spaces, torch.device("cpu"))
