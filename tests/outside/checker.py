@@ -59,9 +59,18 @@ def act(
 
 
 def loss(agent: Recorder, target: Any, unroll: Unroll, config: Config) -> LossResult:
+    newest = unroll.rows.observations[""][:, :, -1]  # [T + 1, B, 4] int64
+    # Before a run every loss is tried on zeros.
+    if newest.any():
+        _check(unroll, newest)
+    metrics = {"unrolls_checked": torch.tensor(float(_checked)),
+               "histories": torch.tensor(float(len(_histories)))}  # fmt: skip
+    return LossResult(agent.weight.sum() * 0, metrics)
+
+
+def _check(unroll: Unroll, newest: Tensor) -> None:
     global _checked
     rows = unroll.rows
-    newest = rows.observations[""][:, :, -1]  # [T + 1, B, 4] int64
     history, row, episode_row, _ = newest.unbind(-1)
     for what, wrong in find_wrong(unroll, newest, torch.where(rows.first, 0, row)).items():
         _require(not wrong.any(), what)
@@ -75,9 +84,6 @@ def loss(agent: Recorder, target: Any, unroll: Unroll, config: Config) -> LossRe
     _check_stacks(rows.observations[""], episode_row)
     _check_succession(history[0].tolist(), row)
     _checked += history.shape[1]
-    metrics = {"unrolls_checked": torch.tensor(float(_checked)),
-               "histories": torch.tensor(float(len(_histories)))}  # fmt: skip
-    return LossResult(agent.weight.sum() * 0, metrics)
 
 
 def _check_stacks(observations: Tensor, episode_row: Tensor) -> None:

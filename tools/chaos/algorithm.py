@@ -87,6 +87,9 @@ class Checks:
 
     def check(self, unroll: Unroll, marks: Tensor) -> dict[str, float]:
         """Checks a batch; all figures so far, by name."""
+        if not marks.any():
+            # The zeros on which every loss is tried before a run.
+            return self._figures()
         wrong = find_wrong(unroll, marks, marks[..., REWARD])
         well_formed = ~torch.stack(list(wrong.values())).any(0)  # [B] bool
         wrong["it overlaps the one before"] = self._ends.find_overlapping(marks, well_formed)
