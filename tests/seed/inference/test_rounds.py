@@ -85,6 +85,12 @@ class Fleet:
         assert not self.rounds.take_end()
         return found
 
+    def wait(self, seconds: float) -> None:
+        """Time passes, in which the loop looks now and then."""
+        for _ in range(int(seconds)):
+            self.now_s += 1.0
+            self.rounds.wait_s(self.now_s)
+
     def play(self, *events: str) -> list[str]:
         """Events in order, and all turns that follow from each.
 
@@ -94,9 +100,9 @@ class Fleet:
         found = []
         for event in events:
             if event == "go":
-                self.rounds.begin(self.now_s)
+                self.rounds.begin()
             elif event == "later":
-                self.now_s += PATIENCE_S
+                self.wait(PATIENCE_S)
             elif event[0] == "-":
                 self.leave(event[1])
             elif event[0] == "+":
@@ -179,25 +185,44 @@ def test_turns(case: str) -> None:
     assert Fleet(*groups, first_envs=2 * sum(groups)).play(*events) == turns
 
 
-def test_the_first_round_waits_for_its_environments_and_no_longer_than_patience() -> None:
+def test_the_first_round_waits_for_its_environments_and_no_longer_than_patience(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     fleet = Fleet(1, 1, 1, first_envs=6)
     assert fleet.rounds.wait_s(0.0) == math.inf
     assert fleet.play("C0", "A0", "B0") == ["A0 B0 C0 act 0"]
     fleet = Fleet(1, 1, 1, first_envs=6)
     assert fleet.play("C0") == []
-    fleet.now_s = 50.0
+    fleet.wait(50)
     assert fleet.play("A0") == []
+    fleet.wait(10)
+    # Who comes back adds nothing.
+    fleet.leave("C")
+    fleet.hello("C", 1)
+    assert fleet.play("C0") == []
     assert fleet.rounds.wait_s(60.0) == 50.0
     assert fleet.play("later") == ["A0 C0 act 0"]
+    assert "begins with 4 of 6 environments" in caplog.text
 
 
 def test_who_is_late_is_dropped_and_named(caplog: pytest.LogCaptureFixture) -> None:
     fleet = Fleet(1, 2)
     assert fleet.play("A0 B0 B1", "A0 B1") == ["A0 B0 act 0", "B1 act 0"]
+    fleet.wait(10)
     assert (fleet.rounds.wait_s(10.0), fleet.dropped) == (50.0, [])
+    # While the process stands still nobody is late.
+    fleet.now_s += 1_000
+    assert fleet.play("A0") == []
+    assert fleet.rounds.wait_s(fleet.now_s) == 49.0
     assert fleet.play("later") == ["A0 act 1", "B1 act 1"]
     assert fleet.dropped == [10, 11]
     assert "2 environments of B left the round" in caplog.text
+
+
+def test_who_hangs_with_all_its_groups_is_waited_for_once() -> None:
+    fleet = Fleet(3, 3, first_envs=12)
+    fleet.play("A0 A1 A2 B0 B1 B2", "A0 A1 A2")
+    assert fleet.play("later") == ["A0 act 1", "A1 act 1", "A2 act 1"]
 
 
 def test_a_cohort_larger_than_a_batch_acts_in_parts_that_are_always_the_same() -> None:
@@ -359,7 +384,7 @@ class Counters:
         """New weights, and the next round."""
         self.version += 1
         self.forward.load_weights(Weights(self.version, []))
-        self.rounds.begin(self.now_s)
+        self.rounds.begin()
 
 
 @pytest.mark.parametrize(("burn_in", "evaluation_share"), [(0, 0.0), (2, 0.25)])
