@@ -145,7 +145,7 @@ def test_a_run_without_a_terminal_says_in_its_log_how_it_begins_and_goes_on(
     beginning, line, end = caplog.messages
     assert beginning == "making environments"
     assert line.startswith("100 frames (100%), ")
-    assert end == "the training is complete after 104 frames"
+    assert end == "the training is complete after 100 frames"
     # The five steps of earlier processes count, and TensorBoard learns of them.
     assert (last["env_steps"], last["env_frames"]) == (25, 100)
     assert last["time_s"] >= 60
