@@ -16,7 +16,7 @@ from seed.inference.forward import ForwardPass
 from seed.inference.rounds import Rounds
 from seed.inference.session_table import Session
 from seed.store.layout import Column, StoreLayout
-from seed.store.pages import PageLinks
+from seed.store.pages import PageLinks, PageTable
 from seed.store.rows import PLAIN_PART, Unroll
 from seed.store.unrolls import UnrollStore
 from seed.store.weights import Weights
@@ -422,3 +422,62 @@ def test_unrolls_of_rounds_follow_on_each_other(
         counters.learn()
     assert seen > 100
     assert followed > 50
+
+
+@pytest.mark.parametrize(("pages_each", "is_enough"), [(3, False), (4, True)])
+def test_who_comes_back_at_the_boundary_in_other_groups_needs_a_fourth_page(
+    pages_each: int, is_enough: bool
+) -> None:
+    table = PageTable(4 * pages_each, T, np.zeros(4, np.bool_))
+    rounds = Rounds(InferenceConfig(), T, 4, drop=table.drop)
+    complete: list[PageLinks] = []
+
+    def come(number: int, *env_ids: list[int]) -> Session:
+        groups = [np.array(group) for group in env_ids]
+        hello = Hello(number, tuple(map(len, groups)), "")
+        session = Session(b"", number, hello, groups, 0.0)
+        rounds.open(session)
+        return session
+
+    def send(*groups: tuple[Session, int]) -> int:
+        """STEPs of these groups, and how many rows were run for them."""
+        rows = 0
+        for session, group in groups:
+            n = len(session.env_ids[group])
+            arrays = StepArrays(
+                np.full(n, session.number, np.uint64), np.zeros(n), np.zeros(n, np.float32),
+                np.zeros(n, np.uint8), np.empty(0, EPISODE_DTYPE),
+            )  # fmt: skip
+            rounds.add(WaitingStep(session, group, 0, GroupRows(session.env_ids[group], arrays), 0))
+        while (turn := rounds.next(0.0, has_room)) is not None:
+            batch = turn.batch
+            if turn.store:
+                first = np.zeros(len(batch.env_ids), np.bool_)
+                slots = table.advance(batch.env_ids, batch.run_ids, first, turn.start)
+                complete.extend(slots.complete)
+            rows += len(batch.env_ids)
+        return rows
+
+    def has_room(batch: InferenceBatch) -> bool:
+        return table.pages_needed(batch.env_ids, batch.run_ids) <= table.num_free
+
+    one, two = come(1, [0, 1]), come(2, [2], [3])
+    everybody = ((one, 0), (two, 0), (two, 1))
+    send(*everybody)
+    for _ in range(2):
+        for _ in range(T):
+            assert send(*everybody) == 4
+        assert rounds.take_end()
+        table.consume(complete)
+        complete.clear()
+        rounds.begin()
+        assert send() == 4
+    for _ in range(T - 1):
+        send(*everybody)
+    # The pages of this round wait for its end, and one comes back with two groups.
+    send((one, 0), (two, 0))
+    table.drop(one.all_env_ids)
+    rounds.close(one)
+    again = come(3, [0], [1])
+    assert send((again, 0), (again, 1), (two, 1)) == (2 if is_enough else 0)
+    assert rounds.take_end() == is_enough
