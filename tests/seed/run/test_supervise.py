@@ -240,7 +240,9 @@ def test_a_run_whose_folder_vanishes_goes_on_in_a_new_one(
 
     def learn(ending: Ending, stop: threading.Event) -> None:
         ending.learner.forget_checkpoints = forgotten.set
-        shutil.rmtree(run_dir)
+        # At once: else TensorBoard's thread may begin a file in what is being deleted.
+        run_dir.rename(tmp_path / "gone")
+        shutil.rmtree(tmp_path / "gone")
         assert forgotten.wait(PATIENCE_S)
 
     assert len(Ending(build, run_dir, learn).supervise()) == 1
