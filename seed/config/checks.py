@@ -136,8 +136,8 @@ def check_lockstep(config: Config, source: Literal["queue", "replay"], *, lockst
         return
     if source == "replay":
         raise ConfigError(
-            f"learner.lockstep = true: algorithm {config.algorithm_name!r} learns from replay, "
-            "which has no rounds; expected false"
+            f"learner.lockstep: algorithm {config.algorithm_name!r} learns from replay, which has "
+            "no rounds; expected false"
         )
     reasons = {
         "learner.publish_every_updates": "every round is acted by the weights of the last update",

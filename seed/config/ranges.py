@@ -38,7 +38,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "inference.max_wait_us": (0, 3600 * 10**6),
     # A million threads of torch's are a segmentation fault.
     "inference.threads": (1, 1024),
-    "inference.round_wait_s": (0, _ANY_TIME_S),
+    "inference.round_wait_s": (1, _ANY_TIME_S),
     "inference.lease_s": (0, _ANY_TIME_S),
     "learner.unroll_length": (1, 10**6),
     "learner.batch_size": (1, 10**6),

@@ -45,7 +45,8 @@ class BatchRecord(NamedTuple):
 
     Attributes:
         rows: Rows of the batch.
-        latency_s: From reading its oldest message off the socket to having sent its actions.
+        latency_s: From reading its oldest message off the socket to having sent its actions; of
+            rows that lock-step held, from the round's beginning.
     """
 
     rows: int
@@ -130,6 +131,7 @@ class Inference:
         # Of the present round, and the rounds that the learner was done with when it began.
         self._complete: list[PageLinks] = []
         self._rounds_done = slot.rounds
+        self._round_began_s = 0.0
         self._sessions = Sessions(
             config, offer, self._admission, self._schedule, store.evaluation,
             drop=store.drop, set_connected=forward.set_connected,
@@ -229,13 +231,16 @@ class Inference:
         self.phases.enter("batching")
         now_s = time.monotonic()
         if self._rounds is not None:
-            self._keep_rounds(self._rounds, now_s)
+            self._keep_rounds(self._rounds)
         turn = self._schedule.next(now_s, self._has_room)
         if turn is None and not self._schedule.wait_s(now_s):
+            if self._rounds is not None:
+                # Waiting would be for ever: the learner has no page before the round's end.
+                raise RuntimeError("the store has no room for all rows of a round")
             self._pause()
         return turn
 
-    def _keep_rounds(self, rounds: Rounds, now_s: float) -> None:
+    def _keep_rounds(self, rounds: Rounds) -> None:
         """Hands a round that has ended to the learner; begins the next once that is done."""
         if rounds.take_end():
             self._rounds_done = self._slot.rounds
@@ -244,12 +249,13 @@ class Inference:
                 self.records.put(RoundRecord())
                 self._store.publish_round(RoundPages(self._by_env_id(pages), self.env_steps))
             else:
-                rounds.begin(now_s)
+                rounds.begin()
         elif self._slot.rounds > self._rounds_done:
             self._rounds_done = self._slot.rounds
             # What the learner has published before it said so.
             self._take_weights()
-            rounds.begin(now_s)
+            self._round_began_s = time.monotonic()
+            rounds.begin()
 
     def _by_env_id(self, pages: list[PageLinks]) -> list[PageLinks]:
         owners = self._store.owners(pages)
@@ -275,7 +281,10 @@ class Inference:
             for step in turn.steps:
                 start, end = end, end + len(step.rows.env_ids)
                 self._reply(step, actions[start:end])
-            self.records.put(BatchRecord(end, time.monotonic() - turn.steps[0].arrived_s))
+            arrived_s = min(step.arrived_s for step in turn.steps)
+            if not turn.store:
+                arrived_s = max(arrived_s, self._round_began_s)
+            self.records.put(BatchRecord(end, time.monotonic() - arrived_s))
         else:
             complete = self._forward.store(turn.batch, turn.start)
         if turn.store:

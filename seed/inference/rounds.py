@@ -19,6 +19,7 @@ from typing import TypeAlias
 from seed.config.schema import InferenceConfig
 from seed.inference.batcher import InferenceBatch, Turn, WaitingStep, chunk
 from seed.inference.session_table import Session
+from seed.process.rates import LimitedLog
 from seed.wire.arrays import Int64Array
 from seed.wire.terminal import counted, printable
 
@@ -26,6 +27,9 @@ log = logging.getLogger(__name__)
 
 # A session's number, and the group.
 _Key: TypeAlias = tuple[int, int]
+# Time counts for no longer than this from one look to the next: what came while the whole process
+# stood still is not late.
+_LONGEST_LOOK_S = 1.0
 
 
 @dataclass
@@ -33,12 +37,12 @@ class _Cohort:
     """The groups of one number.
 
     Attributes:
-        awaited: Those that got actions and have not answered, and their sessions.
+        awaited: Those that got actions and have not answered: their sessions, and since when.
         waiting: STEPs whose turn comes next.
         held: STEPs whose rows are stored, and wait for their actions.
     """
 
-    awaited: dict[_Key, Session] = field(default_factory=dict)
+    awaited: dict[_Key, tuple[Session, float]] = field(default_factory=dict)
     waiting: dict[_Key, WaitingStep] = field(default_factory=dict)
     held: dict[_Key, WaitingStep] = field(default_factory=dict)
 
@@ -51,8 +55,8 @@ class Rounds:
     """Rounds of T rows of each environment; the other order of batches is `Batcher`.
 
     A group joins its cohort with its first STEP, at the cohort's present row: the page that begins
-    there is only context of the next one. A group that is later than `inference.round_wait_s`
-    leaves the round, keeps its session, and joins anew when it answers.
+    there is only context of the next one. A group that has not answered `inference.round_wait_s`
+    after its actions leaves the round, keeps its session, and joins anew when it answers.
     """
 
     def __init__(
@@ -81,8 +85,10 @@ class Rounds:
         # What of the turn is still to be run, and whether these rows are in the store already.
         self._running: dict[_Key, WaitingStep] = {}
         self._stored = False
-        # When anything was run last; before the first round, when a STEP came last.
-        self._moved_s = 0.0
+        # Seconds watched, and when that was; before the first round, when it last had more rows.
+        self._watched_s, self._looked_s = 0.0, -math.inf
+        self._most_rows, self._grown_s = 0, 0.0
+        self._log = LimitedLog(log)
 
     # --- told by the sessions --------------------------------------------------------------------
 
@@ -102,10 +108,13 @@ class Rounds:
         key = step.session.number, step.group
         replaces = self._forget(key)
         self._cohorts[step.group].waiting[key] = step
-        if not self._begun:
-            self._moved_s = step.arrived_s
+        if not self._begun and (rows := self._waiting_rows()) > self._most_rows:
+            self._most_rows, self._grown_s = rows, self._watched_s
         self._skip_empty()
         return replaces
+
+    def _waiting_rows(self) -> int:
+        return sum(len(s.rows.env_ids) for c in self._cohorts for s in c.waiting.values())
 
     def _forget(self, key: _Key) -> bool:
         """Takes a group out of wherever it is; whether a STEP of it was waiting."""
@@ -126,8 +135,7 @@ class Rounds:
         if self._running or self._over:
             return not self._over
         if not self._begun:
-            rows = sum(len(s.rows.env_ids) for c in self._cohorts for s in c.waiting.values())
-            return rows >= max(1, self._first_envs)
+            return self._waiting_rows() >= max(1, self._first_envs)
         if not self._cohorts:
             return False
         cohort = self._cohorts[self._turn]
@@ -136,18 +144,24 @@ class Rounds:
 
     def wait_s(self, now_s: float) -> float:
         """Seconds until a turn is due, if only because the patience with somebody ends."""
+        self._watched_s += min(max(0.0, now_s - self._looked_s), _LONGEST_LOOK_S)
+        self._looked_s = now_s
         if self.is_full:
             return 0.0
         if self._over or all(cohort.is_empty for cohort in self._cohorts):
             return math.inf
-        return max(0.0, self._moved_s + self._patience_s - now_s)
+        since_s = self._grown_s
+        if self._begun:
+            awaited = self._cohorts[self._turn].awaited
+            since_s = min((since_s for _, since_s in awaited.values()), default=math.inf)
+        return max(0.0, since_s + self._patience_s - self._watched_s)
 
     def next(self, now_s: float, has_room: Callable[[InferenceBatch], bool]) -> Turn | None:
         """The next rows of the cohort whose turn it is, as many as fit a batch."""
         while not self._running:
             if self.wait_s(now_s) > 0:
                 return None
-            self._begin_turn()
+            self._begin_turn(now_s)
         boundary = self._row == self._length
         turn = Turn.of(chunk(self._running.values(), self._max_batch))._replace(
             store=not self._stored, act=not boundary, start=self._row % self._length
@@ -161,8 +175,7 @@ class Rounds:
             if boundary:
                 cohort.held[key] = step
             else:
-                cohort.awaited[key] = step.session
-        self._moved_s = now_s
+                cohort.awaited[key] = step.session, self._watched_s
         if not self._running:
             self._advance()
             self._skip_empty()
@@ -174,38 +187,55 @@ class Rounds:
         self._told |= ended
         return ended
 
-    def begin(self, now_s: float) -> None:
+    def begin(self) -> None:
         """Begins the next round, with the rows that are held."""
         self._over = self._told = False
         self._turn = self._row = 0
-        self._moved_s = now_s
         self._skip_empty()
 
     # --- turns -----------------------------------------------------------------------------------
 
-    def _begin_turn(self) -> None:
+    def _begin_turn(self, now_s: float) -> None:
         """Makes ready what the cohort whose turn it is has; who is late leaves the round."""
         if not self._begun:
-            self._begun = True
-            self._skip_empty()
+            self._begin_first()
         cohort = self._cohorts[self._turn]
         self._stored = self._row == 0 and bool(cohort.held)
+        ready: dict[_Key, WaitingStep] = {}
         if self._stored:
             ready, cohort.held = cohort.held, {}
         else:
-            self._leave_out(cohort.awaited)
-            ready, cohort.waiting, cohort.awaited = cohort.waiting, {}, {}
+            self._leave_out_late(cohort, now_s)
+            if not cohort.awaited:
+                ready, cohort.waiting = cohort.waiting, {}
         self._running = dict(sorted(ready.items(), key=lambda item: item[1].rows.env_ids[0]))
         self._skip_empty()
 
-    def _leave_out(self, late: dict[_Key, Session]) -> None:
-        for (_, group), session in late.items():
-            self._drop(session.env_ids[group])
+    def _begin_first(self) -> None:
+        self._begun = True
+        if (rows := self._waiting_rows()) < self._first_envs:
             log.warning(
-                "%s of %s left the round: no answer within inference.round_wait_s = %g",
-                counted(len(session.env_ids[group]), "environment"),
-                printable(session.hello.name), self._patience_s,
+                "the first round begins with %d of %d environments, as no more came within "
+                "inference.round_wait_s = %g: the run is not reproducible",
+                rows, self._first_envs, self._patience_s,
             )  # fmt: skip
+        self._skip_empty()
+
+    def _leave_out_late(self, cohort: _Cohort, now_s: float) -> None:
+        late = [
+            (key, session)
+            for key, (session, since_s) in cohort.awaited.items()
+            if since_s + self._patience_s <= self._watched_s
+        ]
+        for key, session in late:
+            del cohort.awaited[key]
+            env_ids = session.env_ids[key[1]]
+            self._drop(env_ids)
+            self._log.warn(
+                f"{counted(len(env_ids), 'environment')} of {printable(session.hello.name)} left "
+                f"the round: no answer within inference.round_wait_s = {self._patience_s:g}",
+                now_s,
+            )
 
     def _advance(self) -> None:
         """The next cohort's turn, or the next row of the first one, or the round's end."""

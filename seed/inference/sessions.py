@@ -230,6 +230,8 @@ class Sessions:
             tell_missing_evaluation(hello.num_envs, self._evaluation)
         env_ids = session.all_env_ids
         seeds = self._offer.draw_seeds(env_ids, self._steps[env_ids])
+        # Whoever comes after one that made no step gets others.
+        self._steps[env_ids] += 1
         return [(identity, self._offer.welcome(session.number, env_ids, seeds))]
 
     def _take_goodbye(

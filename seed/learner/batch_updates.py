@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from seed.config.schema import Config, ConfigError
-from seed.contract import Algorithm, Group
+from seed.contract import Algorithm, Group, Passes
 from seed.contract.answers import check_groups, check_prepared
 from seed.contract.blame import refusing
 from seed.contract.loading import (
@@ -116,6 +116,7 @@ class BatchUpdates:
         self._after_batch = optional_after_batch(algorithm)
         self._update_target = optional_update_target(algorithm)
         self._update = Update(config, algorithm, agent, target, optimizer, self._passes)
+        self._update.plan(_planned_sizes(config, self._passes))
         self._log_limit = RateLimit(_LOG_INTERVAL_S)
 
     def learn(self, batch: Batch, rate: Rate) -> BatchResult:
@@ -206,7 +207,6 @@ class BatchUpdates:
         # Once for all parts.
         unroll = move(unroll, self._device)
         count = len(unroll.importance)
-        self._update.plan(set(sizes(count, self._passes.minibatches)))
         for epoch, items in deal(count, self._passes, self._config.seed, began):
             yield epoch, unroll.select(items)
 
@@ -263,6 +263,16 @@ class BatchUpdates:
         """For the algorithm's functions that are not differentiated, and may draw numbers."""
         with torch.no_grad(), _lock(self._device):
             yield
+
+
+def _planned_sizes(config: Config, passes: Passes | None) -> set[int]:
+    """Unrolls, or rows as `[1, n]`, of the updates from a batch of the size that is planned."""
+    count = config.learner.batch_size
+    if passes is None:
+        return {count}
+    if passes.items == "rows":
+        count *= config.learner.unroll_length
+    return set(sizes(count, passes.minibatches))
 
 
 def _lock(device: torch.device) -> contextlib.AbstractContextManager[None]:

@@ -50,6 +50,8 @@ class MetricsWindow:
         self._frames_per_step = frames_per_step
         self.last = start
         self._lockstep = lockstep
+        # How far the run was with its newest round.
+        self._reached = start
         # Of the round that the learner is not done with.
         self._records: list[Record] = []
         self._returns: deque[float] = deque(maxlen=RETURN_WINDOW)
@@ -67,14 +69,16 @@ class MetricsWindow:
     ) -> Line:
         """The line for the time since the last call."""
         updates = _drain(learner.records)
+        elapsed_s = max(progress.time_s - self.last.time_s, 1e-9)
+        acted_s: float = elapsed_s
+        records = _drain(inference.records)
         if self._lockstep:
             reached = [update.reached for update in updates if update.reached is not None]
-            newest = reached[-1] if reached else self.last
+            records = self._up_to_round(len(reached), records)
+            newest = reached[-1] if reached else self._reached
+            acted_s, self._reached = newest.time_s - self._reached.time_s, newest
             progress = dataclasses.replace(newest, time_s=progress.time_s)
-            batches = self._take_inference(self._up_to_round(len(reached), inference))
-        else:
-            batches = self._take_inference(_drain(inference.records))
-        elapsed_s = max(progress.time_s - self.last.time_s, 1e-9)
+        batches = self._take_inference(records)
         frames = (progress.env_steps - self.last.env_steps) * self._frames_per_step
         self.last = progress
         paused_s, self._paused_s = inference.paused_s - self._paused_s, inference.paused_s
@@ -87,7 +91,8 @@ class MetricsWindow:
             "env_frames": progress.env_steps * self._frames_per_step,
             "env_steps": progress.env_steps,
             "learner_steps": progress.learner_steps,
-            "fps": frames / elapsed_s,
+            # In lock-step, of the rounds that have ended; null where none has.
+            "fps": frames / acted_s if acted_s > 0 else None,
             "episode_return_mean": _mean(self._returns),
             "episode_return_count": self._episodes,
             "episode_length_steps_mean": _mean(self._lengths),
@@ -125,9 +130,9 @@ class MetricsWindow:
             for name, spent_s in seconds.items()
         }
 
-    def _up_to_round(self, count: int, inference: Inference) -> list[Record]:
+    def _up_to_round(self, count: int, records: list[Record]) -> list[Record]:
         """The records up to the end of so many rounds; the others are kept for later lines."""
-        self._records += _drain(inference.records)
+        self._records += records
         ends = [i for i, one in enumerate(self._records, 1) if isinstance(one, RoundRecord)]
         end = ends[count - 1] if count else 0
         taken, self._records = self._records[:end], self._records[end:]

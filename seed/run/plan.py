@@ -101,7 +101,7 @@ def plan_run(config: Config, loaded: Checkpoint | None) -> Plan:
     check_lockstep(config, algorithm.DATA_SOURCE, lockstep=lockstep)
     first_envs = config.learner.lockstep_envs or servers * config.local.envs_per_server
     if lockstep:
-        config = _with_round_as_batch(config, first_envs)
+        config = _with_round_as_batch(config, first_envs or config.inference.max_envs)
     spaces = _spaces(config, loaded)
     acting = resolve_device(config.inference.device, "inference.device")
     learning = resolve_device(config.learner.device, "learner.device")
@@ -270,10 +270,12 @@ def _layout(
 ) -> StoreLayout:
     """The store's form and its size without replay."""
     spare = 2 * (queue_limit(config) + config.learner.batch_size)
+    lockstep = is_lockstep(algorithm, config)
     acted = _try_act(algorithm, config, spaces, acting)
     return StoreLayout(
         unroll_length=config.learner.unroll_length,
-        num_pages=3 * config.inference.max_envs + spare,
+        # In lock-step whoever comes back in mid-round opens one more, beside an unread round's.
+        num_pages=(4 if lockstep else 3) * config.inference.max_envs + spare,
         max_envs=config.inference.max_envs,
         frame_stack=config.network.frame_stack,
         state_size=int(acting.state_size),  # type: ignore[arg-type]
@@ -285,7 +287,7 @@ def _layout(
         },
         burn_in=config.burn_in,
         evaluation_share=config.inference.evaluation_share,
-        staggered=not is_lockstep(algorithm, config),
+        staggered=not lockstep,
     )
 
 

@@ -89,7 +89,8 @@ def supervise(run: Run, signals: Signals, servers: LocalServers) -> None:
             log_line(_last_progress(run, window))
             display.close()
             writer.close()
-    log.info("%s after %s frames", farewell(), f"{run.env_frames():,}")
+    frames = window.last.env_steps * config.environment.frames_per_env_step
+    log.info("%s after %s frames", farewell(), f"{frames:,}")
 
 
 def _start_threads(

@@ -16,7 +16,7 @@ from seed.inference.forward import ForwardPass
 from seed.inference.rounds import Rounds
 from seed.inference.session_table import Session
 from seed.store.layout import Column, StoreLayout
-from seed.store.pages import PageLinks
+from seed.store.pages import PageLinks, PageTable
 from seed.store.rows import PLAIN_PART, Unroll
 from seed.store.unrolls import UnrollStore
 from seed.store.weights import Weights
@@ -85,6 +85,12 @@ class Fleet:
         assert not self.rounds.take_end()
         return found
 
+    def wait(self, seconds: float) -> None:
+        """Time passes, in which the loop looks now and then."""
+        for _ in range(int(seconds)):
+            self.now_s += 1.0
+            self.rounds.wait_s(self.now_s)
+
     def play(self, *events: str) -> list[str]:
         """Events in order, and all turns that follow from each.
 
@@ -94,9 +100,9 @@ class Fleet:
         found = []
         for event in events:
             if event == "go":
-                self.rounds.begin(self.now_s)
+                self.rounds.begin()
             elif event == "later":
-                self.now_s += PATIENCE_S
+                self.wait(PATIENCE_S)
             elif event[0] == "-":
                 self.leave(event[1])
             elif event[0] == "+":
@@ -179,25 +185,44 @@ def test_turns(case: str) -> None:
     assert Fleet(*groups, first_envs=2 * sum(groups)).play(*events) == turns
 
 
-def test_the_first_round_waits_for_its_environments_and_no_longer_than_patience() -> None:
+def test_the_first_round_waits_for_its_environments_and_no_longer_than_patience(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     fleet = Fleet(1, 1, 1, first_envs=6)
     assert fleet.rounds.wait_s(0.0) == math.inf
     assert fleet.play("C0", "A0", "B0") == ["A0 B0 C0 act 0"]
     fleet = Fleet(1, 1, 1, first_envs=6)
     assert fleet.play("C0") == []
-    fleet.now_s = 50.0
+    fleet.wait(50)
     assert fleet.play("A0") == []
+    fleet.wait(10)
+    # Who comes back adds nothing.
+    fleet.leave("C")
+    fleet.hello("C", 1)
+    assert fleet.play("C0") == []
     assert fleet.rounds.wait_s(60.0) == 50.0
     assert fleet.play("later") == ["A0 C0 act 0"]
+    assert "begins with 4 of 6 environments" in caplog.text
 
 
 def test_who_is_late_is_dropped_and_named(caplog: pytest.LogCaptureFixture) -> None:
     fleet = Fleet(1, 2)
     assert fleet.play("A0 B0 B1", "A0 B1") == ["A0 B0 act 0", "B1 act 0"]
+    fleet.wait(10)
     assert (fleet.rounds.wait_s(10.0), fleet.dropped) == (50.0, [])
+    # While the process stands still nobody is late.
+    fleet.now_s += 1_000
+    assert fleet.play("A0") == []
+    assert fleet.rounds.wait_s(fleet.now_s) == 49.0
     assert fleet.play("later") == ["A0 act 1", "B1 act 1"]
     assert fleet.dropped == [10, 11]
     assert "2 environments of B left the round" in caplog.text
+
+
+def test_who_hangs_with_all_its_groups_is_waited_for_once() -> None:
+    fleet = Fleet(3, 3, first_envs=12)
+    fleet.play("A0 A1 A2 B0 B1 B2", "A0 A1 A2")
+    assert fleet.play("later") == ["A0 act 1", "A1 act 1", "A2 act 1"]
 
 
 def test_a_cohort_larger_than_a_batch_acts_in_parts_that_are_always_the_same() -> None:
@@ -359,7 +384,7 @@ class Counters:
         """New weights, and the next round."""
         self.version += 1
         self.forward.load_weights(Weights(self.version, []))
-        self.rounds.begin(self.now_s)
+        self.rounds.begin()
 
 
 @pytest.mark.parametrize(("burn_in", "evaluation_share"), [(0, 0.0), (2, 0.25)])
@@ -397,3 +422,62 @@ def test_unrolls_of_rounds_follow_on_each_other(
         counters.learn()
     assert seen > 100
     assert followed > 50
+
+
+@pytest.mark.parametrize(("pages_each", "is_enough"), [(3, False), (4, True)])
+def test_who_comes_back_at_the_boundary_in_other_groups_needs_a_fourth_page(
+    pages_each: int, is_enough: bool
+) -> None:
+    table = PageTable(4 * pages_each, T, np.zeros(4, np.bool_))
+    rounds = Rounds(InferenceConfig(), T, 4, drop=table.drop)
+    complete: list[PageLinks] = []
+
+    def come(number: int, *env_ids: list[int]) -> Session:
+        groups = [np.array(group) for group in env_ids]
+        hello = Hello(number, tuple(map(len, groups)), "")
+        session = Session(b"", number, hello, groups, 0.0)
+        rounds.open(session)
+        return session
+
+    def send(*groups: tuple[Session, int]) -> int:
+        """STEPs of these groups, and how many rows were run for them."""
+        rows = 0
+        for session, group in groups:
+            n = len(session.env_ids[group])
+            arrays = StepArrays(
+                np.full(n, session.number, np.uint64), np.zeros(n), np.zeros(n, np.float32),
+                np.zeros(n, np.uint8), np.empty(0, EPISODE_DTYPE),
+            )  # fmt: skip
+            rounds.add(WaitingStep(session, group, 0, GroupRows(session.env_ids[group], arrays), 0))
+        while (turn := rounds.next(0.0, has_room)) is not None:
+            batch = turn.batch
+            if turn.store:
+                first = np.zeros(len(batch.env_ids), np.bool_)
+                slots = table.advance(batch.env_ids, batch.run_ids, first, turn.start)
+                complete.extend(slots.complete)
+            rows += len(batch.env_ids)
+        return rows
+
+    def has_room(batch: InferenceBatch) -> bool:
+        return table.pages_needed(batch.env_ids, batch.run_ids) <= table.num_free
+
+    one, two = come(1, [0, 1]), come(2, [2], [3])
+    everybody = ((one, 0), (two, 0), (two, 1))
+    send(*everybody)
+    for _ in range(2):
+        for _ in range(T):
+            assert send(*everybody) == 4
+        assert rounds.take_end()
+        table.consume(complete)
+        complete.clear()
+        rounds.begin()
+        assert send() == 4
+    for _ in range(T - 1):
+        send(*everybody)
+    # The pages of this round wait for its end, and one comes back with two groups.
+    send((one, 0), (two, 0))
+    table.drop(one.all_env_ids)
+    rounds.close(one)
+    again = come(3, [0], [1])
+    assert send((again, 0), (again, 1), (two, 1)) == (2 if is_enough else 0)
+    assert rounds.take_end() == is_enough

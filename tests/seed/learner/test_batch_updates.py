@@ -54,7 +54,8 @@ class Passing(Setup):
             names["after_batch"] = self.note_after
         for name, function in names.items():
             setattr(self, name, function)
-        super().__init__(run_dir, with_learner(make_config(), cuda_graphs=graphs))
+        sizes = {"batch_size": BATCH, "unroll_length": LENGTH}
+        super().__init__(run_dir, with_learner(make_config(), cuda_graphs=graphs, **sizes))
 
     def loss(
         self, agent: nn.Module, target: nn.Module | None, unroll: Unroll, config: Any

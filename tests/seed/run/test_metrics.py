@@ -155,18 +155,18 @@ def test_in_lock_step_a_line_ends_with_a_round(run: Run) -> None:
 
     def close(now: Progress, *records: Record | UpdateRecord) -> tuple[Any, ...]:
         line = lines.close(now, *records)
-        return (line["env_steps"], line["learner_steps"], line["time_s"],
+        return (line["env_steps"], line["learner_steps"], line["time_s"], line["fps"],
                 line["episode_return_count"], line["inference_batch_mean"])  # fmt: skip
 
     batches = [BatchRecord(rows, 0.1) for rows in (1, 2, 3, 4)]
     episode = EpisodeRecord(0, 1.0, 1, False)
     # A round that the learner is at work on, and one that has begun.
     first = (batches[0], episode, RoundRecord(), batches[1], episode, RoundRecord(), batches[2])
-    learned = [UpdateRecord({}, 0.0, 0.1, Progress(10 * n, n)) for n in (1, 2, 3)]
-    assert close(Progress(25, 2, 5.0), *first, learned[0]) == (10, 1, 5.0, 1, 1)
-    assert close(Progress(27, 2, 6.0), UpdateRecord({}, 0.1, 0.0)) == (10, 1, 6.0, 1, None)
+    learned = [UpdateRecord({}, 0.0, 0.1, Progress(10 * n, n, 2.0 * n)) for n in (1, 2, 3)]
+    assert close(Progress(25, 2, 5.0), *first, learned[0]) == (10, 1, 5.0, 5.0, 1, 1)
+    assert close(Progress(27, 2, 6.0), UpdateRecord({}, 0.1, 0.0)) == (10, 1, 6.0, None, 1, None)
     later: list[Record | UpdateRecord] = [episode, RoundRecord(), *learned[1:], batches[3]]
-    assert close(Progress(35, 3, 7.0), *later) == (30, 3, 7.0, 3, 2.5)
+    assert close(Progress(35, 3, 7.0), *later) == (30, 3, 7.0, 5.0, 3, 2.5)
 
 
 def read(run_dir: Path) -> list[Line]:

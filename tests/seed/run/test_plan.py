@@ -229,3 +229,40 @@ def test_in_words_it_is_a_configuration_with_comments() -> None:
     assert "# from the first frame on" in lines
     (line,) = [line for line in lines if line.startswith("# a store of ")]
     assert line.endswith(", for a replay of 3,000 unrolls")
+
+
+def test_in_lock_step_a_batch_is_an_unroll_of_every_environment_that_trains() -> None:
+    config = make_config(
+        algorithm={"name": "a2c"}, inference={"max_envs": 10, "evaluation_share": 0.25},
+        local_envservers=2, local={"envs_per_server": 4},
+    )  # fmt: skip
+    plan = plan_run(config, None)
+    assert (plan.first_envs, plan.config.learner.batch_size) == (8, 6)
+    # One more for each environment than else, two queues and two batches.
+    assert plan.layout.num_pages == 4 * 10 + 2 * (6 + 6)
+    assert not plan.layout.first_offsets.any()
+    assert "in lock-step: an update from 20 steps of each environment" in describe_plan(plan)
+    remote = replace(config, local_envservers=0)
+    assert plan_run(remote, None).config.learner.batch_size == 8
+    waits = replace(remote, learner=replace(config.learner, lockstep_envs=4))
+    assert plan_run(waits, None).first_envs == 4
+    without = replace(config, learner=replace(config.learner, lockstep=False))
+    assert plan_run(without, None).first_envs is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"algorithm": {"name": "r2d2"}, "learner": {"lockstep": True},
+          "replay": {"capacity_rows": 1000}}, "learner.lockstep: algorithm 'r2d2' learns from"),
+        ({"learner": {"publish_every_updates": 2}}, "publish_every_updates = 2: expected 1 in"),
+        ({"learner": {"queue_batches": 2}}, "learner.queue_batches = 2.0: expected 1 in lock-step"),
+        ({"inference": {"min_batch": 2}}, "inference.min_batch = 2: expected 1 in lock-step"),
+        ({"learner": {"lockstep_envs": 9}, "inference": {"max_envs": 8, "max_batch": 8},
+          "local_envservers": 0}, "lockstep_envs = 9: expected at most inference.max_envs = 8"),
+        ({"learner": {"lockstep": False, "lockstep_envs": 9}}, "lockstep_envs = 9: expected 0"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_in_lock_step_is_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        plan_run(make_config(**{"algorithm": {"name": "a2c"}, **changes}), None)
