@@ -48,15 +48,15 @@ class Offer:
             session, self.environment, self.observation, self.action, env_ids, seeds
         )
 
-    def draw_seeds(self, env_ids: Int64Array, steps: Int64Array) -> Int64Array:
+    def draw_seeds(self, env_ids: Int64Array, times: Int64Array) -> Int64Array:
         """A seed for each environment, whoever was welcomed first. `[n] int64`
 
         Args:
             env_ids: `[n] int64`
-            steps: STEPs that have come of each so far, so that a successor is not a repetition.
+            times: How often each has been given one before, so that none is a repetition.
                 `[n] int64`
         """
-        sources = zip(env_ids.tolist(), steps.tolist(), strict=True)
+        sources = zip(env_ids.tolist(), times.tolist(), strict=True)
         states = [np.random.SeedSequence((*self.seed, *each)).generate_state(1) for each in sources]
         return (np.concatenate(states) >> 1).astype(np.int64)
 
@@ -116,8 +116,8 @@ class Sessions:
         self.server_of = self._table.server_of
         self._log = SessionLog()
         self._opened = 0
-        # STEPs of each environment. [max_envs] int64
-        self._steps = np.zeros(config.max_envs, np.int64)
+        # Seeds given to each environment. [max_envs] int64
+        self._seeded = np.zeros(config.max_envs, np.int64)
         self._room_wanted = False
 
     @property
@@ -204,7 +204,6 @@ class Sessions:
         if step.seq < expected:
             return  # a double, or an old message that came late
         session.next_seq[step.group] = step.seq + 1
-        self._steps[env_ids] += 1
         replaces = self._schedule.add(
             WaitingStep(session, step.group, step.seq, GroupRows(env_ids, arrays), now_s)
         )
@@ -229,9 +228,8 @@ class Sessions:
         if self._opened == 1:
             tell_missing_evaluation(hello.num_envs, self._evaluation)
         env_ids = session.all_env_ids
-        seeds = self._offer.draw_seeds(env_ids, self._steps[env_ids])
-        # Whoever comes after one that made no step gets others.
-        self._steps[env_ids] += 1
+        seeds = self._offer.draw_seeds(env_ids, self._seeded[env_ids])
+        self._seeded[env_ids] += 1
         return [(identity, self._offer.welcome(session.number, env_ids, seeds))]
 
     def _take_goodbye(

@@ -59,6 +59,23 @@ def test_a_hello_is_welcomed_with_what_to_run() -> None:
 
 
 # An episode's random numbers must not come again after a restart.
+def test_seeds_are_an_environments_own_whoever_is_welcomed_first_and_never_come_again() -> None:
+    def seeds(*servers: int) -> list[int]:
+        """Of all env_ids in order, where servers of so many environments say HELLO in turn."""
+        offline = Offline()
+        welcomes = [
+            offline.connect().hello(num_envs, server_id=number)
+            for number, num_envs in enumerate(servers)
+        ]
+        return [seed for welcome in welcomes for seed in welcome.seeds.tolist()]
+
+    assert seeds(2, 4) == seeds(4, 2) == seeds(6)
+    offline = Offline()
+    # One server after another that leaves before its first STEP.
+    given = [offline.connect().hello(2).seeds.tolist() for _ in range(3)]
+    assert len({seed for each in given for seed in each}) == 6
+
+
 def test_seeds_depend_on_everything_that_was_given() -> None:
     drawn = [
         Offline(offer=replace(OFFER, seed=seed)).connect().hello(6).seeds.tolist()
