@@ -32,7 +32,7 @@ train: $(TRAIN_STAMP) ## train; CONFIG=configs/NAME.toml, ARGS="--seed 2 ..." to
 test: lint types imports unit ## everything that must pass before a change lands
 
 quick: TESTS := -m "not slow and not processes"
-quick: lint unit ## what takes under a minute: no processes, no trainings
+quick: lint unit ## about a minute: no processes, no trainings
 
 nightly: TESTS := --hypothesis-profile "new examples"
 nightly: test ## the same with the slow tests, and with examples that no run has had
